@@ -1,1 +1,27 @@
-//! core
+//! The values and pure functions of the flow: from one delivery of a registry to one verdict.
+//!
+//! In reading order: [`source`] (who may send), [`delivery`] and [`auth`] (one HTTP request, verified),
+//! [`kinds`] (one file per registry: its wire format), [`event`] (what was pushed), [`select`] (what of it is
+//! scanned), [`message`] (what is queued), [`plan`] (what is run), [`report`] and [`classify`] (what came of it),
+//! [`verdict`] (what that means), [`retry`] (when it is tried again), [`record`] (what is kept of it).
+//! [`image`] and [`media_type`] are used throughout.
+//!
+//! **Invariant**: no async runtime, AWS crate, clock, randomness, environment or other I/O. Times and ids come in
+//! as arguments.
+
+pub mod auth;
+pub mod classify;
+pub mod delivery;
+pub mod event;
+pub mod image;
+pub mod kinds;
+pub mod media_type;
+pub mod message;
+pub mod plan;
+pub mod record;
+pub mod report;
+pub mod retry;
+pub mod select;
+pub mod source;
+pub mod verdict;
+mod wire;

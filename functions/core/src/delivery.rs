@@ -1,0 +1,384 @@
+//! One HTTP request of a registry, and the proof that it was authenticated.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+
+use crate::auth::Verifier;
+
+/// A delivery as it came in. Nothing of it may be believed.
+pub struct Delivery {
+    /// The request's headers.
+    pub headers: HeaderMap,
+    /// What stood behind the source's name in the path.
+    pub path_token: Option<String>,
+    /// The raw body, as long as the limits allow.
+    pub body: Bytes,
+}
+
+/// A delivery that carried one of its source's credentials.
+///
+/// **Invariant**: only [`verify`] makes one.
+pub struct VerifiedDelivery {
+    headers: HeaderMap,
+    body: Bytes,
+    entry: usize,
+}
+
+/// No credential of the source was there, or it was wrong. Which of both is nobody's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no valid credential")]
+pub struct Unauthorized;
+
+/// Checks a delivery against a source's credentials, of which any one suffices.
+pub fn verify(
+    delivery: Delivery,
+    verifiers: &[Verifier],
+) -> Result<VerifiedDelivery, Unauthorized> {
+    let Delivery {
+        headers,
+        path_token,
+        body,
+    } = delivery;
+    let entry = verifiers
+        .iter()
+        .position(|it| it.accepts(&headers, path_token.as_deref(), &body))
+        .ok_or(Unauthorized)?;
+    Ok(VerifiedDelivery {
+        headers,
+        body,
+        entry,
+    })
+}
+
+impl VerifiedDelivery {
+    /// The raw body, over which a signature was made if there was one.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// A header's value, if it is there and visible ASCII. Headers are not signed: they may only agree with the body.
+    pub fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name).and_then(|it| it.to_str().ok())
+    }
+
+    /// Which entry of the source's `auth` was used, from 0.
+    pub fn entry(&self) -> usize {
+        self.entry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::auth::{Algorithm, Credential, Encoding, HmacScheme, Presented, Scheme};
+
+    const SECRET: &str = "fake-secret-of-a-test";
+
+    fn github() -> Scheme {
+        Scheme::Hmac(HmacScheme {
+            header: HeaderName::from_static("x-hub-signature-256"),
+            algorithm: Algorithm::Sha256,
+            encoding: Encoding::Hex,
+            prefix: "sha256=".to_owned(),
+        })
+    }
+
+    fn accepts(
+        scheme: Scheme,
+        secret: &str,
+        headers: &[(&str, &[u8])],
+        path_token: Option<&str>,
+        body: &str,
+    ) -> bool {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(
+                HeaderName::try_from(*name).unwrap(),
+                HeaderValue::from_bytes(value).unwrap(),
+            );
+        }
+        let delivery = Delivery {
+            headers: map,
+            path_token: path_token.map(str::to_owned),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+        };
+        verify(
+            delivery,
+            &[Credential {
+                scheme,
+                secret: SecretString::from(secret),
+            }
+            .verifier()],
+        )
+        .is_ok()
+    }
+
+    /// The vector of docs.github.com, "Validating webhook deliveries".
+    const VECTOR: &str = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
+
+    fn accepts_signature(value: &str) -> bool {
+        let headers = [("X-Hub-Signature-256", value.as_bytes())];
+        accepts(
+            github(),
+            "It's a Secret to Everybody",
+            &headers,
+            None,
+            "Hello, World!",
+        )
+    }
+
+    #[test]
+    fn the_published_vector_of_github_is_accepted() {
+        assert!(accepts_signature(&format!("sha256={VECTOR}")));
+    }
+
+    #[test]
+    fn a_signature_that_is_not_exactly_the_right_one_is_refused() {
+        for value in [
+            String::new(),
+            "sha256=".to_owned(),
+            VECTOR.to_owned(),
+            format!("sha1={VECTOR}"),
+            format!("SHA256={VECTOR}"),
+            format!("sha256={}", VECTOR.to_uppercase()),
+            format!("sha256={}", VECTOR.get(..62).unwrap()),
+            format!("sha256={}", VECTOR.get(..63).unwrap()),
+            format!("sha256={VECTOR}00"),
+            format!("sha256={VECTOR}{VECTOR}"),
+            format!("sha256={VECTOR},sha256={VECTOR}"),
+            format!("sha256= {VECTOR}"),
+            format!("sha256={}zz", VECTOR.get(..62).unwrap()),
+            format!("sha256={}", VECTOR.replace("757", "756")),
+        ] {
+            assert!(!accepts_signature(&value), "{value}");
+        }
+        let right = format!("sha256={VECTOR}");
+        let twice = [
+            ("X-Hub-Signature-256", right.as_bytes()),
+            ("X-Hub-Signature-256", right.as_bytes()),
+        ];
+        assert!(!accepts(
+            github(),
+            "It's a Secret to Everybody",
+            &twice,
+            None,
+            "Hello, World!"
+        ));
+    }
+
+    #[test]
+    fn every_one_bit_change_of_secret_body_or_signature_is_refused() {
+        let secret = "It's a Secret to Everybody";
+        let body = "Hello, World!";
+        let flips = |text: &str| {
+            let bytes = text.as_bytes().to_vec();
+            (0..bytes.len() * 7).map(move |bit| {
+                let mut bytes = bytes.clone();
+                bytes[bit / 7] ^= 1 << (bit % 7);
+                String::from_utf8(bytes).unwrap()
+            })
+        };
+        let signature = format!("sha256={VECTOR}");
+        let check = |secret: &str, signature: &str, body: &str| {
+            let Ok(value) = HeaderValue::from_str(signature) else {
+                return false;
+            };
+            accepts(
+                github(),
+                secret,
+                &[("X-Hub-Signature-256", value.as_bytes())],
+                None,
+                body,
+            )
+        };
+        assert!(check(secret, &signature, body));
+        assert!(flips(secret).all(|it| !check(&it, &signature, body)));
+        assert!(flips(&signature).all(|it| !check(secret, &it, body)));
+        assert!(flips(body).all(|it| !check(secret, &signature, &it)));
+    }
+
+    #[test]
+    fn tokens_must_be_equal_to_the_last_byte_and_stand_alone() {
+        let token = |value: &str| {
+            accepts(
+                Scheme::Token(http::header::AUTHORIZATION),
+                SECRET,
+                &[("Authorization", value.as_bytes())],
+                None,
+                "",
+            )
+        };
+        assert!(token(SECRET));
+        for wrong in [
+            "",
+            "fake-secret-of-a-tes",
+            "fake-secret-of-a-tesT",
+            "fake-secret-of-a-test ",
+            "Bearer fake-secret-of-a-test",
+        ] {
+            assert!(!token(wrong), "{wrong:?}");
+        }
+        let right = SECRET.as_bytes();
+        for values in [[right, b"wrong"], [b"wrong", right], [right, right]] {
+            let headers = [("Authorization", values[0]), ("Authorization", values[1])];
+            assert!(!accepts(
+                Scheme::Token(http::header::AUTHORIZATION),
+                SECRET,
+                &headers,
+                None,
+                ""
+            ));
+        }
+        let joined = format!("{SECRET},wrong");
+        assert!(!token(&joined));
+    }
+
+    #[test]
+    fn bearer_wants_its_scheme_in_any_case_and_one_space() {
+        let bearer = |value: &str| {
+            accepts(
+                Scheme::Bearer,
+                SECRET,
+                &[("Authorization", value.as_bytes())],
+                None,
+                "",
+            )
+        };
+        assert!(bearer(&format!("Bearer {SECRET}")));
+        assert!(bearer(&format!("bearer {SECRET}")));
+        for wrong in [
+            SECRET.to_owned(),
+            format!("Bearer  {SECRET}"),
+            format!("Basic {SECRET}"),
+            "Bearer ".to_owned(),
+            "Bearer".to_owned(),
+        ] {
+            assert!(!bearer(&wrong), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn basic_takes_a_colon_in_the_password_and_nothing_malformed() {
+        use base64::Engine as _;
+        let encode = |it: &[u8]| base64::engine::general_purpose::STANDARD.encode(it);
+        let secret = "fake:password:with:colons";
+        let basic = |value: String| {
+            accepts(
+                Scheme::Basic("robot$ci".to_owned()),
+                secret,
+                &[("Authorization", value.as_bytes())],
+                None,
+                "",
+            )
+        };
+        assert!(basic(format!(
+            "Basic {}",
+            encode(format!("robot$ci:{secret}").as_bytes())
+        )));
+        for wrong in [
+            format!("Basic {}", encode(b"robot$ci")),
+            format!("Basic {}", encode(b"robot$ci:fake")),
+            format!("Basic {}", encode(b"other:fake:password:with:colons")),
+            format!("Basic {}", encode(b"\xff\xfe:x")),
+            "Basic !!!".to_owned(),
+            "Basic ".to_owned(),
+        ] {
+            assert!(!basic(wrong.clone()), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_token_counts_only_in_the_path() {
+        assert!(accepts(Scheme::PathToken, SECRET, &[], Some(SECRET), ""));
+        assert!(!accepts(
+            Scheme::PathToken,
+            SECRET,
+            &[],
+            Some("fake-secret-of-a-tes"),
+            ""
+        ));
+        assert!(!accepts(Scheme::PathToken, SECRET, &[], None, ""));
+        assert!(!accepts(
+            Scheme::PathToken,
+            SECRET,
+            &[("Authorization", SECRET.as_bytes())],
+            None,
+            ""
+        ));
+        assert!(!accepts(
+            Scheme::Token(http::header::AUTHORIZATION),
+            SECRET,
+            &[],
+            Some(SECRET),
+            ""
+        ));
+    }
+
+    #[test]
+    fn either_of_two_secrets_is_accepted_and_told_apart() {
+        let old = Credential {
+            scheme: Scheme::Bearer,
+            secret: SecretString::from("fake-old-secret-value"),
+        };
+        let new = Credential {
+            scheme: Scheme::Bearer,
+            secret: SecretString::from("fake-new-secret-value"),
+        };
+        let verifiers = [old.verifier(), new.verifier()];
+        for (entry, credential) in [old, new].iter().enumerate() {
+            let Some(Presented::Header(name, value)) = credential.present(b"") else {
+                panic!("not a header")
+            };
+            let headers = HeaderMap::from_iter([(name, value)]);
+            let verified = verify(
+                Delivery {
+                    headers,
+                    path_token: None,
+                    body: Bytes::new(),
+                },
+                &verifiers,
+            )
+            .unwrap();
+            assert_eq!(verified.entry(), entry);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_sender_signs_is_accepted_whatever_the_body(body: Vec<u8>, which in 0usize..6) {
+            let hmac = |algorithm, encoding| Scheme::Hmac(HmacScheme {
+                header: HeaderName::from_static("x-signature"), algorithm, encoding, prefix: "v=".to_owned(),
+            });
+            let scheme = match which {
+                0 => hmac(Algorithm::Sha1, Encoding::Hex),
+                1 => hmac(Algorithm::Sha256, Encoding::Base64),
+                2 => hmac(Algorithm::Sha512, Encoding::Hex),
+                3 => Scheme::Bearer,
+                4 => Scheme::Basic("user".to_owned()),
+                _ => Scheme::Token(HeaderName::from_static("x-token")),
+            };
+            let credential = Credential { scheme, secret: SecretString::from(SECRET) };
+            let Some(Presented::Header(name, value)) = credential.present(&body) else { panic!("not a header") };
+            let headers = HeaderMap::from_iter([(name, value)]);
+            let delivery = Delivery { headers, path_token: None, body: Bytes::from(body) };
+            prop_assert!(verify(delivery, &[credential.verifier()]).is_ok());
+        }
+
+        #[test]
+        fn no_header_value_makes_a_verifier_panic_or_accept(value: Vec<u8>, body: Vec<u8>) {
+            let Ok(value) = HeaderValue::from_bytes(&value) else { return Ok(()) };
+            for scheme in [github(), Scheme::Bearer, Scheme::Basic("u".to_owned()), Scheme::Token(http::header::AUTHORIZATION)] {
+                let verifier = Credential { scheme, secret: SecretString::from(SECRET) }.verifier();
+                let mut headers = HeaderMap::new();
+                headers.insert("x-hub-signature-256", value.clone());
+                headers.insert("authorization", value.clone());
+                let delivery = Delivery { headers, path_token: None, body: Bytes::from(body.clone()) };
+                prop_assert!(verify(delivery, &[verifier]).is_err());
+            }
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! What a parser finds in a delivery, the same for every kind of registry.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::image::{Digest, Repository, Tag};
+use crate::media_type;
+
+/// Text of a payload that travels on to the queue and to logs: at most 256 characters, none of them a control
+/// character or one that SQS refuses (U+FFFE and U+FFFF, which JSON does not escape).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String")]
+pub struct FreeText(String);
+
+/// At most this many characters of a free text are kept.
+const MAX_FREE_TEXT: usize = 256;
+
+impl FreeText {
+    /// Keeps what may travel on.
+    pub fn new(text: &str) -> Self {
+        let is_kept = |it: &char| {
+            !it.is_control() && !matches!(it, '\u{fffe}' | '\u{ffff}' | '\u{2028}' | '\u{2029}')
+        };
+        Self(text.chars().filter(is_kept).take(MAX_FREE_TEXT).collect())
+    }
+
+    /// The cleaned text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for FreeText {
+    fn from(text: String) -> Self {
+        Self::new(&text)
+    }
+}
+
+/// What is known of an event besides its image; for logs and people, never for a decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventInfo {
+    /// The registry's id of the event or delivery.
+    pub id: Option<FreeText>,
+    /// The registry's word for what happened.
+    #[serde(rename = "type")]
+    pub event_type: FreeText,
+    /// Who pushed.
+    pub actor: Option<FreeText>,
+    /// When, by the registry's clock.
+    pub occurred_at: Option<Timestamp>,
+}
+
+/// What the payload says of the content that was pushed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// An image, or nothing says otherwise.
+    Image,
+    /// Something that only things other than images have.
+    Artifact,
+}
+
+impl Content {
+    /// Judges by every media and artifact type the payload tells.
+    pub fn of<'a>(types: impl IntoIterator<Item = Option<&'a str>>) -> Self {
+        if types.into_iter().flatten().any(media_type::is_not_an_image) {
+            Self::Artifact
+        } else {
+            Self::Image
+        }
+    }
+}
+
+/// Something was pushed to a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PushEvent {
+    /// The host as the payload names it, if it does. Only compared, never used.
+    pub host: Option<String>,
+    /// Where to.
+    pub repository: Repository,
+    /// Under which tag, if under one.
+    pub tag: Option<Tag>,
+    /// Which manifest, if the payload tells.
+    pub digest: Option<Digest>,
+    /// What it is.
+    pub content: Content,
+    /// The rest.
+    pub info: EventInfo,
+}
+
+impl PushEvent {
+    /// Whether this is a manifest that was pushed by digest only.
+    pub fn is_untagged(&self) -> bool {
+        self.tag.is_none()
+    }
+}
+
+/// Why nothing is queued for an event. A closed set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipReason {
+    /// A test of the connection.
+    Ping,
+    /// A pull, a deletion, a scan result, anything but a push.
+    NotAPush,
+    /// A chart, a signature, an attestation, a blob.
+    NotAnImage,
+    /// Pushed by digest only, and the source does not want those.
+    Untagged,
+    /// The source's `include` and `exclude` say no.
+    FilteredRepository,
+    /// The source's `tags` say no.
+    FilteredTag,
+    /// The payload names another registry than the source's.
+    ForeignRegistry,
+    /// The same image stands earlier in the delivery.
+    RepeatedInDelivery,
+}
+
+impl SkipReason {
+    /// Every reason.
+    pub const ALL: [Self; 8] = [
+        Self::Ping,
+        Self::NotAPush,
+        Self::NotAnImage,
+        Self::Untagged,
+        Self::FilteredRepository,
+        Self::FilteredTag,
+        Self::ForeignRegistry,
+        Self::RepeatedInDelivery,
+    ];
+
+    /// The word for it in answers, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ping => "ping",
+            Self::NotAPush => "not_a_push",
+            Self::NotAnImage => "not_an_image",
+            Self::Untagged => "untagged",
+            Self::FilteredRepository => "filtered_repository",
+            Self::FilteredTag => "filtered_tag",
+            Self::ForeignRegistry => "foreign_registry",
+            Self::RepeatedInDelivery => "repeated_in_delivery",
+        }
+    }
+}
+
+/// An event for which nothing is queued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Skip {
+    /// Why.
+    pub reason: SkipReason,
+    /// Registry and repository, if the event names one.
+    pub image: Option<String>,
+    /// The tag, if there is one.
+    pub tag: Option<Tag>,
+    /// The digest, if there is one.
+    pub digest: Option<Digest>,
+}
+
+impl Skip {
+    /// A skip of an event that concerns no image.
+    pub fn of_event(reason: SkipReason) -> Self {
+        Self {
+            reason,
+            image: None,
+            tag: None,
+            digest: None,
+        }
+    }
+}
+
+/// One event of a delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Something was pushed.
+    Push(PushEvent),
+    /// Nothing that could be scanned.
+    Other(SkipReason),
+}
+
+/// An authentic delivery that is no payload of its source's kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ParsePayloadError {
+    /// Not the JSON (or form) this kind sends, or a key is repeated in it.
+    #[error("the body is not JSON of the expected shape")]
+    Malformed,
+    /// A field without which no image can be told is missing or invalid.
+    #[error("the payload names no valid {0}")]
+    Missing(&'static str),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_text_keeps_no_control_character_and_nothing_that_sqs_refuses() {
+        let text = FreeText::new("a\u{0}b\u{1b}[31mc\nd\u{fffe}e\u{ffff}f\u{2028}g\u{85}h");
+        assert_eq!(text.as_str(), "ab[31mcdefgh");
+        assert_eq!(FreeText::new(&"x".repeat(1_000_000)).as_str().len(), 256);
+    }
+
+    #[test]
+    fn every_reason_is_written_as_its_word() {
+        for reason in SkipReason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
+}

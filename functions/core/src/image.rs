@@ -1,0 +1,466 @@
+//! Image references in the grammar of the OCI distribution specification, checked once.
+//!
+//! **Invariant**: a value of these types can be put on a command line, in a path of a registry's API and in a log
+//! line as it is: no control character, white space, leading `-`, `..` or second `@` can be in it.
+//!
+//! Grammar: <https://github.com/distribution/reference/blob/main/reference.go> and the OCI distribution
+//! specification, "Pulling manifests".
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is no (part of an) image reference. Says nothing of the text itself, which may be hostile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ParseImageError {
+    /// Not a host name or address with an optional port.
+    #[error("not a registry host: a name or address, lower case, with an optional port")]
+    Registry,
+    /// Not a repository path.
+    #[error(
+        "not a repository: lower-case letters, digits and single separators, in components divided by '/'"
+    )]
+    Repository,
+    /// Not a tag.
+    #[error("not a tag: at most 128 letters, digits, '_', '.', '-', and neither '.' nor '-' first")]
+    Tag,
+    /// Not a `sha256` digest.
+    #[error("not a digest: 'sha256:' and 64 lower-case hexadecimal digits")]
+    Digest,
+    /// Neither a tag nor a digest.
+    #[error("an image needs a tag or a digest")]
+    Unpinned,
+}
+
+macro_rules! text_newtype {
+    ($name:ident, $doc:literal, $error:ident, $check:path) => {
+        #[doc = $doc]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks `text` and takes it as it is.
+            pub fn parse(text: &str) -> Result<Self, ParseImageError> {
+                if $check(text) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(ParseImageError::$error)
+                }
+            }
+
+            /// The checked text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = ParseImageError;
+
+            fn try_from(text: String) -> Result<Self, ParseImageError> {
+                if $check(&text) {
+                    Ok(Self(text))
+                } else {
+                    Err(ParseImageError::$error)
+                }
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.0
+            }
+        }
+    };
+}
+
+text_newtype!(
+    Registry,
+    "A registry's host, lower case, with its port if it has one: `harbor.example.com:8443`.",
+    Registry,
+    is_registry
+);
+text_newtype!(
+    Repository,
+    "The path of a repository within its registry: `team/app`.",
+    Repository,
+    is_repository
+);
+text_newtype!(Tag, "A tag, at most 128 characters.", Tag, is_tag);
+text_newtype!(
+    Digest,
+    "`sha256:` and 64 lower-case hexadecimal digits.",
+    Digest,
+    is_digest
+);
+
+/// The names under which Docker Hub is known; all mean `docker.io`.
+const DOCKER_HUB: [&str; 4] = [
+    "docker.io",
+    "index.docker.io",
+    "registry-1.docker.io",
+    "registry.hub.docker.com",
+];
+
+impl Registry {
+    /// Reads a host as payloads and configuration spell it: a scheme and a trailing slash are cut off, case is
+    /// folded, every name of Docker Hub becomes `docker.io`. A path, user information or anything else is an error.
+    pub fn normalise(text: &str) -> Result<Self, ParseImageError> {
+        let host = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"))
+            .unwrap_or(text);
+        let host = host.strip_suffix('/').unwrap_or(host).to_ascii_lowercase();
+        if DOCKER_HUB.contains(&host.as_str()) {
+            Self::parse("docker.io")
+        } else {
+            Self::try_from(host)
+        }
+    }
+}
+
+impl Digest {
+    /// The 64 hexadecimal digits.
+    pub fn hex(&self) -> &str {
+        self.0.strip_prefix("sha256:").unwrap_or_default()
+    }
+}
+
+/// What says which manifest of a repository is meant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Pin {
+    /// Whatever the tag names when it is resolved.
+    Tag(Tag),
+    /// This content.
+    Digest(Digest),
+    /// This content, which the tag named when the event was raised.
+    TagAndDigest(Tag, Digest),
+}
+
+impl Pin {
+    /// Builds a pin of what is there; `None` when neither is.
+    pub fn new(tag: Option<Tag>, digest: Option<Digest>) -> Option<Self> {
+        match (tag, digest) {
+            (Some(tag), Some(digest)) => Some(Self::TagAndDigest(tag, digest)),
+            (Some(tag), None) => Some(Self::Tag(tag)),
+            (None, Some(digest)) => Some(Self::Digest(digest)),
+            (None, None) => None,
+        }
+    }
+
+    /// The tag, if there is one.
+    pub fn tag(&self) -> Option<&Tag> {
+        match self {
+            Self::Tag(tag) | Self::TagAndDigest(tag, _) => Some(tag),
+            Self::Digest(_) => None,
+        }
+    }
+
+    /// The digest, if it is known.
+    pub fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::Digest(digest) | Self::TagAndDigest(_, digest) => Some(digest),
+            Self::Tag(_) => None,
+        }
+    }
+}
+
+/// One image of one registry. As JSON an object of `registry`, `repository`, `tag` and `digest`, of which one of
+/// the last two may be null.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "WireImage", into = "WireImage")]
+pub struct Image {
+    /// The registry it is pulled from.
+    pub registry: Registry,
+    /// The repository within it.
+    pub repository: Repository,
+    /// Which manifest.
+    pub pin: Pin,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WireImage {
+    registry: Registry,
+    repository: Repository,
+    tag: Option<Tag>,
+    digest: Option<Digest>,
+}
+
+impl TryFrom<WireImage> for Image {
+    type Error = ParseImageError;
+
+    fn try_from(wire: WireImage) -> Result<Self, ParseImageError> {
+        let pin = Pin::new(wire.tag, wire.digest).ok_or(ParseImageError::Unpinned)?;
+        Ok(Self {
+            registry: wire.registry,
+            repository: wire.repository,
+            pin,
+        })
+    }
+}
+
+impl From<Image> for WireImage {
+    fn from(image: Image) -> Self {
+        Self {
+            tag: image.pin.tag().cloned(),
+            digest: image.pin.digest().cloned(),
+            registry: image.registry,
+            repository: image.repository,
+        }
+    }
+}
+
+impl Image {
+    /// Reads a pull string as people type it, with Docker's normalisation: `nginx` is
+    /// `docker.io/library/nginx:latest`, the first component is a host if it holds a `.` or a `:` or is `localhost`.
+    pub fn parse(text: &str) -> Result<Self, ParseImageError> {
+        let (name, digest) = match text.split_once('@') {
+            Some((name, digest)) => (name, Some(Digest::parse(digest)?)),
+            None => (text, None),
+        };
+        let (path, tag) = match name.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, Some(Tag::parse(tag)?)),
+            _ => (name, None),
+        };
+        let (registry, repository) = split_host(path)?;
+        let pin = match Pin::new(tag, digest) {
+            Some(pin) => pin,
+            None => Pin::Tag(Tag::parse("latest")?),
+        };
+        Ok(Self {
+            registry,
+            repository,
+            pin,
+        })
+    }
+
+    /// The registry and the repository: `harbor.example.com/prod/api`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = self.pin.tag() {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = self.pin.digest() {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Divides `host/path` with Docker's rule for where the host ends, and normalises both.
+pub fn split_host(name: &str) -> Result<(Registry, Repository), ParseImageError> {
+    let (registry, path) = match name.split_once('/') {
+        Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => {
+            (Registry::normalise(host)?, path)
+        }
+        _ => (Registry::parse("docker.io")?, name),
+    };
+    let repository = if registry.as_str() == "docker.io" {
+        docker_hub_repository(path)?
+    } else {
+        Repository::parse(path)?
+    };
+    Ok((registry, repository))
+}
+
+/// A repository of Docker Hub: a name without a namespace is an official image, `library/<name>`.
+pub fn docker_hub_repository(path: &str) -> Result<Repository, ParseImageError> {
+    if path.contains('/') {
+        Repository::parse(path)
+    } else {
+        Repository::try_from(format!("library/{path}"))
+    }
+}
+
+/// At most 255 characters in all, as registries allow for a name.
+const MAX_NAME: usize = 255;
+
+fn is_registry(text: &str) -> bool {
+    if text.len() > MAX_NAME {
+        return false;
+    }
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, "")) => (address, None),
+            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
+                (address, Some(port))
+            }
+            _ => return false,
+        },
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        },
+    };
+    let port = port.map(|it| it.strip_prefix(':').unwrap_or(it));
+    let host_is_good = if text.starts_with('[') {
+        host.parse::<std::net::Ipv6Addr>().is_ok()
+    } else {
+        host.split('.').all(is_host_label)
+    };
+    host_is_good && port.is_none_or(is_port)
+}
+
+fn is_host_label(label: &str) -> bool {
+    !label.is_empty()
+        && label.len() <= 63
+        && label
+            .bytes()
+            .all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == b'-')
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+fn is_port(port: &str) -> bool {
+    port.bytes().all(|it| it.is_ascii_digit())
+        && port.len() <= 5
+        && port.parse::<u16>().is_ok_and(|it| it > 0)
+}
+
+fn is_repository(text: &str) -> bool {
+    text.len() <= MAX_NAME && text.split('/').all(is_path_component)
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+fn is_path_component(component: &str) -> bool {
+    let is_word = |it: u8| it.is_ascii_lowercase() || it.is_ascii_digit();
+    let mut separator: &[u8] = b"";
+    let bytes = component.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
+    if !is_word(*first) || !is_word(*last) {
+        return false;
+    }
+    let mut start = 0;
+    for (index, byte) in bytes.iter().enumerate() {
+        if is_word(*byte) {
+            let is_separator = separator.is_empty()
+                || matches!(separator, b"." | b"_" | b"__")
+                || separator.iter().all(|it| *it == b'-');
+            if !is_separator {
+                return false;
+            }
+            start = index + 1;
+            separator = b"";
+        } else if matches!(byte, b'.' | b'_' | b'-') {
+            separator = bytes.get(start..=index).unwrap_or_default();
+        } else {
+            return false;
+        }
+    }
+    true
+}
+
+fn is_tag(text: &str) -> bool {
+    text.len() <= 128
+        && text
+            .bytes()
+            .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'.' | b'-'))
+        && text.starts_with(|it: char| it.is_ascii_alphanumeric() || it == '_')
+}
+
+fn is_digest(text: &str) -> bool {
+    text.strip_prefix("sha256:").is_some_and(|it| {
+        it.len() == 64 && it.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn check(text: &str, expected: &str) {
+        let shown = Image::parse(text).map_or_else(|err| format!("{err:?}"), |it| it.to_string());
+        assert_eq!(shown, expected, "{text:?}");
+    }
+
+    #[test]
+    fn pull_strings_are_read_as_docker_reads_them() {
+        check("nginx", "docker.io/library/nginx:latest");
+        check("team/app:1", "docker.io/team/app:1");
+        check("index.docker.io/team/app:1", "docker.io/team/app:1");
+        check("localhost/app:1", "localhost/app:1");
+        check("127.0.0.1:5000/a/b/c:V1_x", "127.0.0.1:5000/a/b/c:V1_x");
+        check("[::1]:5000/a:b", "[::1]:5000/a:b");
+        check(
+            "Harbor.Example.COM/a__b/c---d",
+            "harbor.example.com/a__b/c---d:latest",
+        );
+        check(
+            &format!("h.io/a:t@sha256:{HEX}"),
+            &format!("h.io/a:t@sha256:{HEX}"),
+        );
+        check(
+            &format!("h.io/a@sha256:{HEX}"),
+            &format!("h.io/a@sha256:{HEX}"),
+        );
+    }
+
+    #[test]
+    fn what_is_no_reference_is_refused() {
+        for text in [
+            "",
+            "/",
+            "h.io/",
+            "h.io//a",
+            "h.io/a/",
+            "h.io/-a",
+            "h.io/a-",
+            "h.io/.a",
+            "h.io/a..b",
+            "h.io/a___b",
+            "h.io/a._b",
+            "h.io/A",
+            "h.io/a b",
+            "h.io/a\n",
+            "h.io/a\u{0}",
+            "h.io/../../x",
+            "h.io/$(id)",
+            "h.io/a;b",
+            "-h.io/a",
+            "h.io:0/a",
+            "h.io:99999/a",
+            "h.io:1:2/a",
+            "user:pass@h.io/a",
+            "h..io/a",
+            "h.io./a",
+            "[::1/a",
+            "[::1]x/a",
+        ] {
+            assert!(Image::parse(text).is_err(), "{text:?}");
+        }
+        check("h.io/a:-x", "Tag");
+        check("h.io/a:.x", "Tag");
+        check(&format!("h.io/a:{}", "x".repeat(129)), "Tag");
+        check("h.io/a@sha256:abc", "Digest");
+        check(&format!("h.io/a@sha256:{}", HEX.to_uppercase()), "Digest");
+        check(&format!("h.io/a@sha512:{HEX}"), "Digest");
+        check(&format!("h.io/a@sha256:{HEX}@sha256:{HEX}"), "Digest");
+        check(&format!("h.io/{}", "a".repeat(300)), "Repository");
+    }
+
+    #[test]
+    fn an_image_in_json_needs_a_tag_or_a_digest() {
+        let json = r#"{"registry":"h.io","repository":"a","tag":null,"digest":null}"#;
+        assert!(serde_json::from_str::<Image>(json).is_err());
+        let json = r#"{"registry":"h.io","repository":"a","tag":"t","digest":null}"#;
+        let image: Image = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&image).unwrap(), json);
+    }
+}

@@ -1,0 +1,237 @@
+//! The registry types that scanhook understands, one file each: wire structs, parser, authentication preset, patience,
+//! and the delivery that `scanhook send` makes.
+//!
+//! **Invariant**: the kind is configured. Nothing in a delivery chooses a parser: Gitea sends GitHub's headers.
+
+use std::fmt;
+use std::time::Duration;
+
+use http::HeaderName;
+use jiff::Timestamp;
+
+use crate::auth::{Algorithm, Encoding, HmacScheme};
+use crate::delivery::VerifiedDelivery;
+use crate::event::{Event, ParsePayloadError};
+use crate::image::Image;
+
+mod distribution;
+mod docker_hub;
+mod ghcr;
+mod harbor;
+
+/// A registry type. Compared by name.
+pub struct Kind {
+    /// The word in the configuration.
+    pub name: &'static str,
+    /// The registry's own name.
+    pub title: &'static str,
+    /// The one host that all images of this kind are pulled from, if there is but one.
+    pub default_registry: Option<&'static str>,
+    /// How long the sender waits for an answer, less what the way there takes.
+    pub answer_budget: Duration,
+    /// How it signs, if it signs.
+    pub hmac: Option<HmacPreset>,
+    /// Reads one authentic delivery. Every event of it is told, in its order.
+    pub parse: fn(&VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError>,
+    /// Writes the delivery that this registry would send for a push.
+    pub sample: fn(&SamplePush<'_>) -> Sample,
+    /// What to do at the registry, in a few lines; `{url}` stands for the source's URL.
+    pub setup: &'static str,
+}
+
+/// Where a registry that signs puts its signature.
+#[derive(Debug, Clone, Copy)]
+pub struct HmacPreset {
+    /// The header, in lower case.
+    pub header: &'static str,
+    /// The hash function.
+    pub algorithm: Algorithm,
+    /// The notation.
+    pub encoding: Encoding,
+    /// What stands before the signature.
+    pub prefix: &'static str,
+}
+
+impl HmacPreset {
+    /// The scheme this preset stands for.
+    pub fn scheme(&self) -> HmacScheme {
+        HmacScheme {
+            header: HeaderName::from_static(self.header),
+            algorithm: self.algorithm,
+            encoding: self.encoding,
+            prefix: self.prefix.to_owned(),
+        }
+    }
+}
+
+/// A push to write a delivery for.
+pub struct SamplePush<'a> {
+    /// What was pushed.
+    pub image: &'a Image,
+    /// An id for the event, where the registry sends one.
+    pub id: &'a str,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A delivery without its credential.
+pub struct Sample {
+    /// The registry's headers.
+    pub headers: Vec<(HeaderName, String)>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+/// Every kind there is, by name.
+pub static ALL: [&Kind; 4] = [
+    &distribution::KIND,
+    &docker_hub::KIND,
+    &ghcr::KIND,
+    &harbor::KIND,
+];
+
+/// Finds a kind by its name.
+pub fn find(name: &str) -> Option<&'static Kind> {
+    ALL.into_iter().find(|it| it.name == name)
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl Eq for Kind {}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+fn json<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, ParsePayloadError> {
+    serde_json::from_slice(body).map_err(|_| ParsePayloadError::Malformed)
+}
+
+fn json_headers() -> Vec<(HeaderName, String)> {
+    vec![(http::header::CONTENT_TYPE, "application/json".to_owned())]
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use bytes::Bytes;
+    use http::HeaderMap;
+    use proptest::prelude::*;
+    use secrecy::SecretString;
+
+    use super::*;
+    use crate::auth::{Credential, Scheme};
+    use crate::delivery::{Delivery, verify};
+
+    /// Parses a body as this kind, sent with these headers, and writes each event as a line.
+    pub(crate) fn parse(kind: &Kind, headers: &[(&str, &str)], body: &[u8]) -> String {
+        match (kind.parse)(&verified(headers, body)) {
+            Ok(events) => events.iter().map(line).collect::<Vec<_>>().join("\n"),
+            Err(err) => format!("400 {err}"),
+        }
+    }
+
+    fn verified(headers: &[(&str, &str)], body: &[u8]) -> VerifiedDelivery {
+        let secret = "fake-path-token-of-a-test";
+        let verifier = Credential {
+            scheme: Scheme::PathToken,
+            secret: SecretString::from(secret),
+        }
+        .verifier();
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()))
+            .collect();
+        let delivery = Delivery {
+            headers,
+            path_token: Some(secret.to_owned()),
+            body: Bytes::copy_from_slice(body),
+        };
+        verify(delivery, &[verifier]).unwrap_or_else(|_| panic!("the token is right"))
+    }
+
+    fn line(event: &Event) -> String {
+        match event {
+            Event::Other(reason) => reason.as_str().to_owned(),
+            Event::Push(push) => format!(
+                "{:?} {}/{} tag={} digest={} type={} id={} actor={} at={}",
+                push.content,
+                push.host.as_deref().unwrap_or("-"),
+                push.repository,
+                push.tag.as_ref().map_or("-", |it| it.as_str()),
+                push.digest.as_ref().map_or("-", |it| it.as_str().get(..13).unwrap()),
+                push.info.event_type.as_str(),
+                push.info.id.as_ref().map_or("-", |it| it.as_str()),
+                push.info.actor.as_ref().map_or("-", |it| it.as_str()),
+                push.info
+                    .occurred_at
+                    .map_or("-".to_owned(), |it| it.to_string()),
+            ),
+        }
+    }
+
+    #[test]
+    fn the_sample_of_each_kind_is_read_back_as_the_push_it_was_made_for() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        for kind in ALL {
+            let host = kind.default_registry.unwrap_or("registry.example.com:5000");
+            let image = Image::parse(&format!("{host}/team/app:1.2.3@{digest}")).unwrap();
+            let sample = (kind.sample)(&SamplePush {
+                image: &image,
+                id: "id-1",
+                at: "2026-11-21T20:00:00Z".parse().unwrap(),
+            });
+            let headers: Vec<_> = sample
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
+            let events = (kind.parse)(&verified(&headers, &sample.body)).unwrap();
+            let [Event::Push(push)] = events.as_slice() else {
+                panic!("{}: {events:?}", kind.name)
+            };
+            assert_eq!(push.repository, image.repository, "{}", kind.name);
+            assert_eq!(push.tag.as_ref(), image.pin.tag(), "{}", kind.name);
+            assert_eq!(push.content, crate::event::Content::Image, "{}", kind.name);
+            assert!(
+                push.digest.is_none() || push.digest.as_ref() == image.pin.digest(),
+                "{}",
+                kind.name
+            );
+            assert!(
+                push.host.is_none() || push.host.as_deref() == Some(host),
+                "{}",
+                kind.name
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_a_parser_panic(body: Vec<u8>, text in "[\\[\\]{}\":,a-z0-9 ]{0,200}") {
+            for kind in ALL {
+                let _ = (kind.parse)(&verified(&[], &body));
+                let _ = (kind.parse)(&verified(&[], text.as_bytes()));
+            }
+        }
+    }
+
+    #[test]
+    fn deeply_nested_json_neither_overflows_the_stack_nor_becomes_a_push() {
+        for kind in ALL {
+            for depth in [200, 400_000] {
+                for key in ["events", "data", "package", "push_data", "other"] {
+                    let deep = format!("{{\"{key}\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+                    assert!(!parse(kind, &[], deep.as_bytes()).contains("Image"), "{} {key}", kind.name);
+                    let deep = format!("{{\"{key}\":{}1{}}}", "{\"a\":".repeat(depth), "}".repeat(depth));
+                    assert!(!parse(kind, &[], deep.as_bytes()).contains("Image"), "{} {key}", kind.name);
+                }
+            }
+        }
+    }
+}

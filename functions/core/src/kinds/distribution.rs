@@ -1,0 +1,254 @@
+//! CNCF Distribution (`registry:2`, `registry:3`): an envelope of events, authenticated by a static header.
+//!
+//! It repeats a delivery for ever on any answer that is neither 2xx nor 3xx, and its later events wait behind it: so an
+//! envelope that parses is never refused for what one of its events holds.
+//! Source: distribution/distribution, `notifications/{event,http,endpoint}.go`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Kind, Sample, SamplePush, json};
+use crate::delivery::VerifiedDelivery;
+use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
+use crate::image::{Digest, Repository, Tag};
+use crate::media_type;
+use crate::wire::{Instant, Text, or_default};
+
+pub(super) static KIND: Kind = Kind {
+    name: "distribution",
+    title: "Distribution (registry:2, registry:3)",
+    default_registry: None,
+    answer_budget: Duration::from_millis(800),
+    hmac: None,
+    parse,
+    sample,
+    setup: "\
+In the registry's config.yml:
+  notifications:
+    endpoints:
+      - name: scanhook
+        url: {url}
+        headers:
+          Authorization: [Bearer <the secret>]
+        timeout: 5s
+        threshold: 5
+        backoff: 1s
+        ignore: { actions: [pull, mount, delete], mediatypes: [application/octet-stream] }",
+};
+
+#[derive(Deserialize)]
+struct WireEnvelope<'a> {
+    #[serde(borrow)]
+    events: Vec<WireEvent<'a>>,
+}
+
+#[derive(Deserialize)]
+struct WireEvent<'a> {
+    #[serde(borrow, default)]
+    id: Text<'a>,
+    #[serde(default)]
+    timestamp: Instant,
+    #[serde(borrow, default)]
+    action: Text<'a>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    target: WireTarget<'a>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    request: WireRequest<'a>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    actor: WireActor<'a>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct WireTarget<'a> {
+    #[serde(borrow, default)]
+    media_type: Text<'a>,
+    #[serde(borrow, default)]
+    digest: Text<'a>,
+    #[serde(borrow, default)]
+    repository: Text<'a>,
+    #[serde(borrow, default)]
+    tag: Text<'a>,
+    #[serde(borrow, default)]
+    url: Text<'a>,
+    /// Config and layers of a manifest, children of an index; only where `includereferences` is set.
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    references: Vec<WireReference<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct WireReference<'a> {
+    #[serde(borrow, default)]
+    media_type: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireRequest<'a> {
+    #[serde(borrow, default)]
+    host: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireActor<'a> {
+    #[serde(borrow, default)]
+    name: Text<'a>,
+}
+
+fn parse(delivery: &VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError> {
+    let envelope: WireEnvelope<'_> = json(delivery.body())?;
+    Ok(envelope.events.iter().map(event).collect())
+}
+
+fn event(event: &WireEvent<'_>) -> Event {
+    if event.action.get() != Some("push") {
+        return Event::Other(SkipReason::NotAPush);
+    }
+    let target = &event.target;
+    let url = target.url.get();
+    let is_manifest = target.media_type.get().is_some_and(media_type::is_manifest)
+        // Registries up to 2.1 call manifests application/octet-stream (distribution#1617).
+        || url.is_some_and(|it| it.contains("/manifests/"));
+    let repository = target
+        .repository
+        .get()
+        .and_then(|it| Repository::parse(it).ok());
+    let (true, Some(repository)) = (is_manifest, repository) else {
+        return Event::Other(SkipReason::NotAnImage);
+    };
+    Event::Push(PushEvent {
+        // X-Forwarded-Host changes the target's URL only, so that one is nearer to what people pull from.
+        host: url
+            .and_then(host_of)
+            .or(event.request.host.get())
+            .map(str::to_owned),
+        repository,
+        tag: target.tag.get().and_then(|it| Tag::parse(it).ok()),
+        digest: target.digest.get().and_then(|it| Digest::parse(it).ok()),
+        content: Content::of(target.references.iter().map(|it| it.media_type.get())),
+        info: EventInfo {
+            id: event.id.get().map(FreeText::new),
+            event_type: FreeText::new("push"),
+            actor: event.actor.name.get().map(FreeText::new),
+            occurred_at: event.timestamp.0,
+        },
+    })
+}
+
+fn host_of(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    rest.split('/').next().filter(|it| !it.is_empty())
+}
+
+fn sample(push: &SamplePush<'_>) -> Sample {
+    let image = push.image;
+    let digest = image.pin.digest();
+    let reference = digest.map_or_else(|| image.pin.tag().map_or("", Tag::as_str), Digest::as_str);
+    let body = json!({"events": [{
+        "id": push.id,
+        "timestamp": push.at,
+        "action": "push",
+        "target": {
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "size": 1024,
+            "length": 1024,
+            "digest": digest,
+            "repository": image.repository,
+            "url": format!("https://{}/v2/{}/manifests/{reference}", image.registry, image.repository),
+            "tag": image.pin.tag(),
+        },
+        "request": {"id": push.id, "addr": "192.0.2.10:40000", "host": image.registry, "method": "PUT", "useragent": "scanhook-send"},
+        "actor": {"name": "scanhook-send"},
+        "source": {"addr": "registry-0:5000", "instanceID": push.id},
+    }]});
+    let content_type = "application/vnd.docker.distribution.events.v2+json".to_owned();
+    Sample {
+        headers: vec![(http::header::CONTENT_TYPE, content_type)],
+        body: body.to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::tests::parse as check;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+    fn push(target: &str) -> String {
+        format!(
+            r#"{{"id":"e1","timestamp":"2026-11-21T20:00:00Z","action":"push","target":{target},"request":{{"host":"127.0.0.1:5000"}},"actor":{{}}}}"#
+        )
+    }
+
+    fn parse(events: &[String]) -> String {
+        check(
+            &KIND,
+            &[],
+            format!(r#"{{"events":[{}]}}"#, events.join(",")).as_bytes(),
+        )
+    }
+
+    #[test]
+    fn a_tagged_manifest_is_a_push_and_the_host_is_that_of_its_url() {
+        let target = format!(
+            r#"{{"mediaType":"{MANIFEST}","digest":"{DIGEST}","repository":"team/app","tag":"v1","url":"https://r.example.com/v2/team/app/manifests/{DIGEST}"}}"#
+        );
+        insta::assert_snapshot!(parse(&[push(&target)]), @"Image r.example.com/team/app tag=v1 digest=sha256:012345 type=push id=e1 actor=- at=2026-11-21T20:00:00Z");
+    }
+
+    #[test]
+    fn each_event_of_an_envelope_is_judged_alone() {
+        let manifest = push(&format!(
+            r#"{{"mediaType":"{MANIFEST}","digest":"{DIGEST}","repository":"a"}}"#
+        ));
+        let blob = push(&format!(
+            r#"{{"mediaType":"application/octet-stream","digest":"{DIGEST}","repository":"a","url":"http://h/v2/a/blobs/{DIGEST}"}}"#
+        ));
+        let old = push(
+            r#"{"mediaType":"application/octet-stream","repository":"a","url":"http://h/v2/a/manifests/x"}"#,
+        );
+        let chart = push(&format!(
+            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{DIGEST}","repository":"a","tag":"1","references":[{{"mediaType":"application/vnd.cncf.helm.config.v1+json"}}]}}"#
+        ));
+        let pull = r#"{"action":"pull","target":{}}"#.to_owned();
+        let gone = r#"{"action":"delete","target":{"mediaType":"","digest":""}}"#.to_owned();
+        let odd =
+            r#"{"action":7,"target":null,"request":null,"actor":[],"timestamp":{}}"#.to_owned();
+        let hostile = push(&format!(
+            r#"{{"mediaType":"{MANIFEST}","repository":"--config=/etc/passwd","tag":"1"}}"#
+        ));
+        insta::assert_snapshot!(parse(&[manifest, blob, old, chart, pull, gone, hostile]), @r"
+        Image 127.0.0.1:5000/a tag=- digest=sha256:012345 type=push id=e1 actor=- at=2026-11-21T20:00:00Z
+        not_an_image
+        Image h/a tag=- digest=- type=push id=e1 actor=- at=2026-11-21T20:00:00Z
+        Artifact 127.0.0.1:5000/a tag=1 digest=sha256:012345 type=push id=e1 actor=- at=2026-11-21T20:00:00Z
+        not_a_push
+        not_a_push
+        not_an_image
+        ");
+        assert_eq!(parse(&[odd.replace("[]", "null")]), "not_a_push");
+    }
+
+    #[test]
+    fn what_is_no_envelope_or_repeats_a_key_is_refused() {
+        for body in [
+            "",
+            "[]",
+            "{}",
+            r#"{"events":null}"#,
+            r#"{"events":{}}"#,
+            r#"{"events":[],"events":[]}"#,
+            r#"{"events":[{"action":"push","action":"pull"}]}"#,
+        ] {
+            assert!(
+                check(&KIND, &[], body.as_bytes()).starts_with("400 "),
+                "{body}"
+            );
+        }
+        assert_eq!(check(&KIND, &[], br#"{"events":[]}"#), "");
+    }
+}

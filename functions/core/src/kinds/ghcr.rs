@@ -1,0 +1,375 @@
+//! GitHub's container registry: `package` events (repository and organisation hooks) and `registry_package` events
+//! (GitHub Apps), signed with HMAC-SHA-256, as JSON or as a form whose raw bytes are signed.
+//!
+//! The event is read from the body: `X-GitHub-Event` is not signed. Source: docs.github.com, "Webhook events and
+//! payloads" and "Validating webhook deliveries".
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use http::{HeaderName, header};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{HmacPreset, Kind, Sample, SamplePush, json};
+use crate::auth::{Algorithm, Encoding};
+use crate::delivery::VerifiedDelivery;
+use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
+use crate::image::{Digest, Repository, Tag};
+use crate::wire::{Instant, Text, or_default};
+
+pub(super) static KIND: Kind = Kind {
+    name: "ghcr",
+    title: "GitHub Container Registry",
+    default_registry: Some("ghcr.io"),
+    answer_budget: Duration::from_secs(8),
+    hmac: Some(HmacPreset {
+        header: "x-hub-signature-256",
+        algorithm: Algorithm::Sha256,
+        encoding: Encoding::Hex,
+        prefix: "sha256=",
+    }),
+    parse,
+    sample,
+    setup: "\
+On github.com, in the organisation's or repository's settings: Webhooks, Add webhook
+  Payload URL   {url}
+  Content type  application/json
+  Secret        <the secret>
+  Events        Packages (for a GitHub App: Registry packages)
+GitHub never repeats a delivery by itself; redeliver failed ones under Recent Deliveries.",
+};
+
+static DELIVERY_ID: HeaderName = HeaderName::from_static("x-github-delivery");
+
+#[derive(Deserialize)]
+struct WireHook<'a> {
+    #[serde(borrow, default)]
+    action: Text<'a>,
+    #[serde(borrow)]
+    package: Option<WirePackage<'a>>,
+    #[serde(borrow)]
+    registry_package: Option<WirePackage<'a>>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    sender: WireAccount<'a>,
+    #[serde(borrow, default)]
+    zen: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct WirePackage<'a> {
+    #[serde(borrow, default)]
+    name: Text<'a>,
+    #[serde(borrow, default)]
+    package_type: Text<'a>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    owner: WireAccount<'a>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    package_version: WireVersion<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireAccount<'a> {
+    #[serde(borrow, default)]
+    login: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireVersion<'a> {
+    #[serde(borrow, default)]
+    version: Text<'a>,
+    #[serde(borrow, default)]
+    package_url: Text<'a>,
+    #[serde(default)]
+    updated_at: Instant,
+    #[serde(default)]
+    created_at: Instant,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    container_metadata: WireContainer<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireContainer<'a> {
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    tag: WireTag<'a>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    manifest: WireManifest<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireTag<'a> {
+    #[serde(borrow, default)]
+    name: Text<'a>,
+    #[serde(borrow, default)]
+    digest: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireManifest<'a> {
+    #[serde(borrow, default)]
+    digest: Text<'a>,
+    #[serde(borrow, default)]
+    media_type: Text<'a>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    config: WireConfig<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireConfig<'a> {
+    #[serde(borrow, default)]
+    media_type: Text<'a>,
+}
+
+fn parse(delivery: &VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError> {
+    let body = payload(delivery)?;
+    let hook: WireHook<'_> = json(&body)?;
+    let Some(package) = hook.package.as_ref().or(hook.registry_package.as_ref()) else {
+        let reason = if hook.zen.get().is_some() {
+            SkipReason::Ping
+        } else {
+            SkipReason::NotAPush
+        };
+        return Ok(vec![Event::Other(reason)]);
+    };
+    let action = hook.action.get().unwrap_or_default();
+    let package_type = package.package_type.get().unwrap_or_default();
+    let is_container = ["container", "docker"]
+        .iter()
+        .any(|it| package_type.eq_ignore_ascii_case(it));
+    if !is_container || !matches!(action, "published" | "updated") {
+        return Ok(vec![Event::Other(SkipReason::NotAPush)]);
+    }
+    let version = &package.package_version;
+    let container = &version.container_metadata;
+    let (host, repository) = name(package)?;
+    let digest = [
+        &container.manifest.digest,
+        &container.tag.digest,
+        &version.version,
+    ]
+    .into_iter()
+    .find_map(|it| it.get().and_then(|it| Digest::parse(it).ok()));
+    Ok(vec![Event::Push(PushEvent {
+        host,
+        repository,
+        tag: container.tag.name.get().and_then(|it| Tag::parse(it).ok()),
+        digest,
+        content: Content::of([
+            container.manifest.media_type.get(),
+            container.manifest.config.media_type.get(),
+        ]),
+        info: EventInfo {
+            id: delivery.header(&DELIVERY_ID).map(FreeText::new),
+            event_type: FreeText::new(action),
+            actor: hook.sender.login.get().map(FreeText::new),
+            occurred_at: version.updated_at.0.or(version.created_at.0),
+        },
+    })])
+}
+
+/// The JSON of a delivery: the body, or the field `payload` of a form.
+fn payload(delivery: &VerifiedDelivery) -> Result<Cow<'_, [u8]>, ParsePayloadError> {
+    let content_type = delivery.header(&header::CONTENT_TYPE).unwrap_or_default();
+    if !content_type.starts_with("application/x-www-form-urlencoded") {
+        return Ok(Cow::Borrowed(delivery.body()));
+    }
+    let mut fields = form_urlencoded::parse(delivery.body()).filter(|(name, _)| name == "payload");
+    match (fields.next(), fields.next()) {
+        (Some((_, payload)), None) => Ok(Cow::Owned(payload.into_owned().into_bytes())),
+        _ => Err(ParsePayloadError::Malformed),
+    }
+}
+
+/// Host and repository: from the package's URL, which ends in a colon where there is no tag, else from owner and name.
+fn name(package: &WirePackage<'_>) -> Result<(Option<String>, Repository), ParsePayloadError> {
+    let missing = ParsePayloadError::Missing("package name");
+    let url = package
+        .package_version
+        .package_url
+        .get()
+        .and_then(|it| it.split_once('/'));
+    let (host, path) = match (url, package.owner.login.get(), package.name.get()) {
+        (Some((host, path)), _, _) => {
+            let path = path.split('@').next().unwrap_or_default();
+            (
+                Some(host.to_ascii_lowercase()),
+                path.split(':')
+                    .next()
+                    .unwrap_or_default()
+                    .to_ascii_lowercase(),
+            )
+        }
+        (None, Some(owner), Some(name)) => (None, format!("{owner}/{name}").to_ascii_lowercase()),
+        _ => return Err(missing),
+    };
+    Ok((host, Repository::try_from(path).map_err(|_| missing)?))
+}
+
+fn sample(push: &SamplePush<'_>) -> Sample {
+    let image = push.image;
+    let (owner, name) = image
+        .repository
+        .as_str()
+        .split_once('/')
+        .unwrap_or(("owner", image.repository.as_str()));
+    let digest = image.pin.digest();
+    let tag = image.pin.tag().map_or("", Tag::as_str);
+    let version = digest.map_or("", Digest::as_str);
+    let body = json!({
+        "action": "published",
+        "package": {
+            "id": 1, "name": name, "namespace": owner, "ecosystem": "CONTAINER", "package_type": "CONTAINER",
+            "owner": {"login": owner, "type": "Organization"},
+            "package_version": {
+                "id": 1, "version": version, "name": version,
+                "created_at": push.at, "updated_at": push.at,
+                "package_url": format!("{}/{}:{tag}", image.registry, image.repository),
+                "container_metadata": {
+                    "tag": {"name": tag, "digest": version},
+                    "labels": {},
+                    "manifest": {
+                        "digest": version,
+                        "media_type": "application/vnd.oci.image.manifest.v1+json",
+                        "config": {"media_type": "application/vnd.oci.image.config.v1+json"},
+                    },
+                },
+            },
+            "registry": {"name": "GitHub CONTAINER registry", "type": "CONTAINER", "vendor": "GitHub Inc"},
+        },
+        "sender": {"login": "scanhook-send"},
+    });
+    let mut headers = super::json_headers();
+    headers.push((DELIVERY_ID.clone(), push.id.to_owned()));
+    headers.push((
+        HeaderName::from_static("x-github-event"),
+        "package".to_owned(),
+    ));
+    Sample {
+        headers,
+        body: body.to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::tests::parse as check;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn parse(body: &str) -> String {
+        check(
+            &KIND,
+            &[("x-github-delivery", "d-1"), ("x-github-event", "package")],
+            body.as_bytes(),
+        )
+    }
+
+    fn package(key: &str, action: &str, package_type: &str, version: &str) -> String {
+        format!(
+            r#"{{"action":"{action}","{key}":{{"name":"App/Sub","package_type":"{package_type}","owner":{{"login":"Team"}},"package_version":{version}}},"sender":{{"login":"ci"}}}}"#
+        )
+    }
+
+    #[test]
+    fn both_event_shapes_and_both_actions_are_pushes() {
+        let version = format!(
+            r#"{{"package_url":"ghcr.io/Team/App:v1","created_at":"0001-01-01T00:00:00Z","container_metadata":{{"tag":{{"name":"v1","digest":"{DIGEST}"}}}}}}"#
+        );
+        for (key, action, package_type) in [
+            ("package", "published", "CONTAINER"),
+            ("registry_package", "updated", "docker"),
+        ] {
+            assert_eq!(
+                parse(&package(key, action, package_type, &version)),
+                format!(
+                    "Image ghcr.io/team/app tag=v1 digest=sha256:012345 type={action} id=d-1 actor=ci at=-"
+                ),
+            );
+        }
+    }
+
+    #[test]
+    fn a_url_that_ends_in_a_colon_means_untagged_and_a_digest_never_becomes_a_tag() {
+        let version = format!(
+            r#"{{"version":"{DIGEST}","name":"{DIGEST}","package_url":"ghcr.io/team/app:","container_metadata":{{"tag":{{"name":""}},"manifest":null}}}}"#
+        );
+        insta::assert_snapshot!(parse(&package("package", "published", "container", &version)), @"Image ghcr.io/team/app tag=- digest=sha256:012345 type=published id=d-1 actor=ci at=-");
+    }
+
+    #[test]
+    fn without_a_url_owner_and_name_are_the_repository() {
+        insta::assert_snapshot!(
+            parse(&package("package", "published", "container", r#"{"name":"v2","container_metadata":{"tag":{"name":"v2"}}}"#)),
+            @"Image -/team/app/sub tag=v2 digest=- type=published id=d-1 actor=ci at=-"
+        );
+    }
+
+    #[test]
+    fn a_chart_is_told_by_the_type_of_its_config() {
+        let version = r#"{"container_metadata":{"tag":{"name":"1"},"manifest":{"config":{"media_type":"application/vnd.cncf.helm.config.v1+json"}}}}"#;
+        assert!(
+            parse(&package("package", "published", "container", version)).starts_with("Artifact ")
+        );
+    }
+
+    #[test]
+    fn what_is_no_push_of_a_container_is_told_apart_by_the_body_alone() {
+        assert_eq!(
+            parse(r#"{"zen":"Keep it logically awesome.","hook_id":1}"#),
+            "ping"
+        );
+        assert_eq!(parse(r#"{"action":"opened","issue":{}}"#), "not_a_push");
+        assert_eq!(
+            parse(&package("package", "deleted", "container", "{}")),
+            "not_a_push"
+        );
+        assert_eq!(
+            parse(&package("package", "published", "npm", "{}")),
+            "not_a_push"
+        );
+        assert!(
+            parse(&package(
+                "package",
+                "published",
+                "container",
+                r#"{"package_url":"ghcr.io/$(id)/x:1"}"#
+            ))
+            .starts_with("400 ")
+        );
+        assert!(
+            parse(r#"{"action":"published","package":{"package_type":"container"}}"#)
+                .starts_with("400 ")
+        );
+        assert!(parse(r#"{"action":"published","action":"deleted"}"#).starts_with("400 "));
+    }
+
+    #[test]
+    fn a_form_carries_the_same_json_in_its_one_payload_field() {
+        let json = package(
+            "package",
+            "published",
+            "container",
+            r#"{"container_metadata":{"tag":{"name":"v2"}}}"#,
+        );
+        let form: String = form_urlencoded::Serializer::new(String::new())
+            .append_pair("payload", &json)
+            .finish();
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        assert_eq!(
+            check(&KIND, &headers, form.as_bytes()),
+            "Image -/team/app/sub tag=v2 digest=- type=published id=- actor=ci at=-"
+        );
+        for wrong in [
+            format!("{form}&{form}"),
+            "other=1".to_owned(),
+            String::new(),
+            "payload=%7B".to_owned(),
+        ] {
+            assert!(
+                check(&KIND, &headers, wrong.as_bytes()).starts_with("400 "),
+                "{wrong}"
+            );
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Harbor 2: its default format and CloudEvents, authenticated by the text of its auth header, sent as typed.
+//!
+//! Harbor repeats a delivery twice on any answer that is not 2xx. Every manifest that is put raises an event, children of
+//! an index and signatures too. Source: goharbor/harbor, `src/pkg/notifier/formats` and
+//! `src/controller/event/handler/webhook/artifact`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Kind, Sample, SamplePush, json, json_headers};
+use crate::delivery::VerifiedDelivery;
+use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
+use crate::image::{Digest, Repository, Tag};
+use crate::wire::{Instant, Text, or_default};
+
+pub(super) static KIND: Kind = Kind {
+    name: "harbor",
+    title: "Harbor",
+    default_registry: None,
+    answer_budget: Duration::from_millis(2_500),
+    hmac: None,
+    parse,
+    sample,
+    setup: "\
+In Harbor, in the project: Webhooks, New Webhook
+  Notify type     http
+  Payload format  Default or CloudEvents
+  Event type      Artifact pushed
+  Endpoint URL    {url}
+  Auth header     <the secret, as it stands; with `type: bearer`: Bearer and the secret>",
+};
+
+/// Both formats: CloudEvents has `specversion` and its data in `data`.
+#[derive(Deserialize)]
+struct WireNotification<'a> {
+    #[serde(borrow, default, rename = "type")]
+    event_type: Text<'a>,
+    #[serde(borrow, default)]
+    specversion: Text<'a>,
+    #[serde(borrow, default)]
+    id: Text<'a>,
+    #[serde(borrow, default)]
+    operator: Text<'a>,
+    #[serde(default)]
+    occur_at: Instant,
+    #[serde(default)]
+    time: Instant,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    event_data: WireData<'a>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    data: WireData<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireData<'a> {
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    resources: Vec<WireResource<'a>>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
+    repository: WireRepository<'a>,
+}
+
+#[derive(Deserialize)]
+struct WireResource<'a> {
+    #[serde(borrow, default)]
+    digest: Text<'a>,
+    #[serde(borrow, default)]
+    tag: Text<'a>,
+    #[serde(borrow, default)]
+    resource_url: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireRepository<'a> {
+    #[serde(borrow, default)]
+    repo_full_name: Text<'a>,
+    #[serde(borrow, default)]
+    namespace: Text<'a>,
+    #[serde(borrow, default)]
+    name: Text<'a>,
+}
+
+fn parse(delivery: &VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError> {
+    let notification: WireNotification<'_> = json(delivery.body())?;
+    let event_type = notification
+        .event_type
+        .get()
+        .ok_or(ParsePayloadError::Missing("event type"))?;
+    let data = if notification.specversion.get().is_some() {
+        &notification.data
+    } else {
+        &notification.event_data
+    };
+    // Harbor 1.10 says pushImage.
+    if !matches!(
+        event_type,
+        "PUSH_ARTIFACT" | "pushImage" | "harbor.artifact.pushed"
+    ) || data.resources.is_empty()
+    {
+        return Ok(vec![Event::Other(SkipReason::NotAPush)]);
+    }
+    let repository = repository(&data.repository)?;
+    let info = EventInfo {
+        id: notification.id.get().map(FreeText::new),
+        event_type: FreeText::new(event_type),
+        actor: notification.operator.get().map(FreeText::new),
+        occurred_at: notification.occur_at.0.or(notification.time.0),
+    };
+    data.resources
+        .iter()
+        .map(|it| push(it, repository.clone(), info.clone()))
+        .collect()
+}
+
+fn repository(repository: &WireRepository<'_>) -> Result<Repository, ParsePayloadError> {
+    let name = match (
+        repository.repo_full_name.get(),
+        repository.namespace.get(),
+        repository.name.get(),
+    ) {
+        (Some(name), _, _) => Repository::parse(name),
+        (None, Some(namespace), Some(name)) => Repository::try_from(format!("{namespace}/{name}")),
+        _ => return Err(ParsePayloadError::Missing("repository")),
+    };
+    name.map_err(|_| ParsePayloadError::Missing("repository"))
+}
+
+fn push(
+    resource: &WireResource<'_>,
+    repository: Repository,
+    info: EventInfo,
+) -> Result<Event, ParsePayloadError> {
+    let digest = resource.digest.get().and_then(|it| Digest::parse(it).ok());
+    let tag = match resource.tag.get() {
+        // A manifest that was pushed by digest has the digest for its tag (goharbor/harbor#19982).
+        Some(tag) if tag.starts_with("sha256:") => None,
+        Some(tag) => Some(Tag::parse(tag).map_err(|_| ParsePayloadError::Missing("tag"))?),
+        None => None,
+    };
+    if tag.is_none() && digest.is_none() {
+        return Err(ParsePayloadError::Missing("tag or digest"));
+    }
+    Ok(Event::Push(PushEvent {
+        host: resource
+            .resource_url
+            .get()
+            .and_then(host_of)
+            .map(str::to_owned),
+        repository,
+        tag,
+        digest,
+        content: Content::Image,
+        info,
+    }))
+}
+
+/// The host of `host[:port]/project/repository:tag`, with or without a scheme.
+fn host_of(resource_url: &str) -> Option<&str> {
+    let rest = resource_url
+        .split_once("://")
+        .map_or(resource_url, |(_, rest)| rest);
+    rest.split_once('/')
+        .map(|(host, _)| host)
+        .filter(|it| !it.is_empty())
+}
+
+fn sample(push: &SamplePush<'_>) -> Sample {
+    let image = push.image;
+    let path = image.repository.as_str();
+    let (namespace, name) = path.split_once('/').unwrap_or(("library", path));
+    let digest = image.pin.digest().map(Digest::as_str);
+    let (tag, separator) = match (image.pin.tag(), digest) {
+        (Some(tag), _) => (tag.as_str(), ':'),
+        (None, digest) => (digest.unwrap_or_default(), '@'),
+    };
+    let body = json!({
+        "type": "PUSH_ARTIFACT",
+        "occur_at": push.at.as_second(),
+        "operator": "scanhook-send",
+        "event_data": {
+            "resources": [{
+                "digest": digest.unwrap_or_default(),
+                "tag": tag,
+                "resource_url": format!("{}{separator}{tag}", image.name()),
+            }],
+            "repository": {
+                "date_created": push.at.as_second(), "name": name, "namespace": namespace,
+                "repo_full_name": path, "repo_type": "private",
+            },
+        },
+    });
+    Sample {
+        headers: json_headers(),
+        body: body.to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn parse(body: &str) -> String {
+        crate::kinds::tests::parse(&KIND, &[], body.as_bytes())
+    }
+
+    fn default_format(event_type: &str, resources: &str) -> String {
+        format!(
+            r#"{{"type":"{event_type}","occur_at":1680501893,"operator":"robot$ci","event_data":{{"resources":{resources},"repository":{{"repo_full_name":"prod/api","namespace":"prod","name":"api"}}}}}}"#
+        )
+    }
+
+    #[test]
+    fn each_resource_of_a_push_is_an_image() {
+        let resources = format!(
+            r#"[{{"digest":"{DIGEST}","tag":"1","resource_url":"h.example.com:8443/prod/api:1"}},{{"digest":"sha256:short","tag":"2","resource_url":"https://h.example.com/prod/api:2"}}]"#
+        );
+        insta::assert_snapshot!(parse(&default_format("PUSH_ARTIFACT", &resources)), @r"
+        Image h.example.com:8443/prod/api tag=1 digest=sha256:012345 type=PUSH_ARTIFACT id=- actor=robot$ci at=2023-04-03T06:04:53Z
+        Image h.example.com/prod/api tag=2 digest=- type=PUSH_ARTIFACT id=- actor=robot$ci at=2023-04-03T06:04:53Z
+        ");
+    }
+
+    #[test]
+    fn cloud_events_carry_the_same_in_data() {
+        let body = format!(
+            r#"{{"specversion":"1.0","id":"ce-1","type":"harbor.artifact.pushed","time":"2023-04-03T06:16:38Z","operator":"admin","data":{{"resources":[{{"digest":"{DIGEST}","tag":"{DIGEST}","resource_url":"h.example.com/prod/api@{DIGEST}"}}],"repository":{{"namespace":"prod","name":"api"}}}}}}"#
+        );
+        insta::assert_snapshot!(parse(&body), @"Image h.example.com/prod/api tag=- digest=sha256:012345 type=harbor.artifact.pushed id=ce-1 actor=admin at=2023-04-03T06:16:38Z");
+    }
+
+    #[test]
+    fn what_is_no_push_is_answered_kindly() {
+        for event_type in [
+            "PULL_ARTIFACT",
+            "DELETE_ARTIFACT",
+            "SCANNING_COMPLETED",
+            "QUOTA_EXCEED",
+            "REPLICATION",
+            "TAG_RETENTION",
+            "harbor.artifact.pulled",
+            "NEW",
+        ] {
+            assert_eq!(
+                parse(&default_format(event_type, r#"[{"digest":"x"}]"#)),
+                "not_a_push"
+            );
+        }
+        assert_eq!(parse(&default_format("PUSH_ARTIFACT", "[]")), "not_a_push");
+        assert_eq!(
+            parse(&default_format("PUSH_ARTIFACT", "null")),
+            "not_a_push"
+        );
+        assert_eq!(
+            parse(r#"{"type":"TAG_RETENTION","event_data":null}"#),
+            "not_a_push"
+        );
+    }
+
+    #[test]
+    fn a_push_of_nothing_that_can_be_named_is_refused() {
+        for resources in [
+            r"[{}]",
+            r#"[{"tag":"$(id)"}]"#,
+            r#"[{"tag":"sha256:short"}]"#,
+            r#"[{"tag":"1","tag":"2"}]"#,
+        ] {
+            assert!(
+                parse(&default_format("PUSH_ARTIFACT", resources)).starts_with("400 "),
+                "{resources}"
+            );
+        }
+        let good = default_format("PUSH_ARTIFACT", r#"[{"tag":"1"}]"#);
+        assert!(parse(&good).starts_with("Image -/prod/api"));
+        assert!(parse(&good.replace("prod/api", "-prod/api")).starts_with("400 "));
+        for body in [
+            "",
+            "[]",
+            "{}",
+            r#"{"type":7}"#,
+            r#"{"type":"PUSH_ARTIFACT","type":"PULL_ARTIFACT"}"#,
+        ] {
+            assert!(parse(body).starts_with("400 "), "{body}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Which media types, artifact types and tags say that something is not an image.
+//!
+//! In doubt it is an image, and the scanner finds out from the manifest.
+
+/// Types that only things other than images have, as manifest, config, layer or artifact type.
+/// Sources: the Helm, ORAS, cosign and in-toto documentation; the fact sheet on registries, section 16.9.
+const NOT_AN_IMAGE: [&str; 9] = [
+    "application/octet-stream",
+    "application/vnd.acr.helm.chart",
+    "application/vnd.cncf.helm.config.v1+json",
+    "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
+    "application/vnd.dev.cosign.artifact.sbom.v1+json",
+    "application/vnd.dev.cosign.simplesigning.v1+json",
+    "application/vnd.in-toto+json",
+    "application/vnd.oci.artifact.manifest.v1+json",
+    "application/vnd.oci.empty.v1+json",
+];
+
+/// Manifests and indexes of images.
+/// Source: OCI image specification, and Docker's "Image Manifest Version 2" with both older schema 1 types.
+const MANIFESTS: [&str; 6] = [
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v1+prettyjws",
+];
+
+/// Whether this type is one that an image never has.
+pub fn is_not_an_image(media_type: &str) -> bool {
+    NOT_AN_IMAGE.contains(&media_type)
+}
+
+/// Whether this is the type of an image's manifest or index.
+pub fn is_manifest(media_type: &str) -> bool {
+    MANIFESTS.contains(&media_type)
+}
+
+/// Whether tools give this tag to what hangs on an image: `sha256-<hex>.sig`, `.att`, `.sbom` (cosign) and
+/// `sha256-<64 hex>` (the OCI referrers fallback).
+pub fn is_attachment_tag(tag: &str) -> bool {
+    let Some(rest) = tag.strip_prefix("sha256-") else {
+        return false;
+    };
+    let (hex, suffix) = rest
+        .split_once('.')
+        .map_or((rest, None), |(hex, suffix)| (hex, Some(suffix)));
+    let is_hex = !hex.is_empty()
+        && hex
+            .bytes()
+            .all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
+    match suffix {
+        Some("sig" | "att" | "sbom") => is_hex,
+        Some(_) => false,
+        None => is_hex && hex.len() == 64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attachment_tags_are_those_of_cosign_and_the_referrers_fallback() {
+        let hex = "a1".repeat(32);
+        for tag in [
+            format!("sha256-{hex}.sig"),
+            format!("sha256-{hex}.att"),
+            format!("sha256-{hex}.sbom"),
+            format!("sha256-{hex}"),
+        ] {
+            assert!(is_attachment_tag(&tag), "{tag}");
+        }
+        for tag in [
+            "sha256-",
+            "sha256-.sig",
+            "sha256-abc",
+            "sha256-xyz.sig",
+            "sha256-abc.tar",
+            "v1.sig",
+            "latest",
+        ] {
+            assert!(!is_attachment_tag(tag), "{tag}");
+        }
+    }
+}

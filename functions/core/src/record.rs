@@ -1,0 +1,237 @@
+//! What is kept of a scan: the claim that keeps content from being scanned twice, and the record that people read.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::event::FreeText;
+use crate::image::{Digest, Image, Tag};
+use crate::message::{QueueMessage, ScanId};
+use crate::report::Findings;
+use crate::source::SourceName;
+use crate::verdict::{Identity, Judged, ScanError, Verdict};
+
+/// The key of a claim: content, platform and policies, hashed. Never a message's id, a scan's id or a tag.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ClaimKey(String);
+
+impl ClaimKey {
+    /// The key for scanning this content with these policies; `None` while the digest is not known.
+    pub fn new(image: &Image, platform: Option<&str>, policies: &[String]) -> Option<Self> {
+        let digest = image.pin.digest()?;
+        let mut policies: Vec<&str> = policies.iter().map(String::as_str).collect();
+        policies.sort_unstable();
+        policies.dedup();
+        let parts = [
+            image.registry.as_str(),
+            image.repository.as_str(),
+            digest.as_str(),
+            platform.unwrap_or_default(),
+        ];
+        let mut hash = Sha256::new();
+        for part in parts.into_iter().chain(policies) {
+            // Each part's length goes first, so that no two lists of parts run together.
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        }
+        Some(Self(hex::encode(hash.finalize())))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// How far a scan has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Being scanned, or its worker died.
+    InProgress,
+    /// It failed and is tried again.
+    Retrying,
+    /// It has a verdict.
+    Done,
+    /// It has none and will have none unless it is redriven.
+    DeadLetter,
+}
+
+impl State {
+    /// The word in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InProgress => "in_progress",
+            Self::Retrying => "retrying",
+            Self::Done => "done",
+            Self::DeadLetter => "dead_letter",
+        }
+    }
+}
+
+/// The history of one scan request, as it stands after its latest attempt. Its JSON is what scripts read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ScanRecord {
+    /// The request.
+    pub scan_id: ScanId,
+    /// Who told of it.
+    pub source: SourceName,
+    /// Registry and repository.
+    pub image: String,
+    /// The tag, if there was one.
+    pub tag: Option<Tag>,
+    /// The digest that was scanned, if it was known.
+    pub digest: Option<Digest>,
+    /// The platform, if one was chosen.
+    pub platform: Option<String>,
+    /// How far it has come.
+    pub state: State,
+    /// `passed`, `failed`, `error`, or null while there is none.
+    pub verdict: Option<String>,
+    /// The reason of the error, or what qualifies the verdict.
+    pub reason: Option<String>,
+    /// What an operator reads of the last error; without secrets.
+    pub detail: Option<String>,
+    /// What was found; null without a report.
+    #[serde(flatten)]
+    pub findings: Option<Findings>,
+    /// The names of the policies that failed.
+    pub policies_failed: Vec<String>,
+    /// How sure the report is this image's.
+    pub identity: Option<Identity>,
+    /// Where people look at the result.
+    pub result_url: Option<String>,
+    /// The version of the CLI.
+    pub cli_version: Option<String>,
+    /// How often it was tried, this time included.
+    pub attempts: u32,
+    /// Who pushed.
+    pub actor: Option<FreeText>,
+    /// When the webhook took the delivery.
+    pub received_at: Timestamp,
+    /// When the latest attempt began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+impl ScanRecord {
+    /// The record of an attempt that begins.
+    pub fn begin(message: &QueueMessage, attempt: u32, now: Timestamp) -> Self {
+        Self {
+            scan_id: message.scan_id.clone(),
+            source: message.source.clone(),
+            image: message.image.name(),
+            tag: message.image.pin.tag().cloned(),
+            digest: message.image.pin.digest().cloned(),
+            platform: None,
+            state: State::InProgress,
+            verdict: None,
+            reason: None,
+            detail: None,
+            findings: None,
+            policies_failed: Vec::new(),
+            identity: None,
+            result_url: None,
+            cli_version: None,
+            attempts: attempt,
+            actor: message.event.info.actor.clone(),
+            received_at: message.event.received_at,
+            started_at: now,
+            finished_at: None,
+        }
+    }
+
+    /// The same with its verdict.
+    #[must_use]
+    pub fn judged(self, judged: &Judged, now: Timestamp) -> Self {
+        let Judged {
+            verdict,
+            identity,
+            report,
+        } = judged;
+        Self {
+            state: State::Done,
+            verdict: Some(verdict.as_str().to_owned()),
+            reason: verdict.reason().map(str::to_owned),
+            detail: None,
+            findings: Some(report.findings),
+            policies_failed: report.policies_failed.clone(),
+            identity: Some(*identity),
+            result_url: report.result_url.clone(),
+            cli_version: report.cli_version.clone(),
+            finished_at: Some(now),
+            ..self
+        }
+    }
+
+    /// The same with the verdict that an earlier scan of the same content reached.
+    #[must_use]
+    pub fn repeated(self, verdict: Verdict, now: Timestamp) -> Self {
+        Self {
+            state: State::Done,
+            verdict: Some(verdict.as_str().to_owned()),
+            reason: Some("repeated".to_owned()),
+            finished_at: Some(now),
+            ..self
+        }
+    }
+
+    /// The same with its error; `state` says whether it is tried again.
+    #[must_use]
+    pub fn failed(self, error: &ScanError, state: State, now: Timestamp) -> Self {
+        Self {
+            state,
+            verdict: Some("error".to_owned()),
+            reason: Some(error.reason.as_str().to_owned()),
+            detail: Some(error.detail.clone()),
+            finished_at: Some(now),
+            ..self
+        }
+    }
+
+    /// How long the attempt took, in milliseconds.
+    pub fn duration_ms(&self) -> Option<i64> {
+        self.finished_at
+            .map(|it| it.as_millisecond() - self.started_at.as_millisecond())
+    }
+
+    /// How long the request waited for this attempt, in milliseconds.
+    pub fn queue_age_ms(&self) -> i64 {
+        self.started_at.as_millisecond() - self.received_at.as_millisecond()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn key(image: &str, platform: Option<&str>, policies: &[&str]) -> Option<ClaimKey> {
+        let policies: Vec<_> = policies.iter().map(|it| (*it).to_owned()).collect();
+        ClaimKey::new(&Image::parse(image).unwrap(), platform, &policies)
+    }
+
+    #[test]
+    fn the_key_is_the_content_and_the_policies_and_nothing_else() {
+        let digest = format!("h.io/a@sha256:{HEX}");
+        let tagged = format!("h.io/a:1@sha256:{HEX}");
+        assert_eq!(
+            key(&digest, None, &["a", "b"]),
+            key(&tagged, None, &["b", "a", "a"])
+        );
+        let others = [
+            key(&tagged.replace("h.io", "g.io"), None, &["a", "b"]),
+            key(&tagged.replace("/a", "/b"), None, &["a", "b"]),
+            key(&tagged.replace("abc", "abd"), None, &["a", "b"]),
+            key(&tagged, Some("linux/arm64"), &["a", "b"]),
+            key(&tagged, None, &["ab"]),
+            key(&tagged, None, &[]),
+        ];
+        for other in others {
+            assert_ne!(other, key(&digest, None, &["a", "b"]));
+        }
+        assert_eq!(key("h.io/a:1", None, &[]), None);
+    }
+}

@@ -1,0 +1,117 @@
+//! A configured sender: its name, its kind, and what of its pushes is wanted.
+
+use std::fmt;
+
+use globset::GlobSet;
+use serde::{Deserialize, Serialize};
+
+use crate::image::Registry;
+use crate::kinds::Kind;
+
+/// The name of a source: in its URL, in each message of it and, as message group, in SQS, which allows letters,
+/// digits and punctuation, but no space, and at most 128 characters. Here: letters, digits, `-`, `_`, `.`, at most 64.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SourceName(String);
+
+/// Not the name of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a source's name is 1 to 64 letters, digits, '-', '_' or '.', and starts with a letter or digit"
+)]
+pub struct ParseSourceNameError;
+
+impl SourceName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for SourceName {
+    type Error = ParseSourceNameError;
+
+    fn try_from(text: String) -> Result<Self, ParseSourceNameError> {
+        let is_good = (1..=64).contains(&text.len())
+            && text
+                .bytes()
+                .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_' | b'.'))
+            && text.starts_with(|it: char| it.is_ascii_alphanumeric());
+        if is_good {
+            Ok(Self(text))
+        } else {
+            Err(ParseSourceNameError)
+        }
+    }
+}
+
+impl From<SourceName> for String {
+    fn from(name: SourceName) -> Self {
+        name.0
+    }
+}
+
+impl std::borrow::Borrow<str> for SourceName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is done with a manifest that was pushed by digest only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Untagged {
+    /// Nothing: the children of an index, attestations and the like come this way.
+    #[default]
+    Skip,
+    /// It is scanned by its digest.
+    Scan,
+}
+
+/// Patterns of which one must match and none may.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// Empty means: everything.
+    pub include: GlobSet,
+    /// Empty means: nothing.
+    pub exclude: GlobSet,
+}
+
+impl Filter {
+    /// Whether `text` is wanted.
+    pub fn wants(&self, text: &str) -> bool {
+        (self.include.is_empty() || self.include.is_match(text)) && !self.exclude.is_match(text)
+    }
+}
+
+/// What the webhook needs to know of a source to turn its deliveries into scan requests.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Its name.
+    pub name: SourceName,
+    /// The registry type that sends.
+    pub kind: &'static Kind,
+    /// The host images are pulled from.
+    pub registry: Registry,
+    /// Further hosts that a payload may name for the same registry.
+    pub hosts: Vec<Registry>,
+    /// Wanted repositories.
+    pub repositories: Filter,
+    /// Wanted tags.
+    pub tags: Filter,
+    /// What happens to manifests without a tag.
+    pub untagged: Untagged,
+}
+
+impl Source {
+    /// Whether a host that a payload names, in any spelling, is this source's registry.
+    pub fn owns_host(&self, host: &str) -> bool {
+        Registry::normalise(host).is_ok_and(|it| it == self.registry || self.hosts.contains(&it))
+    }
+}

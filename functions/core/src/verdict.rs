@@ -1,0 +1,361 @@
+//! What a run of the CLI means: the contract's table of outcomes, in one function.
+//!
+//! **Invariant**: a verdict is only ever made of a readable report whose global evaluation and exit code agree. Whatever
+//! else happens is an error, and never clean.
+
+use serde::{Deserialize, Serialize};
+
+use crate::classify;
+use crate::image::{Digest, Image, split_host};
+use crate::report::{Evaluation, Report};
+
+/// What is known of an image after a scan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Its policies passed, or what failed was accepted.
+    Passed,
+    /// It was scanned, but no policy was evaluated.
+    PassedWithoutPolicy,
+    /// A policy failed.
+    Failed,
+}
+
+impl Verdict {
+    /// The word in records and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed | Self::PassedWithoutPolicy => "passed",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// What qualifies it, if anything does.
+    pub fn reason(self) -> Option<&'static str> {
+        match self {
+            Self::PassedWithoutPolicy => Some("no_policy"),
+            Self::Passed | Self::Failed => None,
+        }
+    }
+}
+
+/// Whether trying again may help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Tried again, then a dead letter.
+    Transient,
+    /// A dead letter at once.
+    Permanent,
+}
+
+impl Class {
+    /// The word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Permanent => "permanent",
+        }
+    }
+}
+
+/// Why there is no verdict. A closed set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorReason {
+    /// The CLI refused its arguments.
+    BadParameters,
+    /// The message can't be read, or not by this version.
+    BadMessage,
+    /// Sysdig refused the API token.
+    BadToken,
+    /// Another worker holds the claim on this content.
+    ClaimedElsewhere,
+    /// The vulnerability database could not be had.
+    Database,
+    /// The registry knows no such image.
+    ImageNotFound,
+    /// A fault of ours.
+    Internal,
+    /// The registry or Sysdig could not be reached.
+    Network,
+    /// The CLI ended as if all were well and left no readable report.
+    NoReport,
+    /// The disk is full.
+    NoSpace,
+    /// Killed for its memory.
+    OutOfMemory,
+    /// The registry or Sysdig asks for a pause.
+    RateLimited,
+    /// The report is of another image, or contradicts the exit code.
+    ReportMismatch,
+    /// The CLI failed in a way nobody has a name for yet.
+    ScannerError,
+    /// Killed at the deadline.
+    Timeout,
+    /// The registry refused the credentials.
+    Unauthorized,
+    /// The message's source is not configured.
+    UnknownSource,
+    /// Not an image the CLI can scan.
+    UnsupportedImage,
+    /// A certificate is not trusted.
+    UntrustedTls,
+}
+
+impl ErrorReason {
+    /// Every reason.
+    pub const ALL: [Self; 19] = [
+        Self::BadParameters,
+        Self::BadMessage,
+        Self::BadToken,
+        Self::ClaimedElsewhere,
+        Self::Database,
+        Self::ImageNotFound,
+        Self::Internal,
+        Self::Network,
+        Self::NoReport,
+        Self::NoSpace,
+        Self::OutOfMemory,
+        Self::RateLimited,
+        Self::ReportMismatch,
+        Self::ScannerError,
+        Self::Timeout,
+        Self::Unauthorized,
+        Self::UnknownSource,
+        Self::UnsupportedImage,
+        Self::UntrustedTls,
+    ];
+
+    /// The word in records, dead letters, logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadParameters => "bad_parameters",
+            Self::BadMessage => "bad_message",
+            Self::BadToken => "bad_token",
+            Self::ClaimedElsewhere => "claimed_elsewhere",
+            Self::Database => "database",
+            Self::ImageNotFound => "image_not_found",
+            Self::Internal => "internal",
+            Self::Network => "network",
+            Self::NoReport => "no_report",
+            Self::NoSpace => "no_space",
+            Self::OutOfMemory => "out_of_memory",
+            Self::RateLimited => "rate_limited",
+            Self::ReportMismatch => "report_mismatch",
+            Self::ScannerError => "scanner_error",
+            Self::Timeout => "timeout",
+            Self::Unauthorized => "unauthorized",
+            Self::UnknownSource => "unknown_source",
+            Self::UnsupportedImage => "unsupported_image",
+            Self::UntrustedTls => "untrusted_tls",
+        }
+    }
+
+    /// Whether trying again may help, on this receive.
+    pub fn class(self, receive_count: u32) -> Class {
+        match self {
+            // A registry may not show a manifest at once after the push.
+            Self::ImageNotFound if receive_count <= 1 => Class::Transient,
+            Self::BadParameters
+            | Self::BadMessage
+            | Self::BadToken
+            | Self::ImageNotFound
+            | Self::NoSpace
+            | Self::ReportMismatch
+            | Self::Unauthorized
+            | Self::UnknownSource
+            | Self::UnsupportedImage
+            | Self::UntrustedTls => Class::Permanent,
+            Self::ClaimedElsewhere
+            | Self::Database
+            | Self::Internal
+            | Self::Network
+            | Self::NoReport
+            | Self::OutOfMemory
+            | Self::RateLimited
+            | Self::ScannerError
+            | Self::Timeout => Class::Transient,
+        }
+    }
+
+    /// The last receive on which it is tried, if that is before the queue's own limit.
+    pub fn last_receive(self) -> u32 {
+        match self {
+            Self::Timeout | Self::OutOfMemory | Self::NoReport => 3,
+            _ => u32::MAX,
+        }
+    }
+}
+
+/// A scan without a verdict.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {detail}", reason.as_str())]
+pub struct ScanError {
+    /// Why.
+    pub reason: ErrorReason,
+    /// Whether it is tried again.
+    pub class: Class,
+    /// What an operator reads; short, and cleaned of secrets by whoever made it.
+    pub detail: String,
+}
+
+/// How the CLI ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this code.
+    Code(i32),
+    /// By a signal that was not ours.
+    Signal(i32),
+    /// By ours, because its time was up.
+    Deadline,
+}
+
+/// The CLI's exit codes. Source: the fact sheet on the CLI, section 2.1.
+mod exit_code {
+    pub(super) const POLICIES_PASSED: i32 = 0;
+    pub(super) const POLICIES_FAILED: i32 = 1;
+    pub(super) const BAD_PARAMETERS: i32 = 2;
+    pub(super) const ERROR: i32 = 3;
+}
+
+const SIGKILL: i32 = 9;
+
+/// A finished run, as far as judging needs it.
+pub struct CliRun<'a> {
+    /// How it ended.
+    pub exit: Exit,
+    /// The report, if there is a readable one; else what is wrong with it.
+    pub report: Result<Report, String>,
+    /// The end of what it printed on stderr, without secrets.
+    pub stderr: &'a str,
+}
+
+/// How sure it is that the report is about the image that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// Its digest is the one asked for.
+    Confirmed,
+    /// Nothing speaks against it.
+    Unconfirmed,
+}
+
+/// A verdict and what it rests on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// How sure the report is this image's.
+    pub identity: Identity,
+    /// What was found.
+    pub report: Report,
+}
+
+/// Judges a run for `image` on this receive of its message.
+pub fn judge(image: &Image, run: CliRun<'_>, receive_count: u32) -> Result<Judged, ScanError> {
+    let error = |reason: ErrorReason, detail: String| ScanError {
+        reason,
+        class: reason.class(receive_count),
+        detail,
+    };
+    let code = match run.exit {
+        Exit::Code(code) => code,
+        Exit::Deadline => {
+            return Err(error(
+                ErrorReason::Timeout,
+                "the CLI was ended at its deadline".to_owned(),
+            ));
+        }
+        Exit::Signal(SIGKILL) => {
+            return Err(error(
+                ErrorReason::OutOfMemory,
+                "the CLI was killed, most likely for its memory".to_owned(),
+            ));
+        }
+        Exit::Signal(signal) => {
+            return Err(error(
+                ErrorReason::ScannerError,
+                format!("the CLI was ended by signal {signal}"),
+            ));
+        }
+    };
+    match code {
+        exit_code::POLICIES_PASSED | exit_code::POLICIES_FAILED => {}
+        exit_code::BAD_PARAMETERS => {
+            return Err(error(ErrorReason::BadParameters, run.stderr.to_owned()));
+        }
+        exit_code::ERROR => return Err(error(classify::reason(run.stderr), run.stderr.to_owned())),
+        other => {
+            return Err(error(
+                ErrorReason::ScannerError,
+                format!("exit code {other}: {}", run.stderr),
+            ));
+        }
+    }
+    let report = run.report.map_err(|problem| {
+        error(
+            ErrorReason::NoReport,
+            format!("exit code {code}, but {problem}"),
+        )
+    })?;
+    let identity =
+        identify(image, &report).map_err(|problem| error(ErrorReason::ReportMismatch, problem))?;
+    let verdict = match (code, report.evaluation) {
+        (exit_code::POLICIES_PASSED, Evaluation::Passed) => Verdict::Passed,
+        (exit_code::POLICIES_PASSED, Evaluation::NoPolicy) => Verdict::PassedWithoutPolicy,
+        (exit_code::POLICIES_FAILED, Evaluation::Failed) => Verdict::Failed,
+        (code, evaluation) => {
+            let problem = format!(
+                "exit code {code}, but the report says the policies {}",
+                evaluation.as_words()
+            );
+            return Err(error(ErrorReason::ReportMismatch, problem));
+        }
+    };
+    Ok(Judged {
+        verdict,
+        identity,
+        report,
+    })
+}
+
+/// Says whether the report is about `image`, or what speaks against it.
+fn identify(image: &Image, report: &Report) -> Result<Identity, String> {
+    if let Some(named) = report.pull_string.as_deref().and_then(repository_of)
+        && named
+            != (
+                image.registry.as_str().to_owned(),
+                image.repository.as_str().to_owned(),
+            )
+    {
+        return Err("the report names another repository".to_owned());
+    }
+    let Some(asked) = image.pin.digest() else {
+        return Ok(Identity::Unconfirmed);
+    };
+    let told = [report.digest.as_deref(), report.image_id.as_deref()]
+        .map(|it| it.and_then(|it| Digest::parse(it).ok()));
+    match told {
+        [digest, image_id]
+            if digest.as_ref() == Some(asked) || image_id.as_ref() == Some(asked) =>
+        {
+            Ok(Identity::Confirmed)
+        }
+        [Some(_), Some(_)] => {
+            Err("the report's digest and image id are of another image".to_owned())
+        }
+        _ => Ok(Identity::Unconfirmed),
+    }
+}
+
+fn repository_of(pull_string: &str) -> Option<(String, String)> {
+    let text = pull_string
+        .split_once("://")
+        .map_or(pull_string, |(_, rest)| rest);
+    let name = text.split('@').next().unwrap_or_default();
+    let path = match name.rsplit_once(':') {
+        Some((path, tag)) if !tag.contains('/') => path,
+        _ => name,
+    };
+    let (registry, repository) = split_host(path).ok()?;
+    Some((registry.into(), repository.into()))
+}

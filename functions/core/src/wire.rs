@@ -1,0 +1,170 @@
+//! JSON values that are read leniently: a value of another type than expected counts as absent.
+//!
+//! Structs made of them still refuse a repeated key, so that two readers can't see two truths.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// A string, or nothing.
+#[derive(Default)]
+pub(crate) struct Text<'a>(pub(crate) Option<Cow<'a, str>>);
+
+impl Text<'_> {
+    /// The string, if there is one and it is not empty.
+    pub(crate) fn get(&self) -> Option<&str> {
+        self.0.as_deref().filter(|it| !it.is_empty())
+    }
+}
+
+/// An instant: RFC 3339, or seconds since 1970 as an integer or a float. Anything else, and anything before 1970
+/// (registries send year 1 for "unknown"), is nothing.
+#[derive(Default)]
+pub(crate) struct Instant(pub(crate) Option<Timestamp>);
+
+impl Instant {
+    fn from_seconds(seconds: f64) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "checked to be within the range of an i64 with room to spare"
+        )]
+        let milliseconds = if (0.0..1e11).contains(&seconds) {
+            Some((seconds * 1e3) as i64)
+        } else {
+            None
+        };
+        Self(milliseconds.and_then(|it| Timestamp::from_millisecond(it).ok()))
+    }
+}
+
+macro_rules! ignore_other_types {
+    ($lifetime:lifetime: $($method:ident($type:ty)),*) => {
+        $(fn $method<E>(self, _: $type) -> Result<Self::Value, E> { Ok(Self::Value::default()) })*
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Self::Value::default())
+        }
+
+        fn visit_seq<A: SeqAccess<$lifetime>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            while seq.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(Self::Value::default())
+        }
+
+        fn visit_map<A: MapAccess<$lifetime>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+            Ok(Self::Value::default())
+        }
+    };
+}
+
+struct TextVisitor;
+
+impl<'de> Visitor<'de> for TextVisitor {
+    type Value = Text<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Text<'de>, E> {
+        Ok(Text(Some(Cow::Borrowed(text))))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Text<'de>, E> {
+        Ok(Text(Some(Cow::Owned(text.to_owned()))))
+    }
+
+    ignore_other_types!('de: visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64));
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TextVisitor)
+    }
+}
+
+struct InstantVisitor;
+
+impl<'de> Visitor<'de> for InstantVisitor {
+    type Value = Instant;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Instant, E> {
+        let timestamp: Option<Timestamp> = text.parse().ok();
+        Ok(Instant(timestamp.filter(|it| *it >= Timestamp::UNIX_EPOCH)))
+    }
+
+    fn visit_u64<E>(self, seconds: u64) -> Result<Instant, E> {
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "seconds of this era are exact in a float"
+        )]
+        Ok(Instant::from_seconds(seconds as f64))
+    }
+
+    fn visit_f64<E>(self, seconds: f64) -> Result<Instant, E> {
+        Ok(Instant::from_seconds(seconds))
+    }
+
+    ignore_other_types!('de: visit_bool(bool), visit_i64(i64));
+}
+
+impl<'de> Deserialize<'de> for Instant {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(InstantVisitor)
+    }
+}
+
+/// Reads an object that may be null, absent or of another type: then its default.
+pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_in_every_form_registries_send() {
+        let read = |json: &str| {
+            serde_json::from_str::<Instant>(json)
+                .unwrap()
+                .0
+                .map(|it| it.to_string())
+        };
+        assert_eq!(read("1417566161").as_deref(), Some("2014-12-03T00:22:41Z"));
+        assert_eq!(
+            read("1.417566161e+09").as_deref(),
+            Some("2014-12-03T00:22:41Z")
+        );
+        assert_eq!(
+            read(r#""2023-04-03T06:16:38.5Z""#).as_deref(),
+            Some("2023-04-03T06:16:38.5Z")
+        );
+        assert_eq!(
+            read(r#""2023-04-03T06:16:38+0000""#).as_deref(),
+            Some("2023-04-03T06:16:38Z")
+        );
+        for unreadable in [
+            r#""0001-01-01T00:00:00Z""#,
+            "-5",
+            "1e300",
+            "null",
+            "{}",
+            "[1]",
+            "true",
+            r#""soon""#,
+        ] {
+            assert_eq!(read(unreadable), None, "{unreadable}");
+        }
+    }
+}
