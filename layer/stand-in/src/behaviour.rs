@@ -1,0 +1,198 @@
+//! What the stand-in can be asked to show: one table, chosen from by the last component of the repository.
+
+use crate::deeds::{self, Deed};
+use crate::report::Shape;
+
+/// One thing that the real CLI does, or that a broken one might do.
+#[derive(Debug)]
+pub struct Behaviour {
+    /// The last component of the repository that asks for it.
+    pub name: &'static str,
+    /// How its process ends.
+    pub ends: Ends,
+    /// What it shows, in a few words.
+    pub about: &'static str,
+    pub(crate) act: Act,
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Ends {
+    /// With this exit code.
+    Code(u8),
+    /// With 3 the first time, with 0 when the same image is scanned again.
+    Second,
+    /// By a SIGKILL of its own.
+    Killed,
+    /// Not within an hour; its last line on stderr is then [`STILL_SCANNING`].
+    Never,
+}
+
+/// The last line of a behaviour that hangs, printed when it is ready to be killed.
+pub const STILL_SCANNING: &str = "Still scanning...";
+
+/// What a behaviour does that the others don't.
+#[derive(Debug)]
+pub(crate) enum Act {
+    /// Says this at that stage, and ends.
+    Stops(Stage, &'static str),
+    /// Does this while it loads the image; then reports as `pass`.
+    Does(Deed),
+    /// Reports this.
+    Reports(Shape),
+}
+
+/// A stage at which a run can stop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Stage {
+    Database,
+    Image,
+}
+
+/// Every behaviour; the first is that of all other names.
+pub fn all() -> &'static [Behaviour] {
+    ALL
+}
+
+/// The behaviour of an image whose repository ends in this name.
+pub(crate) fn of(name: &str) -> &'static Behaviour {
+    ALL.iter().find(|it| it.name == name).unwrap_or(&PASS)
+}
+
+#[rustfmt::skip] // A table reads by its rows.
+const ALL: &[Behaviour] = &[
+    // Verdicts.
+    PASS,
+    reports("pass-clean", 0, Shape::Clean, "passes, with no finding at all"),
+    reports("pass-despite-failed-policy", 0, Shape::FailedPolicyAccepted, "a policy failed, the global evaluation passed"),
+    reports("accepted", 0, Shape::Accepted, "fails a policy, the risk is accepted"),
+    reports("no-policy", 0, Shape::NoPolicy, "no policy is evaluated: noPolicy"),
+    reports("policies-absent", 0, Shape::PoliciesAbsent, "no policy is evaluated: the report has no policies"),
+    reports("policies-null", 0, Shape::PoliciesNull, "no policy is evaluated: policies is null"),
+    reports("fail", 1, Shape::Failed, "fails a policy"),
+    // Errors of the backend.
+    stops("bad-token", 3, Stage::Database, "the backend refuses the token",
+        "Unable to retrieve MainDB: unexpected status 401 Unauthorized. Exiting now"),
+    stops("wrong-region", 3, Stage::Database, "the token is another region's; no 401 is quoted",
+        "Unable to retrieve MainDB ... Exiting now"),
+    does("database-once", Ends::Second, deeds::spoil_database_once,
+        "spoils its database; passes once that was deleted and fetched again"),
+    // Errors of the registry.
+    stops("not-found", 3, Stage::Image, "the registry has no such manifest",
+        "unable to retrieve image {image}: GET {manifest}: MANIFEST_UNKNOWN: manifest unknown"),
+    stops("registry-401", 3, Stage::Image, "the registry wants other credentials",
+        "unable to retrieve image {image}: GET {manifest}: UNAUTHORIZED: authentication required; [map[Action:pull Class: Name:{repository} Type:repository]]"),
+    does("registry-login", Ends::Code(0), deeds::want_login,
+        "passes with REGISTRY_USER=robot and REGISTRY_PASSWORD=fake-registry-password, else as registry-401"),
+    stops("registry-denied", 3, Stage::Image, "the credentials may not pull this repository",
+        "unable to retrieve image {image}: GET {manifest}: DENIED: requested access to the resource is denied"),
+    stops("rate-limited", 3, Stage::Image, "the registry has had enough",
+        "unable to retrieve image {image}: GET {manifest}: TOOMANYREQUESTS: You have reached your pull rate limit; status code 429 Too Many Requests"),
+    stops("unsupported", 3, Stage::Image, "the manifest is of Docker's first schema",
+        "unable to retrieve image {image}: unsupported MediaType: \"application/vnd.docker.distribution.manifest.v1+prettyjws\" (schema1)"),
+    stops("no-platform", 3, Stage::Image, "the index has no image for this platform",
+        "unable to retrieve image {image}: no child with platform linux/amd64 in index {host}/{repository}"),
+    stops("untrusted-tls", 3, Stage::Image, "the registry's certificate is signed by a stranger",
+        "unable to retrieve image {image}: Get \"https://{host}/v2/\": tls: failed to verify certificate: x509: certificate signed by unknown authority"),
+    stops("network", 3, Stage::Image, "the registry does not answer",
+        NETWORK),
+    stops("network-5xx", 3, Stage::Image, "the registry answers 503",
+        "unable to retrieve image {image}: GET {manifest}: unexpected status code 503 Service Unavailable"),
+    does("flaky", Ends::Second, deeds::fail_once,
+        "network at the first scan of an image (per database directory), then pass"),
+    // Other errors.
+    stops("no-space", 3, Stage::Image, "the disk is said to be full",
+        "unable to retrieve image {image}: write /tmp/layer-1/data: no space left on device"),
+    does("fill-disk", Ends::Code(3), deeds::fill_disk,
+        "writes 64 MB to TMPDIR, leaves them, and says that the disk is full"),
+    stops("unknown-error", 3, Stage::Image, "an error nobody has a name for",
+        "unable to analyze image {image}: analyzer stopped: internal inconsistency"),
+    stops("digits-in-digest", 3, Stage::Image, "an unknown error amid numbers that look like status codes",
+        "unable to analyze layer sha256:4014034044295005025035044014034044295005025035044014034044295005: analyzer stopped after 401 of 404 files (429 ms, 503 bytes, pid 500): internal inconsistency"),
+    stops("toomanyrequests-denied-eof", 3, Stage::Image, "an unknown error of an image whose name holds the words of others",
+        "unable to analyze image {image}: analyzer stopped: internal inconsistency"),
+    does("prints-token", Ends::Code(3), deeds::print_token, "prints the token, with an unknown error"),
+    stops("exit-2", 2, Stage::Image, "wrong parameters",
+        "invalid argument for flag `--policy': no such policy"),
+    stops("go-panic", 2, Stage::Image, "the runtime of Go gives up, which also exits with 2",
+        "panic: runtime error: invalid memory address or nil pointer dereference\n[signal SIGSEGV: segmentation violation code=0x1 addr=0x0 pc=0x401404]\n\ngoroutine 1 [running]:\nmain.main()"),
+    stops("exit-42", 42, Stage::Image, "an exit code nobody knows",
+        "unexpected end of the analysis"),
+    // Processes.
+    does("slow", Ends::Code(0), deeds::be_slow, "takes 300 ms, with progress, and passes"),
+    does("hang", Ends::Never, deeds::hang, "hangs; ends on SIGTERM"),
+    does("hang-ignoring-term", Ends::Never, deeds::hang_ignoring_term, "hangs; only SIGKILL ends it"),
+    does("grandchild", Ends::Code(0), deeds::leave_grandchild,
+        "passes, and leaves a process that holds stdout and stderr open"),
+    does("grandchild-hang", Ends::Never, deeds::hang_with_grandchild,
+        "hangs, with a child that ignores SIGTERM and holds stdout and stderr open"),
+    does("killed", Ends::Killed, deeds::kill_self, "is killed, as by the kernel when memory ends"),
+    // Reports that are none.
+    reports("truncated", 0, Shape::Truncated, "half a report"),
+    reports("no-report", 0, Shape::Missing, "exit 0 without a report"),
+    reports("no-report-fail", 1, Shape::Missing, "exit 1 without a report"),
+    reports("empty-report", 0, Shape::Empty, "a report of no bytes"),
+    reports("not-json", 0, Shape::NotJson, "a report in HTML"),
+    reports("older-schema", 0, Shape::Older, "a report of schema v1beta3"),
+    reports("huge-report", 0, Shape::Huge, "a well-formed report of 65 MiB"),
+    // Reports that lie.
+    reports("contradiction-pass", 0, Shape::Failed, "exit 0, and the report says failed"),
+    reports("contradiction-fail", 1, Shape::Passed, "exit 1, and the report says passed"),
+    reports("unknown-evaluation", 0, Shape::Maybe, "the global evaluation is none of the known ones"),
+    reports("other-repository", 0, Shape::OtherRepository, "the pull string names another repository"),
+    reports("other-digest", 0, Shape::OtherDigest, "digest and image id are another image's"),
+    reports("index-digest", 0, Shape::IndexDigest,
+        "the digest is another one and there is no image id: identity unconfirmed"),
+    reports("no-digest", 0, Shape::NoDigest, "no digest, as for an image never pushed: identity unconfirmed"),
+    reports("empty-digest", 0, Shape::EmptyDigest, "digest and image id are empty: identity unconfirmed"),
+    // Output and traces.
+    does("huge-stderr", Ends::Code(0), deeds::flood_stderr, "100 MB on stderr, then passes"),
+    does("huge-stdout", Ends::Code(0), deeds::flood_stdout, "100 MB on stdout, then passes"),
+    does("leftovers", Ends::Code(0), deeds::leave_files,
+        "passes, and leaves files in the working directory, TMPDIR and HOME"),
+    does("prints-env", Ends::Code(0), deeds::print_environment,
+        "prints its arguments and environment to stderr, then passes"),
+];
+
+const PASS: Behaviour = reports(
+    "pass",
+    0,
+    Shape::Passed,
+    "passes, with findings below critical; so does every other name",
+);
+
+/// What `network` says, and `flaky` at first.
+const NETWORK: &str = "unable to retrieve image {image}: Get \"https://{host}/v2/\": dial tcp 192.0.2.1:443: i/o timeout";
+
+const fn reports(name: &'static str, code: u8, shape: Shape, about: &'static str) -> Behaviour {
+    Behaviour {
+        name,
+        ends: Ends::Code(code),
+        about,
+        act: Act::Reports(shape),
+    }
+}
+
+const fn stops(
+    name: &'static str,
+    code: u8,
+    stage: Stage,
+    about: &'static str,
+    words: &'static str,
+) -> Behaviour {
+    Behaviour {
+        name,
+        ends: Ends::Code(code),
+        about,
+        act: Act::Stops(stage, words),
+    }
+}
+
+const fn does(name: &'static str, ends: Ends, deed: Deed, about: &'static str) -> Behaviour {
+    Behaviour {
+        name,
+        ends,
+        about,
+        act: Act::Does(deed),
+    }
+}

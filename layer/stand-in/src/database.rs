@@ -1,0 +1,101 @@
+//! The vulnerability database and the analysis cache: files that one run at a time may hold.
+//!
+//! **Invariant:** a file is locked from here to the end of the process, and held by no process it leaves behind.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use crate::options::Place;
+use crate::stop::Stop;
+
+const CONTENT: &[u8] = b"vulnerability database of the stand-in\n";
+
+/// A database that is there and readable.
+pub(crate) struct Database {
+    pub(crate) directory: PathBuf,
+    pub(crate) file: File,
+    /// Whether an earlier run had fetched it.
+    pub(crate) cached: bool,
+}
+
+impl Database {
+    /// Locks the database of a place, and fetches it if it is not there.
+    pub(crate) fn open(place: &Place) -> Result<Option<Self>, Stop> {
+        let Some(directory) = directory(place)? else {
+            return Ok(None);
+        };
+        let unable =
+            |reason: &str| Stop::error(format!("Unable to retrieve MainDB: {reason}. Exiting now"));
+        let mut file = locked(&directory, "main.db").map_err(|stop| unable(&stop.words))?;
+        let mut found = Vec::new();
+        file.read_to_end(&mut found)?;
+        let cached = !found.is_empty();
+        if cached && found != CONTENT {
+            return Err(unable("main.db: invalid database"));
+        }
+        if !cached {
+            fetch(&directory, &mut file).map_err(|err| unable(&err.to_string()))?;
+        }
+        Ok(Some(Self {
+            directory,
+            file,
+            cached,
+        }))
+    }
+
+    /// Makes the database unreadable, for this and every later run.
+    pub(crate) fn spoil(&mut self) -> std::io::Result<()> {
+        self.file.rewind()?;
+        self.file.write_all(b"spoilt")
+    }
+}
+
+/// Locks the cache of a place.
+pub(crate) fn open_cache(place: &Place, clear: bool) -> Result<Option<File>, Stop> {
+    let Some(directory) = directory(place)? else {
+        return Ok(None);
+    };
+    let cache = locked(&directory, "inlineScannerCache.db")
+        .map_err(|stop| Stop::error(format!("unable to open cache: {}", stop.words)))?;
+    if clear {
+        cache.set_len(0)?;
+    }
+    Ok(Some(cache))
+}
+
+fn directory(place: &Place) -> Result<Option<PathBuf>, Stop> {
+    match place {
+        Place::Nowhere => Ok(None),
+        Place::BesideExecutable => Ok(std::env::current_exe()?.parent().map(Path::to_owned)),
+        Place::Directory(directory) => Ok(Some(directory.clone())),
+    }
+}
+
+/// Opens a file of a directory, both made if missing, for this process alone.
+fn locked(directory: &Path, name: &str) -> Result<File, Stop> {
+    let path = directory.join(name);
+    let opened = fs::create_dir_all(directory)
+        .and_then(|()| {
+            File::options()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(&path)
+        })
+        .map_err(|err| Stop::error(format!("open {}: {err}", path.display())))?;
+    match opened.try_lock() {
+        Ok(()) => Ok(opened),
+        Err(TryLockError::WouldBlock) => Err(Stop::error(format!(
+            "{} is used by another scan",
+            path.display()
+        ))),
+        Err(TryLockError::Error(err)) => Err(err.into()),
+    }
+}
+
+fn fetch(directory: &Path, file: &mut File) -> std::io::Result<()> {
+    file.write_all(CONTENT)?;
+    fs::write(directory.join("main.db.meta.json"), "{\"version\":1}\n")
+}
