@@ -1,0 +1,63 @@
+//! Faults on purpose, so that users see how their retries behave.
+//!
+//! **Invariant**: the same seed and the same order of calls give the same faults.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::sqs::{Code, Error};
+
+/// What goes wrong at the queue endpoint.
+#[derive(Debug, Default)]
+pub struct Faults {
+    /// The share of requests that are throttled, from 0 to 1.
+    pub throttle: f64,
+    /// What every request waits before it is served.
+    pub latency: Duration,
+    /// Decides which requests are struck.
+    pub seed: u64,
+    calls: AtomicU64,
+}
+
+impl Faults {
+    /// No faults.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Throttles a share of requests, delays all, as `seed` decides.
+    pub fn new(throttle: f64, latency: Duration, seed: u64) -> Self {
+        Self {
+            throttle,
+            latency,
+            seed,
+            calls: AtomicU64::new(0),
+        }
+    }
+
+    /// Delays this request, and refuses it if its number is up.
+    pub(crate) async fn strike(&self, clock: &Clock) -> Result<(), Error> {
+        if !self.latency.is_zero() {
+            clock.sleep(self.latency).await;
+        }
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        if self.throttle > 0.0 && share(self.seed, call) < self.throttle {
+            return Err(Error::new(
+                Code::RequestThrottled,
+                "The request was denied due to request throttling.",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The `number`th value from 0 to 1 of the sequence `seed` (splitmix64).
+#[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+fn share(seed: u64, number: u64) -> f64 {
+    let mut bits = seed.wrapping_add(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^= bits >> 31;
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}

@@ -1,0 +1,60 @@
+//! A durable SQS for one machine: the store, its AWS JSON 1.0 endpoint, and a look inside.
+//!
+//! In reading order: `file` opens and checks the database; `store` is the writer thread everything goes through; `attributes`,
+//! `queues`, `message`, `messages`, `receive` and `tasks` are what SQS does, on one connection and at one instant;
+//! `protocol` and `operations` speak AWS's wire format; `inspect` looks without touching.
+//!
+//! **Invariant**: what was acknowledged is on disk; a process killed at any moment loses no answered change.
+
+mod attributes;
+mod batch;
+mod digest;
+mod error;
+mod file;
+mod inspect;
+mod message;
+mod messages;
+mod operations;
+mod protocol;
+mod queues;
+mod receipt;
+mod receive;
+mod store;
+mod tasks;
+
+pub use error::{Code, Error};
+pub use file::OpenError;
+pub use inspect::{Depth, Filter, Peeked, State};
+pub use protocol::{router, serve};
+pub use store::Store;
+
+/// The account that owns every queue here.
+pub const ACCOUNT: &str = "000000000000";
+
+/// The region of every queue, unless the store is opened in another.
+pub const REGION: &str = "us-east-1";
+
+/// Tells the ARN of the queue `name`.
+pub fn queue_arn(region: &str, name: &str) -> String {
+    format!("arn:aws:sqs:{region}:{ACCOUNT}:{name}")
+}
+
+/// Tells the URL of the queue `name` on the endpoint at `base`, such as `http://127.0.0.1:9324`.
+pub fn queue_url(base: &str, name: &str) -> String {
+    format!("{base}/{ACCOUNT}/{name}")
+}
+
+/// Makes an id that is unique and shaped as AWS's are: a UUID (version 7).
+pub(crate) fn unique_id() -> String {
+    let bits = ulid::Ulid::generate().0;
+    // 48 bits of time and 80 random ones; a version 7 UUID gives up six of the random ones for version and variant.
+    let bits = bits & !(0xf << 76) | (0x7 << 76);
+    let bits = bits & !(0x3 << 62) | (0x2 << 62);
+    let [time_high, time_low] = [bits >> 96, bits >> 80 & 0xffff];
+    let [version, variant, node] = [
+        bits >> 64 & 0xffff,
+        bits >> 48 & 0xffff,
+        bits & 0xffff_ffff_ffff,
+    ];
+    format!("{time_high:08x}-{time_low:04x}-{version:04x}-{variant:04x}-{node:012x}")
+}

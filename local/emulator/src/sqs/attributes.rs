@@ -1,0 +1,372 @@
+//! Queue attributes: which there are, what they may be, and their defaults.
+//!
+//! **Invariant**: an [`Attributes`] holds only known names with valid, normalised values.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::error::{Code, Error};
+use super::{ACCOUNT, queue_arn};
+
+/// A numeric attribute.
+pub(crate) struct Number {
+    name: &'static str,
+    default: i64,
+    min: i64,
+    max: i64,
+}
+
+pub(crate) const DELAY_SECONDS: Number = Number {
+    name: "DelaySeconds",
+    default: 0,
+    min: 0,
+    max: 900,
+};
+pub(crate) const MAXIMUM_MESSAGE_SIZE: Number = Number {
+    name: "MaximumMessageSize",
+    default: 1 << 20,
+    min: 1024,
+    max: 1 << 20,
+};
+pub(crate) const RETENTION: Number = Number {
+    name: "MessageRetentionPeriod",
+    default: 345_600,
+    min: 60,
+    max: 1_209_600,
+};
+pub(crate) const WAIT_TIME: Number = Number {
+    name: "ReceiveMessageWaitTimeSeconds",
+    default: 0,
+    min: 0,
+    max: 20,
+};
+pub(crate) const VISIBILITY_TIMEOUT: Number = Number {
+    name: "VisibilityTimeout",
+    default: 30,
+    min: 0,
+    max: 43_200,
+};
+const KEY_REUSE: Number = Number {
+    name: "KmsDataKeyReusePeriodSeconds",
+    default: 300,
+    min: 60,
+    max: 86_400,
+};
+
+/// The numbers every queue has. The key's reuse period is shown only where it is set.
+const NUMBERS: [&Number; 5] = [
+    &DELAY_SECONDS,
+    &MAXIMUM_MESSAGE_SIZE,
+    &RETENTION,
+    &WAIT_TIME,
+    &VISIBILITY_TIMEOUT,
+];
+
+const REDRIVE_POLICY: &str = "RedrivePolicy";
+const REDRIVE_ALLOW_POLICY: &str = "RedriveAllowPolicy";
+const MANAGED_ENCRYPTION: &str = "SqsManagedSseEnabled";
+const KMS_KEY: &str = "KmsMasterKeyId";
+
+/// Attributes that can be asked for but not set.
+pub(crate) const COMPUTED: [&str; 6] = [
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesDelayed",
+    "ApproximateNumberOfMessagesNotVisible",
+    "CreatedTimestamp",
+    "LastModifiedTimestamp",
+    "QueueArn",
+];
+
+/// Attributes of queues this endpoint does not have.
+const FIFO: [&str; 4] = [
+    "ContentBasedDeduplication",
+    "DeduplicationScope",
+    "FifoQueue",
+    "FifoThroughputLimit",
+];
+
+/// The attributes somebody set on a queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Attributes(BTreeMap<String, String>);
+
+/// Where messages go that were received too often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RedrivePolicy {
+    /// The dead-letter queue's name.
+    pub(crate) target: String,
+    pub(crate) max_receive_count: i64,
+}
+
+impl Attributes {
+    /// Checks what a caller wants to set. Policies set to an empty text are in the result as such: they are to be removed.
+    pub(crate) fn parse(requested: &BTreeMap<String, String>, region: &str) -> Result<Self, Error> {
+        let mut attributes = BTreeMap::new();
+        for (name, value) in requested {
+            let value = match name.as_str() {
+                _ if let Some(number) = NUMBERS
+                    .into_iter()
+                    .chain([&KEY_REUSE])
+                    .find(|it| it.name == name) =>
+                {
+                    number.parse(value)?.to_string()
+                }
+                REDRIVE_POLICY | REDRIVE_ALLOW_POLICY | "Policy" | KMS_KEY if value.is_empty() => {
+                    String::new()
+                }
+                REDRIVE_POLICY => parse_redrive_policy(value, region)?,
+                REDRIVE_ALLOW_POLICY => parse_redrive_allow_policy(value)?,
+                "Policy" if serde_json::from_str::<Value>(value).is_ok_and(|it| it.is_object()) => {
+                    value.clone()
+                }
+                KMS_KEY => value.clone(),
+                MANAGED_ENCRYPTION if matches!(value.as_str(), "true" | "false") => value.clone(),
+                "Policy" | MANAGED_ENCRYPTION => return Err(invalid(name)),
+                _ if FIFO.contains(&name.as_str()) => return Err(no_fifo()),
+                _ => return Err(unknown(name)),
+            };
+            attributes.insert(name.clone(), value);
+        }
+        if attributes.get(KMS_KEY).is_some_and(|it| !it.is_empty())
+            && attributes
+                .get(MANAGED_ENCRYPTION)
+                .is_some_and(|it| it == "true")
+        {
+            let message = "You can use one type of server-side encryption (SSE) at one time. You can either enable KMS SSE or SQS SSE.";
+            return Err(Error::new(Code::InvalidAttributeName, message));
+        }
+        Ok(Self(attributes))
+    }
+
+    /// Takes over `changes`, and drops what they empty.
+    pub(crate) fn update(&mut self, changes: Self) {
+        if changes.0.contains_key(KMS_KEY) {
+            self.0
+                .insert(MANAGED_ENCRYPTION.to_owned(), "false".to_owned());
+        }
+        self.0.extend(changes.0);
+        self.0.retain(|_, value| !value.is_empty());
+    }
+
+    /// The first attribute of `wanted` that this queue has with another value.
+    pub(crate) fn conflict<'a>(&self, wanted: &'a Self) -> Option<&'a str> {
+        let differs = |(name, value): &(&String, &String)| {
+            self.get(name).as_deref().unwrap_or("") != value.as_str()
+        };
+        wanted.0.iter().find(differs).map(|(name, _)| name.as_str())
+    }
+
+    /// The value of one attribute, its default if it has one.
+    fn get(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned().or_else(|| match name {
+            MANAGED_ENCRYPTION => Some("true".to_owned()),
+            _ => NUMBERS
+                .into_iter()
+                .find(|it| it.name == name)
+                .map(|it| it.default.to_string()),
+        })
+    }
+
+    /// A number's value in this queue.
+    pub(crate) fn number(&self, number: &Number) -> i64 {
+        self.0
+            .get(number.name)
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(number.default)
+    }
+
+    pub(crate) fn redrive_policy(&self) -> Option<RedrivePolicy> {
+        let policy: Value = serde_json::from_str(self.0.get(REDRIVE_POLICY)?).ok()?;
+        let target = policy
+            .get("deadLetterTargetArn")?
+            .as_str()?
+            .rsplit(':')
+            .next()?
+            .to_owned();
+        Some(RedrivePolicy {
+            target,
+            max_receive_count: policy.get("maxReceiveCount")?.as_i64()?,
+        })
+    }
+
+    /// Tells whether the queue `source` may use this one as its dead-letter queue.
+    pub(crate) fn allows_redrive_from(&self, source: &str, region: &str) -> bool {
+        let Some(policy) = self.0.get(REDRIVE_ALLOW_POLICY) else {
+            return true;
+        };
+        let policy: Value = serde_json::from_str(policy).unwrap_or_default();
+        match policy.get("redrivePermission").and_then(Value::as_str) {
+            Some("byQueue") => policy
+                .get("sourceQueueArns")
+                .and_then(Value::as_array)
+                .is_some_and(|arns| arns.contains(&json!(queue_arn(region, source)))),
+            Some("denyAll") => false,
+            _ => true,
+        }
+    }
+
+    /// Every attribute that is set or has a default, with its value.
+    pub(crate) fn all(&self) -> BTreeMap<String, String> {
+        let defaults = NUMBERS
+            .into_iter()
+            .map(|it| it.name)
+            .chain([MANAGED_ENCRYPTION]);
+        let mut all: BTreeMap<_, _> = defaults
+            .filter_map(|it| Some((it.to_owned(), self.get(it)?)))
+            .collect();
+        all.extend(self.0.clone());
+        all
+    }
+}
+
+impl Number {
+    fn parse(&self, value: &str) -> Result<i64, Error> {
+        let number = value.parse().map_err(|_| invalid(self.name))?;
+        if (self.min..=self.max).contains(&number) {
+            Ok(number)
+        } else {
+            Err(invalid(self.name))
+        }
+    }
+
+    /// Checks a value given with a request instead of with the queue, and takes the queue's if there is none.
+    pub(crate) fn or_given(
+        &self,
+        given: Option<i64>,
+        parameter: &str,
+        queue: &Attributes,
+    ) -> Result<i64, Error> {
+        let (min, max) = (self.min, self.max);
+        match given {
+            None => Ok(queue.number(self)),
+            Some(number) if (min..=max).contains(&number) => Ok(number),
+            Some(number) if parameter == DELAY_SECONDS.name => Err(Error::invalid_value(
+                number,
+                parameter,
+                &format!("{parameter} must be >= {min} and <= {max}."),
+            )),
+            Some(number) => Err(Error::invalid_value(
+                number,
+                parameter,
+                &format!("Must be >= {min} and <= {max}, if provided."),
+            )),
+        }
+    }
+}
+
+/// Checks names asked for in GetQueueAttributes.
+pub(crate) fn check_names(names: &[String]) -> Result<(), Error> {
+    let settable = |name: &str| {
+        NUMBERS
+            .into_iter()
+            .chain([&KEY_REUSE])
+            .any(|it| it.name == name)
+            || FIFO.contains(&name)
+            || matches!(
+                name,
+                REDRIVE_POLICY | REDRIVE_ALLOW_POLICY | "Policy" | KMS_KEY | MANAGED_ENCRYPTION
+            )
+    };
+    let known = |name: &str| name == "All" || COMPUTED.contains(&name) || settable(name);
+    names
+        .iter()
+        .find(|name| !known(name))
+        .map_or(Ok(()), |name| Err(unknown(name)))
+}
+
+pub(crate) fn unknown(name: &str) -> Error {
+    Error::new(
+        Code::InvalidAttributeName,
+        format!("Unknown Attribute {name}."),
+    )
+}
+
+pub(crate) fn no_fifo() -> Error {
+    Error::new(
+        Code::UnsupportedOperation,
+        "This endpoint has standard queues only: FIFO queues are not supported.",
+    )
+}
+
+fn invalid(name: &str) -> Error {
+    Error::new(
+        Code::InvalidAttributeValue,
+        format!("Invalid value for the parameter {name}."),
+    )
+}
+
+fn parse_redrive_policy(value: &str, region: &str) -> Result<String, Error> {
+    let refused = |reason: &str| Error::invalid_value(value, REDRIVE_POLICY, reason);
+    let policy: Value = serde_json::from_str(value)
+        .map_err(|_| refused("Redrive policy is not a valid JSON map."))?;
+    let policy = policy
+        .as_object()
+        .ok_or_else(|| refused("Redrive policy is not a valid JSON map."))?;
+    let mandatory = |name: &str| {
+        let reason = format!("Redrive policy does not contain mandatory attribute: {name}.");
+        policy.get(name).ok_or_else(|| refused(&reason))
+    };
+    let target = mandatory("deadLetterTargetArn")?
+        .as_str()
+        .unwrap_or_default();
+    let prefix = queue_arn(region, "");
+    if target.strip_prefix(&prefix).is_none_or(str::is_empty) {
+        return Err(refused("Invalid value for deadLetterTargetArn."));
+    }
+    // CloudFormation and the console write the number as a text.
+    let count = match mandatory("maxReceiveCount")? {
+        Value::String(text) => text.parse().ok(),
+        other => other.as_i64(),
+    };
+    let count = count.filter(|it| (1..=1000).contains(it)).ok_or_else(|| {
+        refused(
+            "Invalid value for maxReceiveCount: valid values are from 1 to 1000 both inclusive.",
+        )
+    })?;
+    Ok(json!({"deadLetterTargetArn": target, "maxReceiveCount": count}).to_string())
+}
+
+fn parse_redrive_allow_policy(value: &str) -> Result<String, Error> {
+    const REFUSED: &str = "Amazon SQS can't create the redrive allow policy";
+    let refused = |reason: &str| {
+        Error::invalid_value(value, REDRIVE_ALLOW_POLICY, &format!("{REFUSED}{reason}"))
+    };
+    let policy: Value =
+        serde_json::from_str(value).map_err(|_| refused(", as it’s in an unsupported format."))?;
+    let sources = policy
+        .get("sourceQueueArns")
+        .map(|it| it.as_array().map_or(&[][..], Vec::as_slice));
+    match (
+        policy.get("redrivePermission").and_then(Value::as_str),
+        sources,
+    ) {
+        (Some("allowAll" | "denyAll"), None) => {}
+        (Some("allowAll" | "denyAll"), Some(_)) => {
+            return Err(refused(
+                ". To specify one or more source queue ARNs, you must set redrivePermission to byQueue.",
+            ));
+        }
+        (Some("byQueue"), None | Some([])) => {
+            return Err(refused(
+                ". When you specify the byQueue permission type, you must also specify one or more sourceQueueArns values.",
+            ));
+        }
+        (Some("byQueue"), Some(sources)) if sources.len() > 10 => {
+            return Err(refused(". You can specify up to 10 source queue ARNs."));
+        }
+        (Some("byQueue"), Some(sources)) if sources.iter().all(Value::is_string) => {}
+        _ => return Err(refused(", as it’s in an unsupported format.")),
+    }
+    Ok(policy.to_string())
+}
+
+/// The queue's name, if `arn` names a queue of this account and region.
+pub(crate) fn name_in_arn<'a>(arn: &'a str, region: &str) -> Option<&'a str> {
+    arn.strip_prefix("arn:aws:sqs:")?
+        .strip_prefix(region)?
+        .strip_prefix(':')?
+        .strip_prefix(ACCOUNT)?
+        .strip_prefix(':')
+}

@@ -1,0 +1,40 @@
+//! The MD5 sums SQS answers with, by which clients check that nothing was garbled.
+
+use std::collections::BTreeMap;
+
+use md5::{Digest as _, Md5};
+
+use super::message::AttributeValue;
+
+/// The sum of a message body.
+pub(crate) fn of_body(body: &str) -> String {
+    hex::encode(Md5::digest(body.as_bytes()))
+}
+
+/// The sum of message attributes, or nothing where there are none.
+///
+/// Names in order; name, data type and value each behind its length, and before the value one byte that tells text from
+/// bytes.
+pub(crate) fn of_attributes(attributes: &BTreeMap<String, AttributeValue>) -> Option<String> {
+    const TEXT: [u8; 1] = [1];
+    const BYTES: [u8; 1] = [2];
+    if attributes.is_empty() {
+        return None;
+    }
+    let mut sum = Md5::new();
+    for (name, attribute) in attributes {
+        for part in [name.as_bytes(), attribute.data_type.as_bytes()] {
+            sum.update(length(part));
+            sum.update(part);
+        }
+        let value = attribute.value_bytes();
+        sum.update(if attribute.is_binary() { BYTES } else { TEXT });
+        sum.update(length(&value));
+        sum.update(&value);
+    }
+    Some(hex::encode(sum.finalize()))
+}
+
+fn length(part: &[u8]) -> [u8; 4] {
+    u32::try_from(part.len()).unwrap_or(u32::MAX).to_be_bytes()
+}

@@ -1,0 +1,150 @@
+//! A look at a queue that changes nothing: no receive counts, no visibility.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Row, params};
+
+use super::attributes::RETENTION;
+use super::error::Error;
+use super::message::AttributeValue;
+use super::queues::{Queue, find};
+use super::store::{Db, Store};
+
+/// How many messages a queue holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages a receive would return now.
+    pub visible: u64,
+    /// Messages received, and neither deleted nor visible again.
+    pub in_flight: u64,
+    /// Messages sent and not visible yet.
+    pub delayed: u64,
+    /// The time since the oldest message was sent.
+    pub oldest_age: Option<Duration>,
+}
+
+/// Where a message is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A receive would return it now.
+    Visible,
+    /// It was received, and is neither deleted nor visible again.
+    InFlight,
+    /// It was sent and is not visible yet.
+    Delayed,
+}
+
+/// A message as it lies in its queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peeked {
+    /// The message's id.
+    pub message_id: String,
+    /// The message's body.
+    pub body: String,
+    /// The message's attributes, but for binary ones.
+    pub attributes: BTreeMap<String, String>,
+    /// The group of a fair queue it belongs to.
+    pub group_id: Option<String>,
+    /// The ARN of the queue SQS moved it from.
+    pub dead_letter_source: Option<String>,
+    /// When it was sent.
+    pub sent_at: Timestamp,
+    /// How often it was received, in this queue and those before it.
+    pub receive_count: u64,
+    /// When it becomes, or became, visible.
+    pub visible_at: Timestamp,
+    /// Where it is in its life.
+    pub state: State,
+}
+
+/// Which messages to look at.
+pub type Filter = Box<dyn FnMut(&Peeked) -> bool + Send>;
+
+impl Store {
+    /// Counts the messages of a queue.
+    pub async fn depth(&self, queue: &str) -> Result<Depth, Error> {
+        let queue = queue.to_owned();
+        self.run(move |db| depth(db, &find(db, &queue)?)).await
+    }
+
+    /// Returns the first `limit` messages of a queue that `filter` lets through, oldest first.
+    pub async fn peek(
+        &self,
+        queue: &str,
+        limit: usize,
+        mut filter: Filter,
+    ) -> Result<Vec<Peeked>, Error> {
+        let queue = queue.to_owned();
+        self.run(move |db| {
+            let queue = find(db, &queue)?;
+            let mut statement = db.sql.prepare_cached(
+                "SELECT id, body, attributes, group_id, dead_letter_source, sent_at, receive_count, visible_at, received_at
+                 FROM message WHERE queue = ?1 AND sent_at > ?2 ORDER BY sent_at, seq",
+            )?;
+            let oldest_kept = db.now - queue.attributes.number(&RETENTION) * 1000;
+            let peeked = statement.query_and_then([queue.id, oldest_kept], |row| from_row(row, db.now))?;
+            // An error passes the filter, so that it is not lost.
+            peeked.filter(|it| it.as_ref().map_or(true, &mut filter)).take(limit).collect()
+        })
+        .await
+    }
+}
+
+/// Counts the messages of a queue.
+pub(crate) fn depth(db: &Db<'_>, queue: &Queue) -> Result<Depth, Error> {
+    let oldest_kept = db.now - queue.attributes.number(&RETENTION) * 1000;
+    let mut statement = db.sql.prepare_cached(
+        "SELECT count(*) FILTER (WHERE visible_at <= ?2),
+                count(*) FILTER (WHERE visible_at > ?2 AND received_at IS NOT NULL),
+                count(*) FILTER (WHERE visible_at > ?2 AND received_at IS NULL),
+                min(sent_at)
+         FROM message WHERE queue = ?1 AND sent_at > ?3",
+    )?;
+    Ok(
+        statement.query_row(params![queue.id, db.now, oldest_kept], |row| {
+            let oldest: Option<i64> = row.get(3)?;
+            let age = oldest
+                .map(|sent_at| Duration::from_millis(u64::try_from(db.now - sent_at).unwrap_or(0)));
+            let count = |column| {
+                Ok::<_, rusqlite::Error>(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
+            };
+            Ok(Depth {
+                visible: count(0)?,
+                in_flight: count(1)?,
+                delayed: count(2)?,
+                oldest_age: age,
+            })
+        })?,
+    )
+}
+
+fn from_row(row: &Row<'_>, now: i64) -> Result<Peeked, Error> {
+    let attributes: BTreeMap<String, AttributeValue> =
+        serde_json::from_str(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?)?;
+    let visible_at: i64 = row.get(7)?;
+    let received_at: Option<i64> = row.get(8)?;
+    Ok(Peeked {
+        message_id: row.get(0)?,
+        body: row.get(1)?,
+        attributes: attributes
+            .into_iter()
+            .filter_map(|(name, it)| Some((name, it.string_value?)))
+            .collect(),
+        group_id: row.get(3)?,
+        dead_letter_source: row.get(4)?,
+        sent_at: timestamp(row.get(5)?),
+        receive_count: u64::try_from(row.get::<_, i64>(6)?).unwrap_or(0),
+        visible_at: timestamp(visible_at),
+        state: match (visible_at <= now, received_at) {
+            (true, _) => State::Visible,
+            (false, Some(_)) => State::InFlight,
+            (false, None) => State::Delayed,
+        },
+    })
+}
+
+fn timestamp(milliseconds: i64) -> Timestamp {
+    Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
+}

@@ -1,0 +1,120 @@
+//! Messages in their queue: stored, deleted, hidden and shown.
+//!
+//! **Invariant**: a stale receipt handle changes nothing.
+
+use rusqlite::{OptionalExtension as _, params};
+
+use super::attributes::{DELAY_SECONDS, MAXIMUM_MESSAGE_SIZE, RETENTION, VISIBILITY_TIMEOUT};
+use super::error::{Code, Error};
+use super::message::NewMessage;
+use super::queues::Queue;
+use super::receipt::Receipt;
+use super::store::Db;
+use super::unique_id;
+
+/// Stores a message and returns its id.
+pub(crate) fn send(db: &mut Db<'_>, queue: &Queue, message: &NewMessage) -> Result<String, Error> {
+    let delay = DELAY_SECONDS.or_given(message.delay_seconds, "DelaySeconds", &queue.attributes)?;
+    let largest = queue.attributes.number(&MAXIMUM_MESSAGE_SIZE);
+    if i64::try_from(message.size()).unwrap_or(i64::MAX) > largest {
+        let text = format!(
+            "One or more parameters are invalid. Reason: Message must be shorter than {largest} bytes."
+        );
+        return Err(Error::new(Code::InvalidParameterValue, text));
+    }
+    let id = unique_id();
+    db.sql
+        .prepare_cached(
+            "INSERT INTO message (queue, id, body, attributes, group_id, trace_header, sent_at, visible_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            queue.id,
+            id,
+            message.body,
+            serde_json::to_string(&message.attributes)?,
+            message.group_id,
+            message.system_attributes.get("AWSTraceHeader").and_then(|it| it.string_value.as_deref()),
+            db.now,
+            db.now + delay * 1000,
+        ])?;
+    db.wake(queue.id);
+    Ok(id)
+}
+
+/// Deletes the message of this handle, unless it was received again since.
+pub(crate) fn delete(db: &Db<'_>, queue: &Queue, handle: &str) -> Result<(), Error> {
+    let receipt = Receipt::decode(handle, &queue.name)?;
+    db.sql
+        .prepare_cached(
+            "DELETE FROM message WHERE seq = ?1 AND queue = ?2 AND receive_count = ?3 AND id = ?4",
+        )?
+        .execute(params![
+            receipt.seq,
+            queue.id,
+            receipt.receive_count,
+            receipt.message_id
+        ])?;
+    Ok(())
+}
+
+/// Hides a received message for `seconds` from now, or shows it at once if that is 0.
+pub(crate) fn change_visibility(
+    db: &mut Db<'_>,
+    queue: &Queue,
+    handle: &str,
+    seconds: i64,
+) -> Result<(), Error> {
+    VISIBILITY_TIMEOUT.or_given(Some(seconds), "VisibilityTimeout", &queue.attributes)?;
+    let receipt = Receipt::decode(handle, &queue.name)?;
+    let times = db
+        .sql
+        .prepare_cached(
+            "SELECT visible_at, received_at FROM message
+             WHERE seq = ?1 AND queue = ?2 AND receive_count = ?3 AND id = ?4 AND sent_at > ?5",
+        )?
+        .query_row(
+            params![
+                receipt.seq,
+                queue.id,
+                receipt.receive_count,
+                receipt.message_id,
+                oldest_kept(db, queue)
+            ],
+            |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)),
+        )
+        .optional()?;
+    let Some((visible_at, received_at)) = times else {
+        let reason = "Message does not exist or is not available for visibility timeout change.";
+        return Err(Error::invalid_value(handle, "ReceiptHandle", reason));
+    };
+    if visible_at <= db.now {
+        return Err(Error::new(
+            Code::MessageNotInflight,
+            "The message referred to isn't in flight.",
+        ));
+    }
+    let until = db.now + seconds * 1000;
+    if until > received_at + 43_200_000 {
+        let reason = "Total VisibilityTimeout for the message is beyond the limit [43200 seconds]";
+        return Err(Error::invalid_value(seconds, "VisibilityTimeout", reason));
+    }
+    db.sql
+        .prepare_cached("UPDATE message SET visible_at = ?2 WHERE seq = ?1")?
+        .execute([receipt.seq, until])?;
+    db.wake(queue.id);
+    Ok(())
+}
+
+/// Deletes the messages that are older than the queue keeps them.
+pub(crate) fn expire(db: &Db<'_>, queue: &Queue) -> Result<(), Error> {
+    db.sql
+        .prepare_cached("DELETE FROM message WHERE queue = ?1 AND sent_at <= ?2")?
+        .execute([queue.id, oldest_kept(db, queue)])?;
+    Ok(())
+}
+
+/// Messages sent at this time or earlier are gone.
+fn oldest_kept(db: &Db<'_>, queue: &Queue) -> i64 {
+    db.now - queue.attributes.number(&RETENTION) * 1000
+}

@@ -1,0 +1,181 @@
+//! The store: one thread owns the connection and commits what waits in one transaction.
+//!
+//! **Invariant**: an operation is answered after the commit that holds it, and one that fails leaves nothing behind.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, Transaction};
+use tokio::sync::{Notify, oneshot};
+
+use super::file::OpenError;
+use super::{Error, REGION, file};
+use crate::clock::Clock;
+
+/// As many operations share a commit at most, so that the first of them does not wait for a flood.
+const LARGEST_GROUP: usize = 256;
+
+/// A durable set of queues. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Store {
+    operations: Sender<Operation>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What the writer thread and the callers both know.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) clock: Clock,
+    pub(crate) region: String,
+    /// Wakes who waits for messages of a queue, by the queue's id.
+    arrivals: Mutex<HashMap<i64, Arc<Notify>>>,
+    /// Wakes who moves messages between queues.
+    pub(crate) task_started: Notify,
+}
+
+/// The database as one operation sees it: inside a transaction, at one instant.
+pub(crate) struct Db<'a> {
+    pub(crate) sql: &'a Connection,
+    /// Milliseconds since the epoch.
+    pub(crate) now: i64,
+    pub(crate) region: &'a str,
+    pub(crate) session: &'a mut Session,
+}
+
+/// What the writer thread remembers between operations. It is lost at the end, so nothing may depend on it.
+#[derive(Default)]
+pub(crate) struct Session {
+    /// The queues that gained visible messages in this transaction.
+    woken: Vec<i64>,
+    /// At least as many messages may be received before the limit of messages in flight has to be counted again.
+    pub(crate) room_in_flight: HashMap<i64, i64>,
+}
+
+impl Db<'_> {
+    /// Notes that messages of `queue` became visible, or will earlier than they would have.
+    pub(crate) fn wake(&mut self, queue: i64) {
+        self.session.woken.push(queue);
+    }
+}
+
+type Operation = Box<dyn FnOnce(&mut Transaction<'_>, &Shared, &mut Session) -> Answer + Send>;
+type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
+impl Store {
+    /// Opens the queue file at `path`, and creates it if there is none.
+    pub fn open(path: &Path, clock: Clock) -> Result<Self, OpenError> {
+        Self::open_in_region(path, REGION, clock)
+    }
+
+    /// Opens the queue file at `path` for queues whose ARNs name `region`.
+    pub fn open_in_region(path: &Path, region: &str, clock: Clock) -> Result<Self, OpenError> {
+        let connection = file::open(path)?;
+        let shared = Arc::new(Shared {
+            clock,
+            region: region.to_owned(),
+            arrivals: Mutex::default(),
+            task_started: Notify::new(),
+        });
+        let (operations, waiting) = channel();
+        let writer = {
+            let shared = Arc::clone(&shared);
+            move || write(connection, &waiting, &shared)
+        };
+        std::thread::Builder::new()
+            .name("queue-writer".to_owned())
+            .spawn(writer)
+            .map_err(OpenError::Thread)?;
+        Ok(Self { operations, shared })
+    }
+
+    /// Runs `operation` in a transaction and returns its result once that is on disk.
+    pub(crate) async fn run<T, F>(&self, operation: F) -> Result<T, Error>
+    where
+        F: FnOnce(&mut Db<'_>) -> Result<T, Error> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (caller, result) = oneshot::channel();
+        let operation = move |transaction: &mut Transaction<'_>,
+                              shared: &Shared,
+                              session: &mut Session| {
+            // Nobody is left to be told of a receive or a send.
+            if caller.is_closed() {
+                return Box::new(|_| ()) as Answer;
+            }
+            let outcome = atomically(transaction, shared, session, operation);
+            // A caller that left meanwhile needs no answer.
+            Box::new(move |committed: Result<(), Error>| drop(caller.send(committed.and(outcome))))
+                as Answer
+        };
+        self.operations
+            .send(Box::new(operation))
+            .map_err(|_| Error::Stopped)?;
+        result.await.map_err(|_| Error::Stopped)?
+    }
+
+    /// The bell that rings when messages of `queue` become visible.
+    pub(crate) fn arrivals(&self, queue: i64) -> Arc<Notify> {
+        let mut arrivals = self
+            .shared
+            .arrivals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(arrivals.entry(queue).or_default())
+    }
+}
+
+/// Runs `operation` so that a failed one leaves no trace among its neighbours in the transaction.
+fn atomically<T>(
+    transaction: &mut Transaction<'_>,
+    shared: &Shared,
+    session: &mut Session,
+    operation: impl FnOnce(&mut Db<'_>) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let savepoint = transaction.savepoint()?;
+    let now = shared.clock.now().as_millisecond();
+    let outcome = operation(&mut Db {
+        sql: &savepoint,
+        now,
+        region: &shared.region,
+        session,
+    })?;
+    savepoint.commit()?;
+    Ok(outcome)
+}
+
+/// The writer thread: it ends when the last [`Store`] is gone.
+fn write(mut connection: Connection, waiting: &Receiver<Operation>, shared: &Shared) {
+    let mut session = Session::default();
+    while let Ok(first) = waiting.recv() {
+        let mut answers = Vec::new();
+        let committed = connection.transaction().and_then(|mut transaction| {
+            let group =
+                std::iter::once(first).chain(std::iter::from_fn(|| waiting.try_recv().ok()));
+            for operation in group.take(LARGEST_GROUP) {
+                answers.push(operation(&mut transaction, shared, &mut session));
+            }
+            transaction.commit()
+        });
+        let committed = committed.map_err(|err| {
+            tracing::error!(
+                error = &err as &dyn std::error::Error,
+                "could not commit to the queue file: {err}"
+            );
+            Error::from(err)
+        });
+        for answer in answers {
+            answer(committed.clone());
+        }
+        let arrivals = shared
+            .arrivals
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for queue in session.woken.drain(..) {
+            if let Some(bell) = arrivals.get(&queue) {
+                bell.notify_waiters();
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Message move tasks: dead letters go back, at a rate.
+//!
+//! **Invariant**: a message is in one of the two queues at any moment, and a task survives a restart without a burst.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use jiff::Timestamp;
+use rusqlite::{OptionalExtension as _, Row, params};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::attributes::name_in_arn;
+use super::error::{Code, Error};
+use super::store::{Db, Store};
+use super::{inspect, queue_arn, queues, unique_id};
+
+const FASTEST: i64 = 500;
+
+/// A task without a rate moves so many messages in one transaction.
+const CHUNK: i64 = 100;
+
+/// A task, as it is stored.
+pub(crate) struct Task {
+    id: i64,
+    handle: String,
+    source: String,
+    destination: Option<String>,
+    rate: Option<i64>,
+    started_at: i64,
+    status: String,
+    to_move: i64,
+    moved: i64,
+    failure: Option<String>,
+    paced_at: i64,
+    paced_from: i64,
+    region: String,
+}
+
+/// What a task's handle says.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Handle {
+    task_id: String,
+    source_arn: String,
+}
+
+const SELECT: &str = "SELECT id, handle, source, destination, rate, started_at, status, to_move, moved, failure, paced_at, paced_from
+     FROM move_task";
+
+/// Starts to move the messages of the dead-letter queue `source`, and returns the task's handle.
+pub(crate) fn start(
+    db: &Db<'_>,
+    source_arn: &str,
+    destination_arn: Option<&str>,
+    rate: Option<i64>,
+) -> Result<String, Error> {
+    let refused = |message: &str| Err(Error::new(Code::InvalidParameterValue, message));
+    if let Some(rate) = rate.filter(|it| !(1..=FASTEST).contains(it)) {
+        let reason = "Must be between 1 and 500, if provided.";
+        return Err(Error::invalid_value(
+            rate,
+            "MaxNumberOfMessagesPerSecond",
+            reason,
+        ));
+    }
+    let source = find(db, source_arn, "SourceArn")?;
+    let destination = destination_arn
+        .map(|arn| find(db, arn, "DestinationArn"))
+        .transpose()?;
+    if destination.as_ref().is_some_and(|it| it.id == source.id) {
+        return refused("Source queue arn and destination queue arn cannot be the same.");
+    }
+    if queues::sources(db, &source.name)?.is_empty() {
+        return refused("Source queue must be configured as a Dead Letter Queue.");
+    }
+    if running(db)?.iter().any(|task| task.source == source.name) {
+        return refused(
+            "There is already a task running. Only one active task is allowed for a source queue arn at a given time.",
+        );
+    }
+    let handle = Handle {
+        task_id: unique_id(),
+        source_arn: source_arn.to_owned(),
+    };
+    let handle = BASE64_STANDARD.encode(serde_json::to_string(&handle)?);
+    let to_move = i64::try_from(inspect::depth(db, &source)?.visible).unwrap_or(i64::MAX);
+    db.sql
+        .prepare_cached(
+            "INSERT INTO move_task (handle, source, destination, rate, started_at, paced_at, status, to_move)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?5, 'RUNNING', ?6)",
+        )?
+        .execute(params![handle, source.name, destination.map(|it| it.name), rate, db.now, to_move])?;
+    Ok(handle)
+}
+
+/// The last `count` tasks of a dead-letter queue, the newest first.
+pub(crate) fn list(db: &Db<'_>, source_arn: &str, count: i64) -> Result<Vec<Task>, Error> {
+    let source = find(db, source_arn, "SourceArn")?;
+    let mut statement = db.sql.prepare_cached(&format!(
+        "{SELECT} WHERE source = ?1 ORDER BY id DESC LIMIT ?2"
+    ))?;
+    let tasks = statement.query_map(params![source.name, count], |row| from_row(row, db.region))?;
+    Ok(tasks.collect::<Result<_, _>>()?)
+}
+
+/// Stops a task, and returns how many messages it moved.
+pub(crate) fn cancel(db: &Db<'_>, handle: &str) -> Result<i64, Error> {
+    let parsed: Option<Handle> = BASE64_STANDARD
+        .decode(handle)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let parsed = parsed.ok_or_else(|| {
+        Error::new(
+            Code::InvalidParameterValue,
+            "Value for parameter TaskHandle is invalid.",
+        )
+    })?;
+    find(db, &parsed.source_arn, "SourceArn")?;
+    let task = db
+        .sql
+        .prepare_cached(&format!("{SELECT} WHERE handle = ?1"))?
+        .query_row([handle], |row| from_row(row, db.region))
+        .optional()?
+        .ok_or_else(|| Error::new(Code::ResourceNotFound, "Task does not exist."))?;
+    if task.status != "RUNNING" {
+        return Err(Error::new(
+            Code::InvalidParameterValue,
+            "Only active tasks can be cancelled.",
+        ));
+    }
+    finish(db, &task, "CANCELLED", None)?;
+    Ok(task.moved)
+}
+
+/// Drives the tasks until `stopping`.
+pub(crate) async fn run(store: &Store, stopping: &CancellationToken) {
+    // What was not moved while nobody was there is not caught up with at once.
+    let mut progress = store.run(|db| rebase(db).and_then(|()| step(db))).await;
+    loop {
+        let next = match progress {
+            Ok(next) => next,
+            Err(err) => {
+                tracing::error!(
+                    error = &err as &dyn std::error::Error,
+                    "could not move messages: {err}"
+                );
+                None
+            }
+        };
+        let next = next.map_or(Timestamp::MAX, |it| {
+            Timestamp::from_millisecond(it).unwrap_or(Timestamp::MAX)
+        });
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = store.shared.task_started.notified() => {}
+            () = store.shared.clock.sleep_until(next) => {}
+        }
+        progress = store.run(step).await;
+    }
+}
+
+impl Task {
+    /// The task as ListMessageMoveTasks shows it.
+    pub(crate) fn render(self) -> Value {
+        let is_running = self.status == "RUNNING";
+        let members = [
+            ("TaskHandle", is_running.then(|| json!(self.handle))),
+            ("Status", Some(json!(self.status))),
+            (
+                "SourceArn",
+                Some(json!(queue_arn(&self.region, &self.source))),
+            ),
+            (
+                "DestinationArn",
+                self.destination
+                    .map(|it| json!(queue_arn(&self.region, &it))),
+            ),
+            ("MaxNumberOfMessagesPerSecond", self.rate.map(Value::from)),
+            ("ApproximateNumberOfMessagesMoved", Some(json!(self.moved))),
+            (
+                "ApproximateNumberOfMessagesToMove",
+                Some(json!(self.to_move)),
+            ),
+            ("FailureReason", self.failure.map(Value::from)),
+            ("StartedTimestamp", Some(json!(self.started_at))),
+        ];
+        members
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+            .collect()
+    }
+
+    /// How many messages the task may have moved by `now`.
+    fn allowed(&self, now: i64) -> i64 {
+        self.rate.map_or(self.moved + CHUNK, |rate| {
+            self.paced_from + 1 + (now - self.paced_at) * rate / 1000
+        })
+    }
+
+    /// When the next message may be moved.
+    fn next_due(&self, now: i64) -> i64 {
+        self.rate.map_or(now, |rate| {
+            self.paced_at + ((self.moved - self.paced_from) * 1000 + rate - 1) / rate
+        })
+    }
+}
+
+fn rebase(db: &mut Db<'_>) -> Result<(), Error> {
+    let sql = "UPDATE move_task SET paced_at = ?1, paced_from = moved WHERE status = 'RUNNING'";
+    db.sql.prepare_cached(sql)?.execute([db.now])?;
+    Ok(())
+}
+
+/// Moves every message that is due, and tells when the next one will be.
+fn step(db: &mut Db<'_>) -> Result<Option<i64>, Error> {
+    let mut next = None;
+    for mut task in running(db)? {
+        let due = (task.allowed(db.now).min(task.to_move) - task.moved).min(CHUNK);
+        let outcome = advance(db, &mut task, due)?;
+        db.sql
+            .prepare_cached("UPDATE move_task SET moved = ?2 WHERE id = ?1")?
+            .execute([task.id, task.moved])?;
+        match outcome {
+            Progress::Failed(reason) => finish(db, &task, "FAILED", Some(reason))?,
+            Progress::Drained => finish(db, &task, "COMPLETED", None)?,
+            Progress::Moved if task.moved >= task.to_move => finish(db, &task, "COMPLETED", None)?,
+            Progress::Moved => {
+                let due = task.next_due(db.now);
+                next = Some(next.map_or(due, |it: i64| it.min(due)));
+            }
+        }
+    }
+    Ok(next)
+}
+
+enum Progress {
+    Moved,
+    Drained,
+    Failed(&'static str),
+}
+
+fn advance(db: &mut Db<'_>, task: &mut Task, due: i64) -> Result<Progress, Error> {
+    const GONE: Progress = Progress::Failed("AWS.SimpleQueueService.NonExistentQueue");
+    let Ok(source) = queues::find(db, &task.source) else {
+        return Ok(GONE);
+    };
+    for _ in 0..due {
+        let message: Option<(i64, Option<String>)> = db
+            .sql
+            .prepare_cached(
+                "SELECT seq, dead_letter_source FROM message WHERE queue = ?1 AND visible_at <= ?2
+                 ORDER BY visible_at, seq LIMIT 1",
+            )?
+            .query_row([source.id, db.now], |row| Ok((row.get(0)?, row.get(1)?)))
+            .optional()?;
+        let Some((seq, origin)) = message else {
+            return Ok(Progress::Drained);
+        };
+        let origin = origin
+            .as_deref()
+            .and_then(|arn| name_in_arn(arn, db.region));
+        let Some(destination) = task.destination.as_deref().or(origin) else {
+            return Ok(Progress::Failed("CouldNotDetermineMessageSource"));
+        };
+        let Ok(destination) = queues::find(db, destination) else {
+            return Ok(GONE);
+        };
+        // A moved message is a new one: new id, new age, no receives.
+        db.sql
+            .prepare_cached(
+                "INSERT INTO message (queue, id, body, attributes, group_id, trace_header, sent_at, visible_at)
+                 SELECT ?2, ?3, body, attributes, group_id, trace_header, ?4, ?4 FROM message WHERE seq = ?1",
+            )?
+            .execute(params![seq, destination.id, unique_id(), db.now])?;
+        db.sql
+            .prepare_cached("DELETE FROM message WHERE seq = ?1")?
+            .execute([seq])?;
+        db.wake(destination.id);
+        task.moved += 1;
+    }
+    Ok(Progress::Moved)
+}
+
+fn finish(db: &Db<'_>, task: &Task, status: &str, failure: Option<&str>) -> Result<(), Error> {
+    let sql = "UPDATE move_task SET status = ?2, failure = ?3 WHERE id = ?1";
+    db.sql
+        .prepare_cached(sql)?
+        .execute(params![task.id, status, failure])?;
+    Ok(())
+}
+
+fn running(db: &Db<'_>) -> Result<Vec<Task>, Error> {
+    let mut statement = db
+        .sql
+        .prepare_cached(&format!("{SELECT} WHERE status = 'RUNNING' ORDER BY id"))?;
+    Ok(statement
+        .query_map([], |row| from_row(row, db.region))?
+        .collect::<Result<_, _>>()?)
+}
+
+fn find(db: &Db<'_>, arn: &str, parameter: &str) -> Result<queues::Queue, Error> {
+    let missing = || {
+        let message =
+            format!("The resource that you specified for the {parameter} parameter doesn't exist.");
+        Error::new(Code::ResourceNotFound, message)
+    };
+    let name = name_in_arn(arn, db.region).ok_or_else(missing)?;
+    queues::find(db, name).map_err(|err| {
+        if err.is(Code::QueueDoesNotExist) {
+            missing()
+        } else {
+            err
+        }
+    })
+}
+
+fn from_row(row: &Row<'_>, region: &str) -> Result<Task, rusqlite::Error> {
+    Ok(Task {
+        id: row.get(0)?,
+        handle: row.get(1)?,
+        source: row.get(2)?,
+        destination: row.get(3)?,
+        rate: row.get(4)?,
+        started_at: row.get(5)?,
+        status: row.get(6)?,
+        to_move: row.get(7)?,
+        moved: row.get(8)?,
+        failure: row.get(9)?,
+        paced_at: row.get(10)?,
+        paced_from: row.get(11)?,
+        region: region.to_owned(),
+    })
+}
