@@ -1,1 +1,25 @@
-//! settings
+//! `scanhook.yaml` and the secrets it refers to.
+//!
+//! In reading order: [`location`] (where the file is), [`config`] (what it says, checked), [`secrets`] (the values behind
+//! `env:` and `file:`), [`logs`] (how a process writes its log).
+//!
+//! **Invariant**: an error of this crate names the key's path and never a value: any value may be a secret that was
+//! typed into the wrong place.
+
+pub mod config;
+pub mod location;
+pub mod logs;
+pub mod secrets;
+mod wire;
+
+/// Reads an environment variable by name; an argument everywhere, so that tests need not change the process.
+pub type Environment = std::sync::Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// The environment of this process.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the environment is read"
+)]
+pub fn environment() -> Environment {
+    std::sync::Arc::new(|name| std::env::var(name).ok())
+}

@@ -1,0 +1,786 @@
+//! The configuration, checked: every value here can be used as it is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
+use scanhook_core::auth::{Algorithm, Credential, Encoding, HmacScheme, Scheme};
+use scanhook_core::image::Registry;
+use scanhook_core::kinds::{self, Kind};
+use scanhook_core::retry::RetryPolicy;
+use scanhook_core::source::{Filter, Source, SourceName};
+
+use crate::Environment;
+use crate::secrets::{ResolveSecretError, Secret, SecretRef, Strength};
+use crate::wire::{
+    WireAuth, WireConfig, WireRegistry, WireRetry, WireScanner, WireSource, WireTags,
+};
+
+/// Something in the configuration is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {problem}")]
+pub struct ConfigError {
+    /// The key, such as `sources.prod.auth[0].secret`.
+    pub path: String,
+    /// What is wrong with it. Never its value.
+    pub problem: String,
+}
+
+/// All that `scanhook.yaml` says.
+#[derive(Debug)]
+pub struct Config {
+    /// The senders, by name.
+    pub sources: BTreeMap<SourceName, SourceConfig>,
+    /// How images are pulled, in the order of the file.
+    pub registries: Vec<RegistryConfig>,
+    /// The scanner, if this configuration is for one too.
+    pub scanner: Option<ScannerConfig>,
+    /// How long content counts as scanned.
+    pub dedup_window: Duration,
+    /// How failures are tried again.
+    pub retry: RetryPolicy,
+    /// How long the ledger keeps what it knows.
+    pub ledger_keep: Duration,
+    /// The longest body of a delivery, in bytes.
+    pub body_limit: u64,
+    /// What is written in the file but not acted on by this version, each as a sentence.
+    pub warnings: Vec<String>,
+}
+
+/// One sender.
+#[derive(Debug)]
+pub struct SourceConfig {
+    /// What it is and what is wanted of it.
+    pub source: Source,
+    /// How it authenticates; any one suffices.
+    pub auth: Vec<AuthConfig>,
+    /// Policies for its images.
+    pub policies: Vec<String>,
+}
+
+/// One way to authenticate.
+#[derive(Debug)]
+pub struct AuthConfig {
+    /// The way.
+    pub scheme: Scheme,
+    /// Where its secret is.
+    pub secret: SecretRef,
+}
+
+/// How images of some hosts are pulled.
+#[derive(Debug)]
+pub struct RegistryConfig {
+    /// The host, or a pattern of hosts, as written.
+    pub pattern: String,
+    matcher: GlobMatcher,
+    /// What to log in with.
+    pub credentials: Option<BasicCredentials>,
+}
+
+/// A login by name and password.
+#[derive(Debug)]
+pub struct BasicCredentials {
+    /// The user name.
+    pub username: String,
+    /// Where the password is.
+    pub password: SecretRef,
+}
+
+/// How scans are run.
+#[derive(Debug)]
+pub struct ScannerConfig {
+    /// Sysdig's address.
+    pub api_url: String,
+    /// Where Sysdig's token is.
+    pub api_token: SecretRef,
+    /// Policies for every image.
+    pub policies: Vec<String>,
+    /// The longest time for one scan.
+    pub timeout: Duration,
+    /// How many scans run at once in `serve` and `work`.
+    pub concurrency: u32,
+}
+
+impl RegistryConfig {
+    /// Whether this entry is for that host.
+    pub fn is_for(&self, registry: &Registry) -> bool {
+        self.matcher.is_match(labels(registry.as_str()))
+    }
+}
+
+impl Config {
+    /// Reads and checks the text of a `scanhook.yaml`.
+    pub fn parse(yaml: &str) -> Result<Self, ConfigError> {
+        let deserializer = serde_norway::Deserializer::from_str(yaml);
+        let wire: WireConfig = serde_path_to_error::deserialize(deserializer).map_err(|err| {
+            let path = err.path().to_string();
+            let path = if path == "." {
+                "(top level)".to_owned()
+            } else {
+                path
+            };
+            ConfigError {
+                path,
+                problem: without_values(&err.into_inner().to_string()),
+            }
+        })?;
+        let mut warnings = Vec::new();
+        let mut sources = BTreeMap::new();
+        for (name, wire) in wire.sources.0 {
+            let path = format!("sources.{name}");
+            let name = SourceName::try_from(name).map_err(|err| error(&path, err.to_string()))?;
+            let source = source(name.clone(), wire, &path, &mut warnings)?;
+            sources.insert(name, source);
+        }
+        if sources.is_empty() {
+            return Err(error("sources", "at least one source is needed"));
+        }
+        let registries = wire
+            .registries
+            .0
+            .into_iter()
+            .map(|(pattern, wire)| registry(pattern, wire, &mut warnings));
+        let registries = registries.collect::<Result<_, _>>()?;
+        let scanner = wire
+            .scanner
+            .map(|it| scanner(it, &mut warnings))
+            .transpose()?;
+        Ok(Self {
+            sources,
+            registries,
+            scanner,
+            dedup_window: wire.dedup.window.map_or(Duration::from_mins(10), |it| it.0),
+            retry: retry(&wire.retry)?,
+            ledger_keep: wire
+                .ledger
+                .keep
+                .map_or(Duration::from_hours(90 * 24), |it| it.0),
+            body_limit: body_limit(wire.limits.body.map(|it| it.0))?,
+            warnings,
+        })
+    }
+
+    /// How to pull from a host: the entry with exactly its name, else the first whose pattern matches.
+    pub fn registry(&self, registry: &Registry) -> Option<&RegistryConfig> {
+        let exact = self
+            .registries
+            .iter()
+            .find(|it| it.pattern == registry.as_str());
+        exact.or_else(|| self.registries.iter().find(|it| it.is_for(registry)))
+    }
+}
+
+impl SourceConfig {
+    /// Reads the secrets of this source's credentials.
+    pub async fn credentials(
+        &self,
+        environment: &Environment,
+    ) -> Result<Vec<Credential>, ConfigError> {
+        let mut credentials = Vec::with_capacity(self.auth.len());
+        for (index, auth) in self.auth.iter().enumerate() {
+            let secret = Secret::resolve(&auth.secret, Strength::Chosen, environment).await;
+            let path = format!("sources.{}.auth[{index}].secret", self.source.name);
+            let secret = secret.map_err(|err| secret_error(&path, &err))?;
+            credentials.push(Credential {
+                scheme: auth.scheme.clone(),
+                secret: secret.value().await,
+            });
+        }
+        Ok(credentials)
+    }
+}
+
+/// The error of a reference that can't be resolved, with its key's path.
+pub fn secret_error(path: &str, err: &ResolveSecretError) -> ConfigError {
+    error(path, err.to_string())
+}
+
+fn error(path: &str, problem: impl Into<String>) -> ConfigError {
+    ConfigError {
+        path: path.to_owned(),
+        problem: problem.into(),
+    }
+}
+
+/// Cuts from a deserializer's message what it quotes of the file.
+fn without_values(message: &str) -> String {
+    // The position is told before or after; the path says more.
+    let message = message
+        .rsplit_once(" at line ")
+        .map_or(message, |(text, _)| text);
+    match message.split_once(", expected ") {
+        Some((head, expected)) if !head.contains("unknown field") => format!("expected {expected}"),
+        _ => {
+            let quotes_a_value = [
+                "invalid type",
+                "invalid value",
+                "invalid length",
+                "unknown variant",
+            ];
+            let text = message.rsplit_once(": ").map_or(message, |(_, text)| text);
+            if quotes_a_value.iter().any(|it| message.contains(it)) {
+                "is of the wrong type".to_owned()
+            } else {
+                text.to_owned()
+            }
+        }
+    }
+}
+
+fn source(
+    name: SourceName,
+    wire: WireSource,
+    path: &str,
+    warnings: &mut Vec<String>,
+) -> Result<SourceConfig, ConfigError> {
+    let kind = kinds::find(&wire.kind).ok_or_else(|| {
+        let names: Vec<_> = kinds::ALL.iter().map(|it| it.name).collect();
+        error(
+            &format!("{path}.kind"),
+            format!("expected one of {}", names.join(", ")),
+        )
+    })?;
+    let host = |key: &str, text: &str| {
+        Registry::normalise(text).map_err(|err| error(&format!("{path}.{key}"), err.to_string()))
+    };
+    let registry = match wire.registry.as_deref().or(kind.default_registry) {
+        Some(text) => host("registry", text)?,
+        None => {
+            return Err(error(
+                &format!("{path}.registry"),
+                "missing: the host images are pulled from",
+            ));
+        }
+    };
+    let hosts = wire
+        .hosts
+        .iter()
+        .enumerate()
+        .map(|(index, it)| host(&format!("hosts[{index}]"), it));
+    if wire.auth.is_empty() {
+        let problem =
+            "missing: a source needs at least one credential, or anybody could cause scans";
+        return Err(error(&format!("{path}.auth"), problem));
+    }
+    let auth = wire.auth.into_iter().enumerate();
+    let auth = auth
+        .map(|(index, it)| auth_config(it, kind, &format!("{path}.auth[{index}]")))
+        .collect::<Result<_, _>>()?;
+    let unused = [
+        ("platforms", !wire.platforms.is_empty()),
+        ("events", !wire.events.is_empty()),
+        ("repo_key", wire.repo_key.is_some()),
+        ("rate_limit", wire.rate_limit.is_some()),
+    ];
+    warn_of_unused(path, &unused, warnings);
+    let WireTags { include, exclude } = wire.tags;
+    let source = Source {
+        name,
+        kind,
+        registry,
+        hosts: hosts.collect::<Result<_, _>>()?,
+        repositories: filter(&wire.include, &wire.exclude, path)?,
+        tags: filter(&include, &exclude, &format!("{path}.tags"))?,
+        untagged: wire.untagged,
+    };
+    Ok(SourceConfig {
+        source,
+        auth,
+        policies: checked_policies(wire.policies, path)?,
+    })
+}
+
+fn warn_of_unused(path: &str, settings: &[(&str, bool)], warnings: &mut Vec<String>) {
+    let set = settings.iter().filter(|(_, is_set)| *is_set);
+    warnings.extend(
+        set.map(|(key, _)| format!("{path}.{key} is set, but this version does not act on it yet")),
+    );
+}
+
+fn filter(include: &[String], exclude: &[String], path: &str) -> Result<Filter, ConfigError> {
+    Ok(Filter {
+        include: glob_set(include, &format!("{path}.include"))?,
+        exclude: glob_set(exclude, &format!("{path}.exclude"))?,
+    })
+}
+
+fn glob_set(patterns: &[String], path: &str) -> Result<GlobSet, ConfigError> {
+    let mut set = GlobSetBuilder::new();
+    for (index, pattern) in patterns.iter().enumerate() {
+        set.add(glob(pattern, &format!("{path}[{index}]"))?);
+    }
+    set.build()
+        .map_err(|_| error(path, "the patterns are too large"))
+}
+
+fn glob(pattern: &str, path: &str) -> Result<Glob, ConfigError> {
+    let glob = GlobBuilder::new(pattern).literal_separator(true).build();
+    glob.map_err(|_| {
+        error(
+            path,
+            "not a pattern: *, ** and ? stand for characters, {a,b} for alternatives",
+        )
+    })
+}
+
+fn auth_config(wire: WireAuth, kind: &Kind, path: &str) -> Result<AuthConfig, ConfigError> {
+    let allowed: &[&str] = match wire.auth_type.as_str() {
+        "hmac" => &["header", "algorithm", "encoding", "prefix"],
+        "token" => &["header"],
+        "basic" => &["username"],
+        "bearer" | "path_token" => &[],
+        _ => {
+            return Err(error(
+                &format!("{path}.type"),
+                "expected one of hmac, token, bearer, basic, path_token",
+            ));
+        }
+    };
+    let given = [
+        ("header", wire.header.is_some()),
+        ("algorithm", wire.algorithm.is_some()),
+        ("encoding", wire.encoding.is_some()),
+        ("prefix", wire.prefix.is_some()),
+        ("username", wire.username.is_some()),
+    ];
+    if let Some((key, _)) = given
+        .iter()
+        .find(|(key, is_given)| *is_given && !allowed.contains(key))
+    {
+        return Err(error(
+            &format!("{path}.{key}"),
+            "does not belong to this type of credential",
+        ));
+    }
+    let scheme = match wire.auth_type.as_str() {
+        "hmac" => Scheme::Hmac(hmac_scheme(&wire, kind, path)?),
+        "token" => Scheme::Token(header(
+            wire.header.as_deref().unwrap_or("authorization"),
+            path,
+        )?),
+        "basic" => {
+            let username = wire
+                .username
+                .ok_or_else(|| error(&format!("{path}.username"), "missing"))?;
+            if username.contains(':') {
+                return Err(error(
+                    &format!("{path}.username"),
+                    "a user name can't hold a colon (RFC 7617)",
+                ));
+            }
+            Scheme::Basic(username)
+        }
+        "bearer" => Scheme::Bearer,
+        _ => Scheme::PathToken,
+    };
+    Ok(AuthConfig {
+        scheme,
+        secret: wire.secret,
+    })
+}
+
+fn hmac_scheme(wire: &WireAuth, kind: &Kind, path: &str) -> Result<HmacScheme, ConfigError> {
+    let missing = |key: &str| {
+        let problem = format!(
+            "missing: {} has no signature of its own, so say how its deliveries are signed",
+            kind.name
+        );
+        error(&format!("{path}.{key}"), problem)
+    };
+    let preset = kind.hmac.map(|it| it.scheme());
+    let header = match (&wire.header, &preset) {
+        (Some(name), _) => header(name, path)?,
+        (None, Some(preset)) => preset.header.clone(),
+        (None, None) => return Err(missing("header")),
+    };
+    let algorithm = match (wire.algorithm.as_deref(), &preset) {
+        (Some("sha1"), _) => Algorithm::Sha1,
+        (Some("sha256"), _) => Algorithm::Sha256,
+        (Some("sha512"), _) => Algorithm::Sha512,
+        (Some(_), _) => {
+            return Err(error(
+                &format!("{path}.algorithm"),
+                "expected one of sha1, sha256, sha512",
+            ));
+        }
+        (None, Some(preset)) => preset.algorithm,
+        (None, None) => return Err(missing("algorithm")),
+    };
+    let encoding = match (wire.encoding.as_deref(), &preset) {
+        (Some("base64"), _) => Encoding::Base64,
+        (None, Some(preset)) => preset.encoding,
+        (Some("hex"), _) | (None, None) => Encoding::Hex,
+        (Some(_), _) => {
+            return Err(error(
+                &format!("{path}.encoding"),
+                "expected one of hex, base64",
+            ));
+        }
+    };
+    let prefix = wire
+        .prefix
+        .clone()
+        .or(preset.map(|it| it.prefix))
+        .unwrap_or_default();
+    Ok(HmacScheme {
+        header,
+        algorithm,
+        encoding,
+        prefix,
+    })
+}
+
+fn header(name: &str, path: &str) -> Result<http::HeaderName, ConfigError> {
+    name.parse()
+        .map_err(|_| error(&format!("{path}.header"), "not the name of a header"))
+}
+
+/// Divides a host into its labels by `/`, so that `*` in a pattern stands for one label.
+fn labels(host: &str) -> String {
+    host.replace('.', "/")
+}
+
+fn registry(
+    pattern: String,
+    wire: WireRegistry,
+    warnings: &mut Vec<String>,
+) -> Result<RegistryConfig, ConfigError> {
+    let path = format!("registries.{pattern}");
+    let pattern = if pattern.contains(['*', '?', '{', '[']) {
+        pattern
+    } else {
+        Registry::normalise(&pattern)
+            .map_err(|err| error(&path, err.to_string()))?
+            .into()
+    };
+    let matcher = glob(&labels(&pattern), &path)?.compile_matcher();
+    let unused = [
+        ("ca", wire.ca.is_some()),
+        ("pulls", wire.pulls.is_some()),
+        ("allow", !wire.allow.is_empty()),
+        ("insecure", wire.insecure),
+    ];
+    warn_of_unused(&path, &unused, warnings);
+    let credentials = match wire.credentials {
+        None => None,
+        Some(wire) => match wire.credentials_type.as_str() {
+            "basic" => {
+                let missing = |key: &str| error(&format!("{path}.credentials.{key}"), "missing");
+                Some(BasicCredentials {
+                    username: wire.username.ok_or_else(|| missing("username"))?,
+                    password: wire.password.ok_or_else(|| missing("password"))?,
+                })
+            }
+            "anonymous" => None,
+            "bearer" | "ecr" | "gar" | "acr" => {
+                let _ = (wire.token, wire.key);
+                warnings.push(format!(
+                    "{path}.credentials: this version logs in with type basic only, so these images are pulled anonymously"
+                ));
+                None
+            }
+            _ => {
+                let problem = "expected one of basic, bearer, ecr, gar, acr, anonymous";
+                return Err(error(&format!("{path}.credentials.type"), problem));
+            }
+        },
+    };
+    Ok(RegistryConfig {
+        pattern,
+        matcher,
+        credentials,
+    })
+}
+
+fn scanner(wire: WireScanner, warnings: &mut Vec<String>) -> Result<ScannerConfig, ConfigError> {
+    let api_url = wire
+        .api_url
+        .unwrap_or_else(|| "https://secure.sysdig.com".to_owned());
+    let rest = api_url
+        .strip_prefix("https://")
+        .or_else(|| api_url.strip_prefix("http://"));
+    let is_url = rest.is_some_and(|it| {
+        !it.is_empty() && !it.starts_with('/') && it.chars().all(|it| it.is_ascii_graphic())
+    });
+    if !is_url || api_url.contains('@') {
+        return Err(error(
+            "scanner.api_url",
+            "expected a URL such as https://secure.sysdig.com",
+        ));
+    }
+    let timeout = wire.timeout.map_or(Duration::from_mins(10), |it| it.0);
+    if timeout.is_zero() {
+        return Err(error("scanner.timeout", "must be longer than nothing"));
+    }
+    let concurrency = wire.concurrency.unwrap_or(1);
+    if !(1..=64).contains(&concurrency) {
+        return Err(error("scanner.concurrency", "must be between 1 and 64"));
+    }
+    warn_of_unused(
+        "scanner",
+        &[("max_image", wire.max_image.is_some_and(|it| it.0 > 0))],
+        warnings,
+    );
+    let policies = checked_policies(wire.policies, "scanner")?;
+    Ok(ScannerConfig {
+        api_url,
+        api_token: wire.api_token,
+        policies,
+        timeout,
+        concurrency,
+    })
+}
+
+fn checked_policies(policies: Vec<String>, path: &str) -> Result<Vec<String>, ConfigError> {
+    match policies
+        .iter()
+        .position(|it| it.is_empty() || it.chars().any(char::is_control))
+    {
+        Some(index) => Err(error(
+            &format!("{path}.policies[{index}]"),
+            "empty, or with a control character",
+        )),
+        None => Ok(policies),
+    }
+}
+
+fn retry(wire: &WireRetry) -> Result<RetryPolicy, ConfigError> {
+    let attempts = wire.attempts.unwrap_or(10);
+    if !(2..=1000).contains(&attempts) {
+        return Err(error(
+            "retry.attempts",
+            "must be between 2 and 1000: SQS may count a receive that nobody saw",
+        ));
+    }
+    let base = wire
+        .base
+        .as_ref()
+        .map_or(Duration::from_secs(30), |it| it.0);
+    let cap = wire.cap.as_ref().map_or(Duration::from_hours(1), |it| it.0);
+    if cap < base {
+        return Err(error("retry.cap", "must not be shorter than retry.base"));
+    }
+    Ok(RetryPolicy {
+        attempts,
+        base,
+        cap,
+    })
+}
+
+/// Lambda takes at most 6 MB, and base64 inflates.
+const MAX_BODY: u64 = 4 << 20;
+
+fn body_limit(bytes: Option<u64>) -> Result<u64, ConfigError> {
+    let bytes = bytes.unwrap_or(1 << 20);
+    if (1024..=MAX_BODY).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        Err(error("limits.body", "must be between 1KiB and 4MiB"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+sources:
+  prod:
+    kind: harbor
+    registry: harbor.example.com
+    auth:
+      - { type: token, header: Authorization, secret: "env:HARBOR" }
+"#;
+
+    fn check(yaml: &str) -> String {
+        match Config::parse(yaml) {
+            Ok(config) => format!("ok {}", config.warnings.join("; ")),
+            Err(err) => err.to_string(),
+        }
+    }
+
+    fn check_with(line: &str) -> String {
+        check(&format!("{GOOD}    {line}\n"))
+    }
+
+    fn check_auth(entry: &str) -> String {
+        check(&GOOD.replace(
+            r#"{ type: token, header: Authorization, secret: "env:HARBOR" }"#,
+            entry,
+        ))
+    }
+
+    #[test]
+    fn the_smallest_configuration_has_the_contracts_defaults() {
+        let config = Config::parse(GOOD).unwrap();
+        assert_eq!(config.body_limit, 1 << 20);
+        assert_eq!(config.dedup_window, Duration::from_mins(10));
+        assert_eq!(
+            config.retry,
+            RetryPolicy {
+                attempts: 10,
+                base: Duration::from_secs(30),
+                cap: Duration::from_hours(1)
+            }
+        );
+        assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn an_error_names_the_path_of_its_key() {
+        assert_eq!(check("{}"), "(top level): missing field `sources`");
+        assert_eq!(
+            check("sources: {}"),
+            "sources: at least one source is needed"
+        );
+        assert_eq!(check("sources: [1, 2]"), "sources: expected a map");
+        insta::assert_snapshot!(check_with("colour: red"), @"sources.prod.colour: unknown field `colour`, expected one of `kind`, `registry`, `hosts`, `auth`, `include`, `exclude`, `tags`, `untagged`, `platforms`, `policies`, `events`, `repo_key`, `rate_limit`");
+        insta::assert_snapshot!(check_with("registry: other.example.com"), @"sources.prod: duplicate field `registry`");
+        insta::assert_snapshot!(check(&format!("{GOOD}{}", GOOD.replace("sources:\n", ""))), @r#"sources: the key "prod" is repeated"#);
+        insta::assert_snapshot!(check_with("hosts: [\"user@host\"]"), @"sources.prod.hosts[0]: not a registry host: a name or address, lower case, with an optional port");
+        insta::assert_snapshot!(check_with("include: [\"{\"]"), @"sources.prod.include[0]: not a pattern: *, ** and ? stand for characters, {a,b} for alternatives");
+        insta::assert_snapshot!(check_with("untagged: perhaps"), @"sources.prod.untagged: expected `skip` or `scan`");
+        insta::assert_snapshot!(check(&GOOD.replace("harbor\n", "harbour\n")), @"sources.prod.kind: expected one of distribution, docker-hub, ghcr, harbor");
+        insta::assert_snapshot!(check(&GOOD.replace("    registry: harbor.example.com\n", "")), @"sources.prod.registry: missing: the host images are pulled from");
+        insta::assert_snapshot!(check(&GOOD.replace("prod:", "\"a b\":")), @"sources.a b: a source's name is 1 to 64 letters, digits, '-', '_' or '.', and starts with a letter or digit");
+        insta::assert_snapshot!(check(&format!("{GOOD}limits: {{ body: 1GiB }}")), @"limits.body: must be between 1KiB and 4MiB");
+        insta::assert_snapshot!(check(&format!("{GOOD}limits: {{ body: much }}")), @"limits.body: expected a size such as 1MiB or 8GiB");
+        insta::assert_snapshot!(check(&format!("{GOOD}retry: {{ attempts: 1 }}")), @"retry.attempts: must be between 2 and 1000: SQS may count a receive that nobody saw");
+        insta::assert_snapshot!(check(&format!("{GOOD}retry: {{ base: 2h }}")), @"retry.cap: must not be shorter than retry.base");
+        insta::assert_snapshot!(check(&format!("{GOOD}dedup: {{ window: soon }}")), @"dedup.window: expected a duration such as 30s, 10m, 1h or 90d");
+        insta::assert_snapshot!(check(&format!("{GOOD}scanner: {{ api_url: \"ftp://x\", api_token: \"env:T\" }}")), @"scanner.api_url: expected a URL such as https://secure.sysdig.com");
+        insta::assert_snapshot!(check(&format!("{GOOD}registries: {{ a.io: {{ credentials: {{ type: basic }} }} }}")), @"registries.a.io.credentials.username: missing");
+        insta::assert_snapshot!(check(&format!("{GOOD}registries: {{ a.io: {{ credentials: {{ type: magic }} }} }}")), @"registries.a.io.credentials.type: expected one of basic, bearer, ecr, gar, acr, anonymous");
+    }
+
+    #[test]
+    fn a_source_must_say_how_it_is_authenticated() {
+        assert!(check_auth("").starts_with("sources.prod.auth"));
+        assert_eq!(
+            check_auth("{ type: none, secret: \"env:A\" }"),
+            "sources.prod.auth[0].type: expected one of hmac, token, bearer, basic, path_token"
+        );
+        assert_eq!(
+            check_auth("{ type: bearer }"),
+            "sources.prod.auth[0]: missing field `secret`"
+        );
+        assert_eq!(
+            check_auth("{ type: bearer, header: X, secret: \"env:A\" }"),
+            "sources.prod.auth[0].header: does not belong to this type of credential"
+        );
+        assert_eq!(
+            check_auth("{ type: basic, secret: \"env:A\" }"),
+            "sources.prod.auth[0].username: missing"
+        );
+        assert!(
+            check_auth("{ type: hmac, secret: \"env:A\" }")
+                .starts_with("sources.prod.auth[0].header: missing: harbor has no signature")
+        );
+        assert_eq!(
+            check_auth("{ type: hmac, header: X-Signature, algorithm: sha256, secret: \"env:A\" }"),
+            "ok "
+        );
+        assert_eq!(
+            check_auth("{ type: token, header: \"a b\", secret: \"env:A\" }"),
+            "sources.prod.auth[0].header: not the name of a header"
+        );
+        let ghcr = GOOD
+            .replace("harbor\n", "ghcr\n")
+            .replace("    registry: harbor.example.com\n", "");
+        let config = Config::parse(&ghcr.replace("token, header: Authorization", "hmac")).unwrap();
+        let Scheme::Hmac(scheme) = &config.sources["prod"].auth[0].scheme else {
+            panic!("not hmac")
+        };
+        assert_eq!(
+            (scheme.header.as_str(), scheme.prefix.as_str()),
+            ("x-hub-signature-256", "sha256=")
+        );
+    }
+
+    #[test]
+    fn no_error_repeats_a_value_of_the_file() {
+        let canary = "canary-5417-value";
+        for value in [
+            canary.to_owned(),
+            format!("[{canary}]"),
+            format!("{{ secret: {canary} }}"),
+            format!("\"{canary}\""),
+            "5417".to_owned(),
+            "5417.5".to_owned(),
+        ] {
+            for line in [
+                "{ type: token, secret: VALUE }",
+                "{ type: VALUE, secret: \"env:A\" }",
+                "{ type: token, header: VALUE, secret: \"env:A\", algorithm: 1 }",
+                "VALUE",
+            ] {
+                let message = check_auth(&line.replace("VALUE", &value));
+                let told = message.replace(&format!("unknown field `{canary}`"), "");
+                assert!(
+                    !told.contains(canary) && !told.contains("5417"),
+                    "{line}: {message}"
+                );
+            }
+            for text in [
+                "untagged: VALUE",
+                "include: VALUE",
+                "hosts: [VALUE]",
+                "tags: { include: VALUE }",
+                "platforms: VALUE",
+            ] {
+                let message = check_with(&text.replace("VALUE", &value));
+                let told = message.replace(&format!("unknown field `{canary}`"), "");
+                assert!(
+                    !told.contains(canary) && !told.contains("5417"),
+                    "{text}: {message}"
+                );
+            }
+            for text in [
+                "scanner: { api_token: VALUE }",
+                "scanner: VALUE",
+                "retry: { base: VALUE }",
+                "limits: { body: VALUE }",
+                "registries: VALUE",
+            ] {
+                let message = check(&format!("{GOOD}{}", text.replace("VALUE", &value)));
+                let told = message.replace(&format!("unknown field `{canary}`"), "");
+                assert!(
+                    !told.contains(canary) && !told.contains("5417"),
+                    "{text}: {message}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_star_in_a_registry_pattern_is_one_label() {
+        let yaml = format!(
+            "{GOOD}registries:\n  \"*.dkr.ecr.*.amazonaws.com\": {{ credentials: {{ type: basic, username: a, password: \"env:A\" }} }}\n  h.io:5000: {{}}\n"
+        );
+        let config = Config::parse(&yaml).unwrap();
+        let found = |host: &str| {
+            config
+                .registry(&Registry::parse(host).unwrap())
+                .map(|it| it.pattern.as_str())
+        };
+        assert_eq!(
+            found("1.dkr.ecr.eu-west-1.amazonaws.com"),
+            Some("*.dkr.ecr.*.amazonaws.com")
+        );
+        for host in [
+            "x.dkr.ecr.y.amazonaws.com.evil",
+            "x.y.dkr.ecr.z.amazonaws.com",
+            "dkr.ecr.y.amazonaws.com",
+            "h.io",
+            "h.io:5001",
+        ] {
+            assert_eq!(found(host), None, "{host}");
+        }
+        assert_eq!(found("h.io:5000"), Some("h.io:5000"));
+    }
+
+    #[test]
+    fn what_this_version_does_not_act_on_is_told() {
+        insta::assert_snapshot!(check_with("platforms: [linux/arm64]"), @"ok sources.prod.platforms is set, but this version does not act on it yet");
+    }
+}
