@@ -46,7 +46,7 @@ impl Clock {
             Self::System => loop {
                 match Duration::try_from(instant.duration_since(self.now())) {
                     Ok(remaining) if !remaining.is_zero() => {
-                        tokio::time::sleep(remaining.min(LONGEST_NAP)).await
+                        tokio::time::sleep(remaining.min(LONGEST_NAP)).await;
                     }
                     _ => return,
                 }
@@ -95,7 +95,7 @@ impl ManualClock {
     /// Turns the clock forward and wakes who waited for an instant on the way.
     pub fn advance(&self, duration: Duration) {
         self.state.send_modify(|state| {
-            state.now = state.now.checked_add(duration).unwrap_or(Timestamp::MAX)
+            state.now = state.now.checked_add(duration).unwrap_or(Timestamp::MAX);
         });
     }
 

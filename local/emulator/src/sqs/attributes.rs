@@ -256,7 +256,7 @@ impl Number {
     }
 }
 
-/// Checks names asked for in GetQueueAttributes.
+/// Checks names asked for in `GetQueueAttributes`.
 pub(crate) fn check_names(names: &[String]) -> Result<(), Error> {
     let settable = |name: &str| {
         NUMBERS

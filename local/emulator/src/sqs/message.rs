@@ -15,7 +15,7 @@ const MOST_ATTRIBUTES: usize = 10;
 const LONGEST_NAME: usize = 256;
 const LONGEST_GROUP_ID: usize = 128;
 
-/// A message as SendMessage takes it, and a batch's entry but for its id.
+/// A message as `SendMessage` takes it, and a batch's entry but for its id.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct WireMessage {

@@ -59,8 +59,8 @@ pub async fn serve(
         }
     };
     let server = axum::serve(listener, routes(endpoint)).with_graceful_shutdown(signal);
-    let (served, ()) = tokio::join!(async { server.await }, tasks::run(&store, &stopping));
-    served
+    let (outcome, ()) = tokio::join!(async { server.await }, tasks::run(&store, &stopping));
+    outcome
 }
 
 fn routes(endpoint: Endpoint) -> Router {

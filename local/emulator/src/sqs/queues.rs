@@ -41,11 +41,11 @@ impl Store {
             let wanted = Attributes::parse(&attributes, db.region)?;
             match find(db, &name) {
                 Err(err) if err.is(Code::QueueDoesNotExist) => {
-                    insert(db, &name, wanted, &BTreeMap::new())?
+                    insert(db, &name, wanted, &BTreeMap::new())?;
                 }
                 Err(err) => return Err(err),
                 Ok(queue) if queue.attributes.conflict(&wanted).is_some() => {
-                    change(db, queue, wanted)?
+                    change(db, queue, wanted)?;
                 }
                 Ok(_) => {}
             }
@@ -248,7 +248,7 @@ fn check_dead_letter_queue(db: &Db<'_>, name: &str, attributes: &Attributes) -> 
 }
 
 fn check_name(name: &str) -> Result<(), Error> {
-    if name.ends_with(".fifo") {
+    if name.strip_suffix(".fifo").is_some() {
         return Err(no_fifo());
     }
     let allowed = |it: char| it.is_ascii_alphanumeric() || it == '-' || it == '_';

@@ -161,7 +161,7 @@ pub(crate) async fn run(store: &Store, stopping: &CancellationToken) {
 }
 
 impl Task {
-    /// The task as ListMessageMoveTasks shows it.
+    /// The task as `ListMessageMoveTasks` shows it.
     pub(crate) fn render(self) -> Value {
         let is_running = self.status == "RUNNING";
         let members = [

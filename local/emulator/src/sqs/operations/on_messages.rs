@@ -95,7 +95,7 @@ pub(super) async fn send_batch(call: Call) -> Result<Value, Error> {
     each(call, name, entries, store).await
 }
 
-/// Stores a message that passed its checks, and says what SendMessage says.
+/// Stores a message that passed its checks, and says what `SendMessage` says.
 fn store(
     db: &mut Db<'_>,
     queue: &Queue,

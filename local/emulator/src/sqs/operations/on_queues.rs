@@ -237,7 +237,7 @@ pub(super) async fn tag(call: Call) -> Result<Value, Error> {
 pub(super) async fn untag(call: Call) -> Result<Value, Error> {
     let wire: WireTag = call.parse()?;
     change_tags(call, wire.queue_url, move |tags| {
-        tags.retain(|key, _| !wire.tag_keys.contains(key))
+        tags.retain(|key, _| !wire.tag_keys.contains(key));
     })
     .await
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::super::error::Error;
-use super::super::tasks;
+use super::super::tasks::{self, Task};
 use super::Call;
 
 #[derive(Deserialize)]
@@ -45,11 +45,7 @@ pub(super) async fn list(call: Call) -> Result<Value, Error> {
         ));
     }
     let listed = call.store.run(move |db| tasks::list(db, &source, count));
-    let results: Vec<_> = listed
-        .await?
-        .into_iter()
-        .map(|task| task.render())
-        .collect();
+    let results: Vec<_> = listed.await?.into_iter().map(Task::render).collect();
     Ok(json!({"Results": results}))
 }
 

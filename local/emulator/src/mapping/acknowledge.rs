@@ -1,0 +1,117 @@
+//! Giving messages back: deleted when done, visible at once when never started.
+
+use std::time::Duration;
+
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::DisplayErrorContext;
+use aws_sdk_sqs::types::{
+    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::poller::backoff;
+use crate::clock::Clock;
+
+/// The entries of one SQS batch.
+const CHUNK: usize = 10;
+
+/// A delete that fails means that the work is done again, so it is worth some tries.
+const DELETE_ATTEMPTS: u32 = 6;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Deletes messages whose work is done; stops trying again once `cancelled`.
+pub(super) async fn delete(
+    client: &Client,
+    queue_url: &str,
+    messages: Vec<Message>,
+    clock: &Clock,
+    cancelled: &CancellationToken,
+) {
+    for chunk in messages.chunks(CHUNK) {
+        let mut remaining: Vec<&Message> = chunk.iter().collect();
+        let mut failures = 0;
+        loop {
+            remaining = delete_once(client, queue_url, remaining).await;
+            failures += 1;
+            if remaining.is_empty() {
+                break;
+            }
+            if failures == DELETE_ATTEMPTS || cancelled.is_cancelled() {
+                let messages = remaining.len();
+                tracing::error!(
+                    messages,
+                    "could not delete {messages} handled messages: they will be handled again"
+                );
+                break;
+            }
+            tokio::select! {
+                () = clock.sleep(backoff(failures, SHORTEST_PAUSE, LONGEST_PAUSE)) => {}
+                () = cancelled.cancelled() => {}
+            }
+        }
+    }
+}
+
+/// Tries to delete messages, and returns those worth another try.
+async fn delete_once<'a>(
+    client: &Client,
+    queue_url: &str,
+    messages: Vec<&'a Message>,
+) -> Vec<&'a Message> {
+    let entries = messages.iter().enumerate().filter_map(|(index, message)| {
+        let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string());
+        entry.receipt_handle(message.receipt_handle()?).build().ok()
+    });
+    let answer = client
+        .delete_message_batch()
+        .queue_url(queue_url)
+        .set_entries(Some(entries.collect()))
+        .send()
+        .await;
+    match answer {
+        Ok(answer) => {
+            let retry = |failure: &aws_sdk_sqs::types::BatchResultErrorEntry| {
+                tracing::warn!(
+                    code = failure.code(),
+                    "could not delete a handled message: {}",
+                    failure.code()
+                );
+                // SQS will refuse again what it calls our fault.
+                (!failure.sender_fault())
+                    .then(|| failure.id().parse().ok())
+                    .flatten()
+            };
+            let indices: Vec<usize> = answer.failed().iter().filter_map(retry).collect();
+            indices
+                .into_iter()
+                .filter_map(|index| messages.get(index).copied())
+                .collect()
+        }
+        Err(err) => {
+            tracing::warn!(error = %DisplayErrorContext(&err), "could not delete {} handled messages", messages.len());
+            messages
+        }
+    }
+}
+
+/// Makes messages that were received but not started visible again.
+pub(super) async fn release(client: &Client, queue_url: &str, messages: &[Message]) {
+    for chunk in messages.chunks(CHUNK) {
+        let entries = chunk.iter().enumerate().filter_map(|(index, message)| {
+            let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(index.to_string());
+            entry
+                .receipt_handle(message.receipt_handle()?)
+                .visibility_timeout(0)
+                .build()
+                .ok()
+        });
+        let request = client
+            .change_message_visibility_batch()
+            .queue_url(queue_url);
+        if let Err(err) = request.set_entries(Some(entries.collect())).send().await {
+            let error = DisplayErrorContext(&err);
+            tracing::warn!(%error, "could not release {} messages: they return when their visibility ends", chunk.len());
+        }
+    }
+}
