@@ -4,6 +4,7 @@
 //! `Seen` in public records of the CLI, or `Inferred` from the libraries it most likely uses (go-containerregistry,
 //! containers/image, Go's net). The first row that matches wins; unknown text is transient.
 
+use crate::image::Image;
 use crate::verdict::ErrorReason;
 
 /// Where a row's words come from.
@@ -162,9 +163,29 @@ pub static TABLE: [Row; 13] = [
     },
 ];
 
-/// Names what the CLI died of. `text` is the end of its stderr.
-pub fn reason(text: &str) -> ErrorReason {
-    let text = text.to_lowercase();
+/// Names what the CLI died of while it scanned `image`. `stderr` is the end of what it printed.
+pub fn reason(image: &Image, stderr: &str) -> ErrorReason {
+    // Whoever pushes chooses the image's name, and names must not decide how an error is treated.
+    let mut text = stderr
+        .replace(&image.to_string(), "")
+        .replace(&image.name(), "");
+    text = text.replace(&format!("/v2/{}/", image.repository), "/v2//");
+    reason_of(&text.to_lowercase())
+}
+
+/// Names what exit code 2 means: the CLI refused its arguments, unless Go's runtime ended it, which uses the same code.
+pub fn reason_for_bad_parameters(stderr: &str) -> ErrorReason {
+    let is_crash = ["goroutine ", "fatal error: "]
+        .iter()
+        .any(|it| stderr.contains(it));
+    if is_crash {
+        ErrorReason::ScannerError
+    } else {
+        ErrorReason::BadParameters
+    }
+}
+
+fn reason_of(text: &str) -> ErrorReason {
     let words: Vec<&str> = text
         .split(|it: char| !it.is_alphanumeric() && it != '_')
         .filter(|it| !it.is_empty())
@@ -219,6 +240,28 @@ fn is_status(words: &[&str], at: usize, word: &str, numbers: &[u16]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn reason(text: &str) -> ErrorReason {
+        super::reason(&Image::parse("h.io/team/app:1").unwrap(), text)
+    }
+
+    #[test]
+    fn the_images_name_decides_nothing() {
+        let image = Image::parse("h.io/toomanyrequests/denied/eof:manifest_unknown").unwrap();
+        for text in [
+            format!("unable to retrieve image {image}: strange"),
+            format!(
+                "GET https://h.io/v2/{}/manifests/x: strange",
+                image.repository
+            ),
+        ] {
+            assert_eq!(
+                super::reason(&image, &text),
+                ErrorReason::ScannerError,
+                "{text}"
+            );
+        }
+    }
 
     #[test]
     fn the_example_of_each_row_is_decided_by_that_row() {

@@ -164,7 +164,9 @@ pub(crate) mod tests {
                 push.host.as_deref().unwrap_or("-"),
                 push.repository,
                 push.tag.as_ref().map_or("-", |it| it.as_str()),
-                push.digest.as_ref().map_or("-", |it| it.as_str().get(..13).unwrap()),
+                push.digest
+                    .as_ref()
+                    .map_or("-", |it| it.as_str().get(..13).unwrap()),
                 push.info.event_type.as_str(),
                 push.info.id.as_ref().map_or("-", |it| it.as_str()),
                 push.info.actor.as_ref().map_or("-", |it| it.as_str()),
@@ -227,9 +229,21 @@ pub(crate) mod tests {
             for depth in [200, 400_000] {
                 for key in ["events", "data", "package", "push_data", "other"] {
                     let deep = format!("{{\"{key}\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
-                    assert!(!parse(kind, &[], deep.as_bytes()).contains("Image"), "{} {key}", kind.name);
-                    let deep = format!("{{\"{key}\":{}1{}}}", "{\"a\":".repeat(depth), "}".repeat(depth));
-                    assert!(!parse(kind, &[], deep.as_bytes()).contains("Image"), "{} {key}", kind.name);
+                    assert!(
+                        !parse(kind, &[], deep.as_bytes()).contains("Image"),
+                        "{} {key}",
+                        kind.name
+                    );
+                    let deep = format!(
+                        "{{\"{key}\":{}1{}}}",
+                        "{\"a\":".repeat(depth),
+                        "}".repeat(depth)
+                    );
+                    assert!(
+                        !parse(kind, &[], deep.as_bytes()).contains("Image"),
+                        "{} {key}",
+                        kind.name
+                    );
                 }
             }
         }

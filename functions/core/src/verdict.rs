@@ -281,9 +281,13 @@ pub fn judge(image: &Image, run: CliRun<'_>, receive_count: u32) -> Result<Judge
     match code {
         exit_code::POLICIES_PASSED | exit_code::POLICIES_FAILED => {}
         exit_code::BAD_PARAMETERS => {
-            return Err(error(ErrorReason::BadParameters, run.stderr.to_owned()));
+            let reason = classify::reason_for_bad_parameters(run.stderr);
+            return Err(error(reason, run.stderr.to_owned()));
         }
-        exit_code::ERROR => return Err(error(classify::reason(run.stderr), run.stderr.to_owned())),
+        exit_code::ERROR => {
+            let reason = classify::reason(image, run.stderr);
+            return Err(error(reason, run.stderr.to_owned()));
+        }
         other => {
             return Err(error(
                 ErrorReason::ScannerError,
@@ -358,4 +362,173 @@ fn repository_of(pull_string: &str) -> Option<(String, String)> {
     };
     let (registry, repository) = split_host(path).ok()?;
     Some((registry.into(), repository.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Findings;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn report(evaluation: Evaluation) -> Report {
+        Report {
+            cli_version: None,
+            result_url: None,
+            pull_string: Some(format!("h.io/a/b:1@sha256:{HEX}")),
+            digest: Some(format!("sha256:{HEX}")),
+            image_id: None,
+            evaluation,
+            policies_failed: Vec::new(),
+            findings: Findings::default(),
+        }
+    }
+
+    fn check(exit: Exit, report: Result<Report, String>, stderr: &str) -> String {
+        let image = Image::parse(&format!("h.io/a/b:1@sha256:{HEX}")).unwrap();
+        match judge(
+            &image,
+            CliRun {
+                exit,
+                report,
+                stderr,
+            },
+            2,
+        ) {
+            Ok(judged) => format!("{:?} {:?}", judged.verdict, judged.identity),
+            Err(err) => format!("{} {}", err.class.as_str(), err.reason.as_str()),
+        }
+    }
+
+    #[test]
+    fn a_verdict_needs_an_exit_code_and_an_evaluation_that_agree() {
+        use Evaluation::{Failed, NoPolicy, Passed};
+        assert_eq!(
+            check(Exit::Code(0), Ok(report(Passed)), ""),
+            "Passed Confirmed"
+        );
+        assert_eq!(
+            check(Exit::Code(0), Ok(report(NoPolicy)), ""),
+            "PassedWithoutPolicy Confirmed"
+        );
+        assert_eq!(
+            check(Exit::Code(1), Ok(report(Failed)), ""),
+            "Failed Confirmed"
+        );
+        for (code, evaluation) in [(0, Failed), (1, Passed), (1, NoPolicy)] {
+            assert_eq!(
+                check(Exit::Code(code), Ok(report(evaluation)), ""),
+                "permanent report_mismatch"
+            );
+        }
+        for code in [0, 1] {
+            assert_eq!(
+                check(Exit::Code(code), Err("it is cut off".to_owned()), ""),
+                "transient no_report"
+            );
+        }
+    }
+
+    #[test]
+    fn an_end_without_a_verdict_is_an_error_whatever_the_report_says() {
+        let passed = || Ok(report(Evaluation::Passed));
+        assert_eq!(check(Exit::Deadline, passed(), ""), "transient timeout");
+        assert_eq!(
+            check(Exit::Signal(9), passed(), ""),
+            "transient out_of_memory"
+        );
+        assert_eq!(
+            check(Exit::Signal(11), passed(), ""),
+            "transient scanner_error"
+        );
+        assert_eq!(
+            check(Exit::Code(2), passed(), "unknown flag"),
+            "permanent bad_parameters"
+        );
+        // A Go program that panics or runs out of memory ends with 2 as well.
+        assert_eq!(
+            check(
+                Exit::Code(2),
+                passed(),
+                "panic: x\n\ngoroutine 1 [running]:"
+            ),
+            "transient scanner_error"
+        );
+        assert_eq!(
+            check(
+                Exit::Code(2),
+                passed(),
+                "fatal error: runtime: out of memory"
+            ),
+            "transient scanner_error"
+        );
+        assert_eq!(
+            check(Exit::Code(3), passed(), "MANIFEST_UNKNOWN"),
+            "permanent image_not_found"
+        );
+        for code in [4, 42, 127, 255, -1] {
+            assert_eq!(
+                check(Exit::Code(code), passed(), ""),
+                "transient scanner_error"
+            );
+        }
+    }
+
+    #[test]
+    fn a_report_of_another_image_is_never_clean() {
+        let with = |change: fn(&mut Report)| {
+            let mut report = report(Evaluation::Passed);
+            change(&mut report);
+            check(Exit::Code(0), Ok(report), "")
+        };
+        assert_eq!(
+            with(|it| it.pull_string = Some("h.io/a/c:1".to_owned())),
+            "permanent report_mismatch"
+        );
+        assert_eq!(
+            with(|it| it.pull_string = Some("g.io/a/b:1".to_owned())),
+            "permanent report_mismatch"
+        );
+        assert_eq!(
+            with(|it| it.pull_string = Some("%%%".to_owned())),
+            "Passed Confirmed"
+        );
+        assert_eq!(with(|it| it.digest = None), "Passed Unconfirmed");
+        assert_eq!(
+            with(|it| it.digest = Some(String::new())),
+            "Passed Unconfirmed"
+        );
+        assert_eq!(
+            with(|it| it.digest = Some(format!("sha256:{}", "f".repeat(64)))),
+            "Passed Unconfirmed"
+        );
+        assert_eq!(
+            with(|it| {
+                it.digest = Some(format!("sha256:{}", "f".repeat(64)));
+                it.image_id = Some(format!("sha256:{}", "e".repeat(64)));
+            }),
+            "permanent report_mismatch"
+        );
+        assert_eq!(
+            with(|it| {
+                it.digest = Some(format!("sha256:{}", "f".repeat(64)));
+                it.image_id = Some(format!("sha256:{HEX}"));
+            }),
+            "Passed Confirmed"
+        );
+    }
+
+    #[test]
+    fn a_tag_alone_can_not_be_confirmed() {
+        let image = Image::parse("h.io/a/b:1").unwrap();
+        let run = CliRun {
+            exit: Exit::Code(0),
+            report: Ok(report(Evaluation::Passed)),
+            stderr: "",
+        };
+        assert_eq!(
+            judge(&image, run, 1).unwrap().identity,
+            Identity::Unconfirmed
+        );
+    }
 }
