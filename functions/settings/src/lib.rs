@@ -1,11 +1,12 @@
 //! `scanhook.yaml` and the secrets it refers to.
 //!
 //! In reading order: [`location`] (where the file is), [`config`] (what it says, checked), [`secrets`] (the values behind
-//! `env:` and `file:`), [`logs`] (how a process writes its log).
+//! `env:` and `file:`), [`logs`] (how a process writes its log), [`aws`] (how it reaches AWS).
 //!
 //! **Invariant**: an error of this crate names the key's path and never a value: any value may be a secret that was
 //! typed into the wrong place.
 
+pub mod aws;
 pub mod config;
 pub mod location;
 pub mod logs;

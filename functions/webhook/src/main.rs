@@ -1,2 +1,34 @@
-//! main
-fn main() {}
+//! The webhook function. Started by Lambda; `scanhook serve` runs the same router without it.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use scanhook_webhook::{config, router};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let environment = scanhook_settings::environment();
+    if environment("AWS_LAMBDA_RUNTIME_API").is_none() {
+        return fail("this is a Lambda function; `scanhook serve` runs it without Lambda");
+    }
+    if let Err(err) = scanhook_settings::logs::init(environment("SCANHOOK_LOG").as_deref()) {
+        return fail(&err.to_string());
+    }
+    let webhook = match config::load(&environment).await {
+        Ok(webhook) => webhook,
+        Err(err) => return fail(&format!("{err:#}")),
+    };
+    match lambda_http::run(router::router(Arc::new(webhook))).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => fail(&err.to_string()),
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "what an operator reads when the function does not start"
+)]
+fn fail(message: &str) -> ExitCode {
+    eprintln!("webhook: {message}");
+    ExitCode::from(2)
+}

@@ -1,0 +1,113 @@
+//! The answers to deliveries that are not taken: fixed texts that tell a stranger nothing.
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+
+/// Why a delivery is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// The connection ended before the body did, or took too long.
+    UnreadableBody,
+    /// Authentic, but no payload of this source's kind.
+    NotAPayload,
+    /// No valid credential, whatever the cause.
+    Unauthorized,
+    /// No such source or route.
+    NotFound,
+    /// A route, but not with this method.
+    MethodNotAllowed,
+    /// Longer than `limits.body`.
+    TooLarge,
+    /// Compressed, or encoded in another way.
+    UnsupportedEncoding,
+    /// A fault of ours.
+    Internal,
+    /// The queue did not take everything in time.
+    Unavailable,
+}
+
+/// How long a sender waits before it tries again, in seconds.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("10");
+
+impl Rejection {
+    /// The status of the answer.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::UnreadableBody | Self::NotAPayload => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The word for it in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnreadableBody => "unreadable_body",
+            Self::NotAPayload => "not_a_payload",
+            Self::Unauthorized => "unauthorized",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::TooLarge => "too_large",
+            Self::UnsupportedEncoding => "unsupported_encoding",
+            Self::Internal => "internal",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
+    /// A problem document (RFC 9457).
+    fn body(self) -> &'static str {
+        match self {
+            Self::UnreadableBody => {
+                r#"{"type":"about:blank","title":"The body could not be read","status":400}"#
+            }
+            Self::NotAPayload => {
+                r#"{"type":"about:blank","title":"Not a payload of this source's kind","status":400}"#
+            }
+            Self::Unauthorized => {
+                r#"{"type":"about:blank","title":"No valid credential","status":401}"#
+            }
+            Self::NotFound => r#"{"type":"about:blank","title":"No such resource","status":404}"#,
+            Self::MethodNotAllowed => {
+                r#"{"type":"about:blank","title":"Method not allowed","status":405}"#
+            }
+            Self::TooLarge => {
+                r#"{"type":"about:blank","title":"The body is too large","status":413}"#
+            }
+            Self::UnsupportedEncoding => {
+                r#"{"type":"about:blank","title":"Content encoding not supported","status":415}"#
+            }
+            Self::Internal => r#"{"type":"about:blank","title":"Internal error","status":500}"#,
+            Self::Unavailable => {
+                r#"{"type":"about:blank","title":"Not available now, try again","status":503}"#
+            }
+        }
+    }
+
+    fn header(self) -> Option<(HeaderName, HeaderValue)> {
+        match self {
+            Self::MethodNotAllowed => Some((header::ALLOW, HeaderValue::from_static("POST"))),
+            Self::Unavailable => Some((header::RETRY_AFTER, RETRY_AFTER)),
+            _ => None,
+        }
+    }
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::from(self.body()));
+        *response.status_mut() = self.status();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        headers.extend(self.header());
+        response
+    }
+}

@@ -1,0 +1,286 @@
+//! The routes and the order of work, the same under Lambda, `scanhook serve` and tests.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{RawPathParams, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use jiff::Timestamp;
+use scanhook_core::auth::Verifier;
+use scanhook_core::delivery::{Delivery, VerifiedDelivery, verify};
+use scanhook_core::event::{ParsePayloadError, Skip};
+use scanhook_core::image::{Digest, Tag};
+use scanhook_core::message::{QueueMessage, ScanId};
+use scanhook_core::select::{Selected, select};
+use scanhook_core::source::{Source, SourceName};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::queue::{Queue, SendError};
+use crate::rejection::Rejection;
+
+/// What the webhook works with.
+pub struct Webhook {
+    /// Who may send.
+    pub sources: BTreeMap<SourceName, Sender>,
+    /// Where messages go.
+    pub queue: Queue,
+    /// The longest body, in bytes.
+    pub body_limit: usize,
+    /// The time.
+    pub now: fn() -> Timestamp,
+    /// A new id for a delivery or a scan: a ULID.
+    pub new_id: fn() -> ScanId,
+}
+
+/// A source and the check of its deliveries.
+pub struct Sender {
+    /// The source.
+    pub source: Source,
+    /// One for each entry of its `auth`, in that order.
+    pub verifiers: Vec<Verifier>,
+}
+
+/// Builds the routes of the contract that API Gateway serves.
+pub fn router(webhook: Arc<Webhook>) -> Router {
+    let deliver = post(deliver).fallback(|| async { Rejection::MethodNotAllowed });
+    Router::new()
+        .route("/webhooks/{source}", deliver.clone())
+        .route("/webhooks/{source}/{token}", deliver)
+        .route("/healthz", get(|| async { "ok" }))
+        .fallback(|| async { Rejection::NotFound })
+        .with_state(webhook)
+}
+
+/// What became of a delivery that was taken.
+struct Taken {
+    delivery: ScanId,
+    queued: Vec<QueueMessage>,
+    skipped: Vec<Skip>,
+}
+
+/// Why a delivery was not taken, with what only our log is told.
+struct Refused {
+    rejection: Rejection,
+    detail: Option<String>,
+}
+
+impl From<Rejection> for Refused {
+    fn from(rejection: Rejection) -> Self {
+        Self {
+            rejection,
+            detail: None,
+        }
+    }
+}
+
+impl From<ParsePayloadError> for Refused {
+    fn from(err: ParsePayloadError) -> Self {
+        Self {
+            rejection: Rejection::NotAPayload,
+            detail: Some(err.to_string()),
+        }
+    }
+}
+
+impl From<SendError> for Refused {
+    fn from(err: SendError) -> Self {
+        Self {
+            rejection: Rejection::Unavailable,
+            detail: Some(err.to_string()),
+        }
+    }
+}
+
+async fn deliver(
+    State(webhook): State<Arc<Webhook>>,
+    path: RawPathParams,
+    request: Request,
+) -> Response {
+    let mut path = path.iter().map(|(_, value)| value);
+    let Some(sender) = path.next().and_then(|it| webhook.sources.get(it)) else {
+        return Rejection::NotFound.into_response();
+    };
+    let path_token = path.next().map(str::to_owned);
+    let outcome = AssertUnwindSafe(take(&webhook, sender, path_token, request))
+        .catch_unwind()
+        .await;
+    let outcome = outcome.unwrap_or_else(|_| Err(Rejection::Internal.into()));
+    log(&sender.source, &outcome);
+    match outcome {
+        Ok(taken) => taken.into_response(),
+        Err(refused) => refused.rejection.into_response(),
+    }
+}
+
+async fn take(
+    webhook: &Webhook,
+    sender: &Sender,
+    path_token: Option<String>,
+    request: Request,
+) -> Result<Taken, Refused> {
+    let received_at = (webhook.now)();
+    let (parts, body) = request.into_parts();
+    let body = read(&parts.headers, body, webhook.body_limit).await?;
+    let deadline = Instant::now() + sender.source.kind.answer_budget;
+    let traceparent = traceparent(&parts.headers);
+    let delivery = Delivery {
+        headers: parts.headers,
+        path_token,
+        body,
+    };
+    let delivery = verify(delivery, &sender.verifiers).map_err(|_| Rejection::Unauthorized)?;
+    let Selected { requests, skips } = decide(&sender.source, &delivery)?;
+    let messages = requests
+        .into_iter()
+        .map(|it| QueueMessage::new(it, (webhook.new_id)(), received_at, traceparent.clone()));
+    let queued: Vec<_> = messages.collect();
+    if !queued.is_empty() {
+        webhook.queue.send(queued.clone(), deadline).await?;
+    }
+    tracing::debug!(source = %sender.source.name, entry = delivery.entry(), "delivery verified");
+    Ok(Taken {
+        delivery: (webhook.new_id)(),
+        queued,
+        skipped: skips,
+    })
+}
+
+/// Parses a verified delivery and selects from it: all that lies between the signature and the queue.
+pub fn decide(source: &Source, delivery: &VerifiedDelivery) -> Result<Selected, ParsePayloadError> {
+    Ok(select(source, (source.kind.parse)(delivery)?))
+}
+
+/// Reads the body, never more than `limit` bytes of it and nothing at all if it says it is longer.
+async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Rejection> {
+    let is_encoded = headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .any(|it| it.as_bytes() != b"identity");
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|it| it.to_str().ok())
+        .map(str::parse::<usize>);
+    if length.is_some_and(|it| !it.is_ok_and(|it| it <= limit)) {
+        return Err(Rejection::TooLarge);
+    }
+    if is_encoded {
+        return Err(Rejection::UnsupportedEncoding);
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(err) if err.is::<LengthLimitError>() => Err(Rejection::TooLarge),
+        Err(_) => Err(Rejection::UnreadableBody),
+    }
+}
+
+/// The W3C trace context of a request, if it has a well-formed one.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let is_hex = |it: &str| it.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths: Vec<_> = text
+        .split('-')
+        .map(|it| if is_hex(it) { it.len() } else { 0 })
+        .collect();
+    (lengths == [2, 32, 16, 2]).then(|| text.to_owned())
+}
+
+/// One line for each delivery.
+fn log(source: &Source, outcome: &Result<Taken, Refused>) {
+    let (name, kind) = (source.name.as_str(), source.kind.name);
+    match outcome {
+        Ok(taken) => {
+            let (delivery, queued, skipped) = (
+                taken.delivery.as_str(),
+                taken.queued.len(),
+                taken.skipped.len(),
+            );
+            let reason = taken.skipped.first().map(|it| it.reason.as_str());
+            tracing::info!(
+                event = "delivery.taken",
+                source = name,
+                kind,
+                delivery,
+                queued,
+                skipped,
+                reason,
+                "delivery taken"
+            );
+        }
+        Err(Refused { rejection, detail }) => {
+            let (reason, detail) = (rejection.as_str(), detail.as_deref());
+            let event = "delivery.refused";
+            match rejection {
+                Rejection::Internal | Rejection::Unavailable => {
+                    tracing::error!(
+                        event,
+                        source = name,
+                        kind,
+                        reason,
+                        detail,
+                        "delivery refused"
+                    );
+                }
+                _ => tracing::warn!(
+                    event,
+                    source = name,
+                    kind,
+                    reason,
+                    detail,
+                    "delivery refused"
+                ),
+            }
+        }
+    }
+}
+
+impl IntoResponse for Taken {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Answer<'a> {
+            delivery: &'a ScanId,
+            queued: Vec<Queued<'a>>,
+            skipped: &'a [Skip],
+        }
+        #[derive(Serialize)]
+        struct Queued<'a> {
+            scan_id: &'a ScanId,
+            image: String,
+            tag: Option<&'a Tag>,
+            digest: Option<&'a Digest>,
+        }
+        let queued = self.queued.iter().map(|it| Queued {
+            scan_id: &it.scan_id,
+            image: it.image.name(),
+            tag: it.image.pin.tag(),
+            digest: it.image.pin.digest(),
+        });
+        let answer = Answer {
+            delivery: &self.delivery,
+            queued: queued.collect(),
+            skipped: &self.skipped,
+        };
+        let Ok(json) = serde_json::to_vec(&answer) else {
+            unreachable!("strings always serialise")
+        };
+        let mut response = Response::new(Body::from(json));
+        *response.status_mut() = if self.queued.is_empty() {
+            StatusCode::OK
+        } else {
+            StatusCode::ACCEPTED
+        };
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
+        response
+    }
+}
