@@ -2,8 +2,8 @@
 //!
 //! In reading order: [`source`] (who may send), [`delivery`] and [`auth`] (one HTTP request, verified),
 //! [`kinds`] (one file per registry: its wire format), [`event`] (what was pushed), [`select`] (what of it is
-//! scanned), [`message`] (what is queued), [`plan`] (what is run), [`report`] and [`classify`] (what came of it),
-//! [`verdict`] (what that means), [`retry`] (when it is tried again), [`record`] (what is kept of it).
+//! scanned), [`message`] (what is queued), [`plan`] (what is run), [`report`], [`redact`] and [`classify`] (what came of
+//! it), [`verdict`] (what that means), [`retry`] (when it is tried again), [`record`] (what is kept of it).
 //! [`image`] and [`media_type`] are used throughout.
 //!
 //! **Invariant**: no async runtime, AWS crate, clock, randomness, environment or other I/O. Times and ids come in
@@ -19,6 +19,7 @@ pub mod media_type;
 pub mod message;
 pub mod plan;
 pub mod record;
+pub mod redact;
 pub mod report;
 pub mod retry;
 pub mod select;

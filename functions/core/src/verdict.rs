@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::classify;
 use crate::image::{Digest, Image, split_host};
+use crate::redact;
 use crate::report::{Evaluation, Report};
 
 /// What is known of an image after a scan.
@@ -225,7 +226,7 @@ pub struct CliRun<'a> {
     pub exit: Exit,
     /// The report, if there is a readable one; else what is wrong with it.
     pub report: Result<Report, String>,
-    /// The end of what it printed on stderr, without secrets.
+    /// The end of what it printed, redacted.
     pub stderr: &'a str,
 }
 
@@ -255,7 +256,7 @@ pub fn judge(image: &Image, run: CliRun<'_>, receive_count: u32) -> Result<Judge
     let error = |reason: ErrorReason, detail: String| ScanError {
         reason,
         class: reason.class(receive_count),
-        detail,
+        detail: redact::shown(&detail).to_owned(),
     };
     let code = match run.exit {
         Exit::Code(code) => code,

@@ -1,0 +1,293 @@
+//! What may be shown of the text a program printed: no secret, no control character, no part of a URL that may hold
+//! either, and not more than an operator reads.
+//!
+//! **Invariant**: a secret is struck out in each form in which programs print it: as it is, in base64 at any offset, in
+//! percent and in JSON encoding, and with the line breaks it may hold made spaces.
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+/// What stands where something was struck out.
+const MARK: &str = "[redacted]";
+
+/// An encoded form shorter than this would match by chance.
+const MIN_ENCODED: usize = 8;
+
+/// At most this many bytes of a text are shown.
+pub const MAX_SHOWN: usize = 1024;
+
+/// Strikes the secrets of one run out of what it printed.
+pub struct Redactor {
+    /// Longest first, so that no form is struck out of the middle of a longer one.
+    forms: Vec<String>,
+}
+
+impl Redactor {
+    /// Makes the redactor for these secrets.
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut forms: Vec<String> = secrets.into_iter().flat_map(forms).collect();
+        forms.sort_unstable_by(|one, other| other.len().cmp(&one.len()).then(one.cmp(other)));
+        forms.dedup();
+        Self { forms }
+    }
+
+    /// The text on one line, without secrets.
+    pub fn clean(&self, text: &str) -> String {
+        let mut text = one_line(text);
+        for form in &self.forms {
+            if text.contains(form) {
+                text = text.replace(form, MARK);
+            }
+        }
+        without_credentials(&without_url_secrets(&text))
+    }
+
+    /// The same for a text whose beginning is lost: what may be the rest of a secret is cut off.
+    pub fn clean_tail(&self, text: &str) -> String {
+        let longest = self.forms.first().map_or(0, String::len);
+        let cleaned = self.clean(text);
+        tail(&cleaned, cleaned.len().saturating_sub(longest)).to_owned()
+    }
+}
+
+/// The end of a text, as far as it is shown.
+pub fn shown(text: &str) -> &str {
+    tail(text, MAX_SHOWN)
+}
+
+/// At most the last `length` bytes, from where a character begins.
+fn tail(text: &str, length: usize) -> &str {
+    let start = text.len().saturating_sub(length);
+    (start..=text.len())
+        .find_map(|it| text.get(it..))
+        .unwrap_or_default()
+}
+
+/// The text without escape sequences and control characters, and with every run of white space made one space.
+fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    let mut rest = text.chars().peekable();
+    while let Some(it) = rest.next() {
+        match it {
+            '\u{1b}' => match rest.next() {
+                Some('[') => skip_through(&mut rest, |it| matches!(it, '@'..='~')),
+                Some(']') => skip_through(&mut rest, |it| matches!(it, '\u{7}' | '\u{1b}')),
+                _ => {}
+            },
+            '\u{9b}' => skip_through(&mut rest, |it| matches!(it, '@'..='~')),
+            it if it.is_whitespace() => {
+                if !line.ends_with(' ') {
+                    line.push(' ');
+                }
+            }
+            // SQS refuses the last two in attributes.
+            it if it.is_control() || matches!(it, '\u{fffe}' | '\u{ffff}') => {}
+            it => line.push(it),
+        }
+    }
+    line.trim().to_owned()
+}
+
+fn skip_through(rest: &mut impl Iterator<Item = char>, is_last: impl Fn(char) -> bool) {
+    for it in rest {
+        if is_last(it) {
+            break;
+        }
+    }
+}
+
+fn forms(secret: &str) -> Vec<String> {
+    let bytes = secret.as_bytes();
+    let mut forms = vec![one_line(secret)];
+    // A line of its own is how a log shows a part of a key.
+    let lines = secret.lines().map(one_line);
+    forms.extend(lines.filter(|it| it.len() >= 2 * MIN_ENCODED));
+    let mut encoded = vec![percent_encoded(bytes, false), percent_encoded(bytes, true)];
+    encoded.push(percent_encoded(bytes, true).replace("%20", "+"));
+    encoded.push(percent_encoded(bytes, false).replace("%20", "+"));
+    encoded.extend(serde_json::to_string(secret).map(|it| it.trim_matches('"').to_owned()));
+    encoded.extend((0..3).flat_map(|offset| base64_at(offset, bytes)));
+    forms.extend(encoded.into_iter().filter(|it| it.len() >= MIN_ENCODED));
+    forms.retain(|it| !it.is_empty());
+    forms
+}
+
+/// The characters that the secret alone decides in the base64 of a text in which `offset` (modulo 3) bytes stand before it.
+fn base64_at(offset: usize, secret: &[u8]) -> [String; 2] {
+    let bytes = [vec![0; offset].as_slice(), secret].concat();
+    let first = (offset * 8).div_ceil(6);
+    let last = bytes.len() * 8 / 6;
+    let cut = |text: String| text.get(first..last).unwrap_or_default().to_owned();
+    [
+        cut(STANDARD_NO_PAD.encode(&bytes)),
+        cut(URL_SAFE_NO_PAD.encode(&bytes)),
+    ]
+}
+
+fn percent_encoded(bytes: &[u8], is_upper: bool) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        // Writing to a string can't fail.
+        let _ = match byte {
+            b'-' | b'.' | b'_' | b'~' => write!(text, "{}", char::from(byte)),
+            _ if byte.is_ascii_alphanumeric() => write!(text, "{}", char::from(byte)),
+            _ if is_upper => write!(text, "%{byte:02X}"),
+            _ => write!(text, "%{byte:02x}"),
+        };
+    }
+    text
+}
+
+/// Cuts user information and query out of every URL.
+fn without_url_secrets(text: &str) -> String {
+    let mut cleaned = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("://") {
+        let end = after
+            .find(|it: char| it.is_whitespace() || matches!(it, '"' | '\'' | '<' | '>' | '`'))
+            .unwrap_or(after.len());
+        let (url, following) = after.split_at(end);
+        cleaned.push_str(before);
+        cleaned.push_str("://");
+        let (address, query) = url
+            .split_once('?')
+            .map_or((url, None), |(address, query)| (address, Some(query)));
+        // A password may hold a slash; what stands before "@sha256:" is an image.
+        let host = address
+            .rmatch_indices('@')
+            .find(|(at, _)| {
+                !address
+                    .get(*at..)
+                    .unwrap_or_default()
+                    .starts_with("@sha256:")
+            })
+            .map(|(at, _)| at);
+        if let Some(at) = host {
+            cleaned.push_str(MARK);
+            cleaned.push_str(address.get(at..).unwrap_or_default());
+        } else {
+            cleaned.push_str(address);
+        }
+        if query.is_some() {
+            cleaned.push('?');
+            cleaned.push_str(MARK);
+        }
+        rest = following;
+    }
+    cleaned.push_str(rest);
+    cleaned
+}
+
+/// Strikes out what follows an authorization scheme: tokens that the program got itself, and that we don't know.
+fn without_credentials(text: &str) -> String {
+    let mut words = Vec::new();
+    let mut after_scheme = false;
+    for word in text.split(' ') {
+        let is_long = word.len() >= 2 * MIN_ENCODED;
+        words.push(if after_scheme && is_long && !word.contains(MARK) {
+            MARK
+        } else {
+            word
+        });
+        let scheme = word.trim_start_matches(['"', '\'']);
+        after_scheme =
+            scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("basic");
+    }
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::STANDARD;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TOKEN: &str = "fake+token/of a?test";
+
+    fn check(text: &str, expected: &str) {
+        assert_eq!(Redactor::new([TOKEN]).clean(text), expected);
+    }
+
+    #[test]
+    fn a_secret_is_struck_out_in_each_form_in_which_programs_print_it() {
+        check("token fake+token/of a?test!", "token [redacted]!");
+        check("t=fake%2Btoken%2Fof%20a%3Ftest", "t=[redacted]");
+        check("t=fake%2btoken%2fof+a%3ftest", "t=[redacted]");
+        check("fake+tok\u{1b}[0men/of\r\n a?test", "[redacted]");
+        for before in ["", "u", "us", "usr", "user:"] {
+            let text = STANDARD.encode(format!("{before}{TOKEN}"));
+            let cleaned = Redactor::new([TOKEN]).clean(&text);
+            assert!(cleaned.contains(MARK), "{text} {cleaned}");
+        }
+    }
+
+    #[test]
+    fn each_line_of_a_key_is_a_secret() {
+        let key = "-----BEGIN KEY-----\nZmFrZSBrZXkgb2YgYSB0ZXN0\nc2Vjb25kIGxpbmU\n";
+        let redactor = Redactor::new([key]);
+        assert_eq!(
+            redactor.clean("bad ZmFrZSBrZXkgb2YgYSB0ZXN0"),
+            "bad [redacted]"
+        );
+        let json = serde_json::to_string(key).unwrap();
+        assert_eq!(redactor.clean(&json), "\"[redacted]\"");
+    }
+
+    #[test]
+    fn urls_lose_their_user_and_their_query() {
+        check(
+            "Get \"https://robot:pa/ss@h.io/v2/?sig=x&y=z\": 403",
+            "Get \"https://[redacted]@h.io/v2/?[redacted]\": 403",
+        );
+        check(
+            "http://u@p.io and https://h.io/a",
+            "http://[redacted]@p.io and https://h.io/a",
+        );
+        let image = format!("pull://h.io/a:1@sha256:{}", "0".repeat(64));
+        check(&image, &image);
+    }
+
+    #[test]
+    fn tokens_the_program_got_itself_are_struck_out() {
+        check(
+            "Authorization: Bearer eyJhbGciOiJub25lIn0.e30.",
+            "Authorization: Bearer [redacted]",
+        );
+        check("basic authentication", "basic authentication");
+    }
+
+    #[test]
+    fn the_text_becomes_one_line_without_control_characters() {
+        check(
+            "\u{1b}]0;title\u{7}a\n\tb\u{0}\u{9b}31mc\u{ffff}\u{1b}c\r\n",
+            "a bc",
+        );
+    }
+
+    #[test]
+    fn the_rest_of_a_secret_at_a_lost_beginning_is_cut_off() {
+        let text = format!("oken/of a?test {} the end", "x".repeat(200));
+        let cleaned = Redactor::new([TOKEN]).clean_tail(&text);
+        assert!(!cleaned.contains("oken") && cleaned.ends_with("the end"));
+    }
+
+    #[test]
+    fn at_most_a_kibibyte_is_shown_and_it_starts_with_a_whole_character() {
+        let text = format!("{}end", "ä".repeat(1000));
+        assert!(shown(&text).len() <= MAX_SHOWN && shown(&text).ends_with("äend"));
+        assert_eq!(shown("short"), "short");
+    }
+
+    proptest! {
+        #[test]
+        fn no_secret_survives(before in ".{0,40}", secret in "[!-~]{8,40}", after in ".{0,40}") {
+            // A mark may hold what looks like a secret.
+            prop_assume!(!MARK.contains(&secret));
+            let cleaned = Redactor::new([secret.as_str()]).clean(&format!("{before}{secret}{after}"));
+            prop_assert!(!cleaned.contains(&secret), "{cleaned}");
+        }
+    }
+}
