@@ -63,6 +63,19 @@ pub enum Scheme {
     PathToken,
 }
 
+impl Scheme {
+    /// The word for it in the configuration.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Hmac(_) => "hmac",
+            Self::Token(_) => "token",
+            Self::Bearer => "bearer",
+            Self::Basic(_) => "basic",
+            Self::PathToken => "path_token",
+        }
+    }
+}
+
 /// A scheme and its secret.
 pub struct Credential {
     /// The way.

@@ -29,6 +29,8 @@ pub struct Kind {
     pub default_registry: Option<&'static str>,
     /// How long the sender waits for an answer, less what the way there takes.
     pub answer_budget: Duration,
+    /// The types of credential it can really send, the best first.
+    pub auth: &'static [&'static str],
     /// How it signs, if it signs.
     pub hmac: Option<HmacPreset>,
     /// Reads one authentic delivery. Every event of it is told, in its order.

@@ -265,7 +265,17 @@ fn source(
     let auth = wire.auth.into_iter().enumerate();
     let auth = auth
         .map(|(index, it)| auth_config(it, kind, &format!("{path}.auth[{index}]")))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    let unknown = auth
+        .iter()
+        .map(|it: &AuthConfig| it.scheme.as_str())
+        .filter(|it| !kind.auth.contains(it));
+    warnings.extend(unknown.map(|it| {
+        format!(
+            "{path}.auth: {} itself sends no {it} credential",
+            kind.title
+        )
+    }));
     let unused = [
         ("platforms", !wire.platforms.is_empty()),
         ("events", !wire.events.is_empty()),
@@ -678,7 +688,7 @@ sources:
         );
         assert_eq!(
             check_auth("{ type: hmac, header: X-Signature, algorithm: sha256, secret: \"env:A\" }"),
-            "ok "
+            "ok sources.prod.auth: Harbor itself sends no hmac credential"
         );
         assert_eq!(
             check_auth("{ type: token, header: \"a b\", secret: \"env:A\" }"),

@@ -21,6 +21,7 @@ pub(super) static KIND: Kind = Kind {
     title: "Distribution (registry:2, registry:3)",
     default_registry: None,
     answer_budget: Duration::from_millis(800),
+    auth: &["bearer", "token", "basic", "path_token"],
     hmac: None,
     parse,
     sample,

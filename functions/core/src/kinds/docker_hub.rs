@@ -19,6 +19,7 @@ pub(super) static KIND: Kind = Kind {
     title: "Docker Hub",
     default_registry: Some("docker.io"),
     answer_budget: Duration::from_millis(2_500),
+    auth: &["path_token"],
     hmac: None,
     parse,
     sample,

@@ -23,6 +23,7 @@ pub(super) static KIND: Kind = Kind {
     title: "GitHub Container Registry",
     default_registry: Some("ghcr.io"),
     answer_budget: Duration::from_secs(8),
+    auth: &["hmac"],
     hmac: Some(HmacPreset {
         header: "x-hub-signature-256",
         algorithm: Algorithm::Sha256,

@@ -20,6 +20,7 @@ pub(super) static KIND: Kind = Kind {
     title: "Harbor",
     default_registry: None,
     answer_budget: Duration::from_millis(2_500),
+    auth: &["token", "bearer", "basic", "path_token"],
     hmac: None,
     parse,
     sample,
