@@ -148,13 +148,16 @@ pub(crate) async fn run(store: &Store, stopping: &CancellationToken) {
                 None
             }
         };
-        let next = next.map_or(Timestamp::MAX, |it| {
-            Timestamp::from_millisecond(it).unwrap_or(Timestamp::MAX)
-        });
+        let due = async {
+            match next.and_then(|it| Timestamp::from_millisecond(it).ok()) {
+                Some(next) => store.shared.clock.sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = stopping.cancelled() => return,
             () = store.shared.task_started.notified() => {}
-            () = store.shared.clock.sleep_until(next) => {}
+            () = due => {}
         }
         progress = store.run(step).await;
     }

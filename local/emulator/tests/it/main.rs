@@ -1,0 +1,15 @@
+//! The emulator as its callers see it: an AWS SDK on a socket, and a clock that the test turns.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that fails should stop where it fails"
+)]
+
+mod durability;
+mod faults;
+mod mapping;
+mod queues;
+mod refusals;
+mod tasks;
+mod time;
+mod world;
