@@ -1,1 +1,14 @@
-//! scanner
+//! From a message in the queue to a verdict: each record of a batch is claimed, scanned by the Sysdig CLI, judged and
+//! recorded.
+//!
+//! In reading order: [`config`] (what a scanner is made of), [`batch`] (the handler, the same under Lambda, `serve` and
+//! `work`), [`queue`] (what it says to SQS), [`ledger`] (what it remembers), [`cli`] (how it runs the CLI).
+//!
+//! **Invariant**: a record is only ever deleted from the queue after its verdict was reached, or after it lies in the
+//! dead-letter queue with its reason.
+
+pub mod batch;
+pub mod cli;
+pub mod config;
+pub mod ledger;
+pub mod queue;

@@ -1,2 +1,46 @@
-//! main
-fn main() {}
+//! The scanner function. Started by Lambda; `scanhook serve` and `scanhook work` run the same handler without it.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use aws_lambda_events::sqs::SqsEvent;
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use scanhook_scanner::{batch, config};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let environment = scanhook_settings::environment();
+    if environment("AWS_LAMBDA_RUNTIME_API").is_none() {
+        return fail("this is a Lambda function; `scanhook work` runs it without Lambda");
+    }
+    if let Err(err) = scanhook_settings::logs::init(environment("SCANHOOK_LOG").as_deref()) {
+        return fail(&err.to_string());
+    }
+    let (program, scratch) = (
+        Path::new("/opt/bin/sysdig-cli-scanner"),
+        Path::new("/tmp/scanhook"),
+    );
+    let scanner = match config::load(&environment, program, scratch).await {
+        Ok(scanner) => Arc::new(scanner),
+        Err(err) => return fail(&format!("{err:#}")),
+    };
+    let started_at = (scanner.now)();
+    let handler = service_fn(async |event: LambdaEvent<SqsEvent>| {
+        let deadline = config::deadline(event.context.deadline, started_at, (scanner.now)());
+        Ok::<_, Error>(batch::handle(&scanner, event.payload, deadline).await)
+    });
+    match lambda_runtime::run(handler).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => fail(&err.to_string()),
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "what an operator reads when the function does not start"
+)]
+fn fail(message: &str) -> ExitCode {
+    eprintln!("scanner: {message}");
+    ExitCode::from(2)
+}

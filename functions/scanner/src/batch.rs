@@ -1,0 +1,119 @@
+//! The handler: a batch of records in, the ids of those that failed out.
+//!
+//! **Invariant**: each record is on its own. Whatever one does, the others are still worked on and the answer names
+//! exactly those that are to come back.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use futures_util::FutureExt as _;
+use jiff::Timestamp;
+
+use crate::cli::{Cli, Slots};
+use crate::config::ScannerSettings;
+use crate::ledger::Ledger;
+use crate::queue::Queue;
+
+mod attempt;
+mod settle;
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// Everything that records are worked on with.
+pub struct Scanner<L> {
+    /// What the configuration says.
+    pub settings: ScannerSettings,
+    /// Where records come from, and where dead letters go.
+    pub queue: Queue,
+    /// What is remembered of scans.
+    pub ledger: L,
+    /// What scans.
+    pub cli: Cli,
+    /// Where it writes. Batches that are handled at once share the slots.
+    pub slots: Slots,
+    /// How long before an invocation's deadline all work ends, so that there is time to answer.
+    pub margin: Duration,
+    /// What time it is.
+    pub now: Clock,
+}
+
+/// The margin for a function on Lambda.
+pub const MARGIN: Duration = Duration::from_secs(15);
+
+/// A scan is not started with less time than this, or than its whole time-out if that is shorter: it would hardly end
+/// well, and cost one of its receives.
+const WORTHWHILE: Duration = Duration::from_secs(15);
+
+/// Records stay hidden this long after the deadline: when the function dies, they come back soon.
+const AFTER_DEADLINE: Duration = Duration::from_mins(1);
+
+/// Until when what is to be done.
+#[derive(Clone, Copy)]
+struct Times {
+    /// The latest instant at which the scan may start.
+    start: Timestamp,
+    /// The instant at which it is ended.
+    end: Timestamp,
+}
+
+/// What becomes of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    /// It is done, here or as a dead letter.
+    Deleted,
+    /// It comes back.
+    Returned,
+}
+
+/// Works on every record of a batch, and reports those that are to come back. `deadline` is the invocation's.
+pub async fn handle<L: Ledger>(
+    scanner: &Scanner<L>,
+    event: SqsEvent,
+    deadline: Timestamp,
+) -> SqsBatchResponse {
+    let hidden = until(after(deadline, AFTER_DEADLINE), (scanner.now)());
+    scanner.queue.hide_all(&event.records, hidden).await;
+    let end = before(deadline, scanner.margin);
+    let worthwhile = WORTHWHILE.min(scanner.settings.timeout());
+    // The first always starts: with a deadline too short for any, all would come back for ever without a reason.
+    let mut times = Times { start: end, end };
+    let mut response = SqsBatchResponse::default();
+    for record in &event.records {
+        let mut attempt = attempt::Attempt::new(record, (scanner.now)());
+        let outcome = attempt::work(scanner, &mut attempt, times).await;
+        let settled = AssertUnwindSafe(settle::settle(scanner, attempt, outcome));
+        if settled.catch_unwind().await.unwrap_or(Settled::Returned) == Settled::Returned {
+            response.add_failure(identifier(record));
+        }
+        times.start = before(end, worthwhile);
+    }
+    response
+}
+
+/// Names a record in the answer. One without an id can't come back alone: an id that no batch has fails the whole batch,
+/// so that nothing is lost, and claims keep its other records from being scanned again.
+fn identifier(record: &SqsMessage) -> &str {
+    match record.message_id.as_deref() {
+        Some(id) if !id.is_empty() => id,
+        _ => {
+            tracing::error!("a record without an id is to come back, so the whole batch does");
+            "record-without-message-id"
+        }
+    }
+}
+
+fn after(instant: Timestamp, duration: Duration) -> Timestamp {
+    instant.checked_add(duration).unwrap_or(Timestamp::MAX)
+}
+
+fn before(instant: Timestamp, duration: Duration) -> Timestamp {
+    instant.checked_sub(duration).unwrap_or(Timestamp::MIN)
+}
+
+/// How long it is until `instant`; nothing if it has passed.
+fn until(instant: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(instant.duration_since(now)).unwrap_or_default()
+}

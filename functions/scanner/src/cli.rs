@@ -1,0 +1,220 @@
+//! Running the CLI: the one place that starts a process.
+//!
+//! **Invariant**: no shell; an environment made from nothing; a process group of its own, of which nothing is left when
+//! the run ends, however it ends; its directory is gone then too. What was printed leaves here redacted.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use futures_util::future::{Either, join, select};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Signal;
+use scanhook_core::message::ScanId;
+use scanhook_core::plan::{Inherited, RunDirectories, ScanPlan};
+use scanhook_core::redact::Redactor;
+use scanhook_core::report::Report;
+use scanhook_core::verdict::Exit;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+mod processes;
+mod slots;
+
+use processes::RunProcesses;
+pub use processes::end_leftovers;
+pub use slots::{OpenSlotsError, Slot, Slots};
+
+/// The Sysdig CLI.
+pub struct Cli {
+    /// The executable.
+    pub program: PathBuf,
+    /// What it is given of our own environment.
+    pub inherited: Inherited,
+}
+
+/// A run that ended.
+#[derive(Debug)]
+pub struct Run {
+    /// How.
+    pub exit: Exit,
+    /// Its report, or what is wrong with it; only read after the exit codes that promise one.
+    pub report: Result<Report, String>,
+    /// The end of what it printed, redacted: of its stderr, or of its stdout if that is all there is.
+    pub printed: String,
+}
+
+/// Between SIGTERM and SIGKILL, within the run's time.
+const TERM_GRACE: Duration = Duration::from_secs(2);
+
+/// How long is waited for the end of the output once the process and its group are gone.
+const DRAIN_GRACE: Duration = Duration::from_millis(250);
+
+/// This much of the end of each stream is kept.
+const STDERR_KEPT: usize = 64 * 1024;
+const STDOUT_KEPT: usize = 4 * 1024;
+
+/// The largest report that is read.
+const MAX_REPORT: u64 = 64 * 1024 * 1024;
+
+impl Cli {
+    /// Runs the CLI for `plan`, for `limit` at most. Dropping the future ends the run as well.
+    pub async fn run(
+        &self,
+        plan: &ScanPlan,
+        scan_id: &ScanId,
+        slot: &mut Slot,
+        limit: Duration,
+    ) -> io::Result<Run> {
+        let scan = slot.begin(scan_id)?;
+        let mut child = self.start(plan, &scan.directories())?;
+        let processes = RunProcesses::of(&child, scan.path());
+        slot.distrust_database();
+        let (mut stdout, mut stderr) = (Tail::new(STDOUT_KEPT), Tail::new(STDERR_KEPT));
+        let exit = {
+            let (out, err) = (child.stdout.take(), child.stderr.take());
+            let mut drained = pin!(join(stdout.fill_from(out), stderr.fill_from(err)));
+            let (exit, is_drained) =
+                match select(pin!(wait(&mut child, &processes, limit)), drained.as_mut()).await {
+                    Either::Left((exit, _)) => (exit, false),
+                    Either::Right((_, ended)) => (ended.await, true),
+                };
+            // Whoever is left may hold the streams open.
+            drop(processes);
+            if !is_drained {
+                let _ = timeout(DRAIN_GRACE, drained).await;
+            }
+            exit?
+        };
+        if matches!(exit, Exit::Code(_)) {
+            slot.trust_database();
+        }
+        let redactor = Redactor::new(plan.secrets());
+        let printed = [stderr, stdout].map(|it| it.shown(&redactor));
+        let printed = printed.into_iter().find(|it| !it.is_empty());
+        // Reading, parsing and removing may take a while, and other runs go on meanwhile.
+        let finish = move || {
+            let report = match exit {
+                Exit::Code(0 | 1) => read_report(&scan.directories().report()),
+                _ => Err("no report was expected".to_owned()),
+            };
+            drop(scan);
+            report
+        };
+        Ok(Run {
+            exit,
+            report: tokio::task::spawn_blocking(finish).await?,
+            printed: printed.unwrap_or_default(),
+        })
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that starts a process"
+    )]
+    fn start(&self, plan: &ScanPlan, directories: &RunDirectories<'_>) -> io::Result<Child> {
+        Command::new(&self.program)
+            .args(plan.arguments(directories))
+            .env_clear()
+            .envs(plan.environment(directories, &self.inherited))
+            .current_dir(directories.scan)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+    }
+}
+
+/// Waits for the process to end; ends it and its group when its time is up.
+async fn wait(child: &mut Child, processes: &RunProcesses, limit: Duration) -> io::Result<Exit> {
+    let grace = TERM_GRACE.min(limit / 4);
+    if let Ok(status) = timeout(limit.saturating_sub(grace), child.wait()).await {
+        return Ok(exit(status?));
+    }
+    processes.signal(Signal::TERM);
+    if timeout(grace, child.wait()).await.is_err() {
+        processes.signal(Signal::KILL);
+        child.wait().await?;
+    }
+    Ok(Exit::Deadline)
+}
+
+fn exit(status: ExitStatus) -> Exit {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, signal) => Exit::Signal(signal.unwrap_or_default()),
+    }
+}
+
+/// The end of a stream.
+struct Tail {
+    bytes: Vec<u8>,
+    kept: usize,
+    is_cut: bool,
+}
+
+impl Tail {
+    fn new(kept: usize) -> Self {
+        Self {
+            bytes: Vec::new(),
+            kept,
+            is_cut: false,
+        }
+    }
+
+    /// Reads a stream to its end, and forgets all but the end of it.
+    async fn fill_from(&mut self, stream: Option<impl AsyncRead + Unpin>) -> io::Result<()> {
+        let Some(mut stream) = stream else {
+            return Ok(());
+        };
+        loop {
+            self.bytes.reserve(self.kept);
+            if stream.read_buf(&mut self.bytes).await? == 0 {
+                return Ok(());
+            }
+            if self.bytes.len() > 2 * self.kept {
+                self.cut();
+            }
+        }
+    }
+
+    fn cut(&mut self) {
+        let surplus = self.bytes.len().saturating_sub(self.kept);
+        self.bytes.drain(..surplus);
+        self.is_cut |= surplus > 0;
+    }
+
+    fn shown(mut self, redactor: &Redactor) -> String {
+        self.cut();
+        let text = String::from_utf8_lossy(&self.bytes);
+        if self.is_cut {
+            redactor.clean_tail(&text)
+        } else {
+            redactor.clean(&text)
+        }
+    }
+}
+
+/// Reads a report that the CLI, which handles hostile images, may have left: no link, pipe or flood of bytes is followed.
+fn read_report(path: &Path) -> Result<Report, String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty());
+    let file = File::from(file.map_err(|_| "there is no report".to_owned())?);
+    let metadata = file.metadata().map_err(|err| err.to_string())?;
+    if !metadata.is_file() {
+        return Err("the report is not a file".to_owned());
+    }
+    let mut json = Vec::new();
+    let read = file.take(MAX_REPORT + 1).read_to_end(&mut json);
+    let read = read.map_err(|err| err.to_string())?;
+    if u64::try_from(read).unwrap_or(u64::MAX) > MAX_REPORT {
+        return Err("the report is too large".to_owned());
+    }
+    Report::parse(&json).map_err(|err| err.to_string())
+}

@@ -1,0 +1,222 @@
+//! Where runs write: as many slots as may run at once, each with a database that is kept between its runs, and a fresh
+//! directory for each run.
+//!
+//! **Invariant**: a run's directory is gone when its [`ScanDirectory`] is, on every path. One that is found at start is
+//! of a process that was killed: it is removed, and so is the database that was in use.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use scanhook_core::message::ScanId;
+use scanhook_core::plan::RunDirectories;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::processes;
+
+/// The slots of one process.
+pub struct Slots {
+    free: Arc<Mutex<Vec<PathBuf>>>,
+    permits: Arc<Semaphore>,
+    /// Held as long as the slots are.
+    _lock: File,
+}
+
+/// The scratch space can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenSlotsError {
+    /// Another process uses it.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// It can't be read or written.
+    #[error("could not prepare the scratch space {}", path.display())]
+    Io {
+        /// The scratch space.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Slots {
+    /// Prepares `count` slots under `root`, and ends and removes what an earlier process left there.
+    pub fn open(root: &Path, count: u32) -> Result<Self, OpenSlotsError> {
+        let unusable = |source| OpenSlotsError::Io {
+            path: root.into(),
+            source,
+        };
+        fs::create_dir_all(root).map_err(unusable)?;
+        let root = fs::canonicalize(root).map_err(unusable)?;
+        let lock = File::create(root.join("lock")).map_err(unusable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenSlotsError::InUse(root)),
+            Err(TryLockError::Error(err)) => return Err(unusable(err)),
+        }
+        processes::end_leftovers(&root);
+        processes::adopt_orphans();
+        let slots: Vec<_> = (0..count)
+            .map(|it| root.join(format!("slot-{it}")))
+            .collect();
+        prepare(&root, &slots).map_err(unusable)?;
+        let permits = Semaphore::new(slots.len());
+        Ok(Self {
+            free: Arc::new(Mutex::new(slots)),
+            permits: Arc::new(permits),
+            _lock: lock,
+        })
+    }
+
+    /// Waits for a free slot and takes it.
+    pub async fn lease(&self) -> Slot {
+        let (Ok(permit), Some(directory)) =
+            (Arc::clone(&self.permits).acquire_owned().await, self.pop())
+        else {
+            unreachable!("the semaphore is never closed, and there are as many slots as permits")
+        };
+        Slot {
+            directory,
+            database_is_suspect: false,
+            free: Arc::clone(&self.free),
+            _permit: permit,
+        }
+    }
+
+    fn pop(&self) -> Option<PathBuf> {
+        lock(&self.free).pop()
+    }
+}
+
+/// A permit is returned after its slot: so whoever gets one finds a slot.
+fn lock(free: &Mutex<Vec<PathBuf>>) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {
+    free.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn prepare(root: &Path, slots: &[PathBuf]) -> io::Result<()> {
+    for entry in fs::read_dir(root)? {
+        let path = entry?.path();
+        if path.is_dir() && !slots.contains(&path) {
+            remove_tree(&path)?;
+        }
+    }
+    for slot in slots {
+        fs::create_dir_all(slot)?;
+        for entry in fs::read_dir(slot)? {
+            let entry = entry?;
+            if entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(SCAN_PREFIX.as_bytes())
+            {
+                remove_tree(&entry.path())?;
+                remove_tree(&slot.join(DATABASE))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+const DATABASE: &str = "database";
+const SCAN_PREFIX: &str = "scan-";
+
+/// A slot that is taken; free again when dropped.
+pub struct Slot {
+    directory: PathBuf,
+    database_is_suspect: bool,
+    free: Arc<Mutex<Vec<PathBuf>>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Slot {
+    /// Has the database fetched anew before the next run.
+    pub fn distrust_database(&mut self) {
+        self.database_is_suspect = true;
+    }
+
+    /// Says that the run that used the database ended by itself.
+    pub(super) fn trust_database(&mut self) {
+        self.database_is_suspect = false;
+    }
+
+    /// Makes the directories of a run.
+    pub(super) fn begin(&self, scan_id: &ScanId) -> io::Result<ScanDirectory> {
+        let database = self.directory.join(DATABASE);
+        fs::create_dir_all(&database)?;
+        let mut name = tempfile::Builder::new();
+        let directory = name
+            .prefix(&format!("{SCAN_PREFIX}{scan_id}-"))
+            .tempdir_in(&self.directory)?;
+        let scan = ScanDirectory {
+            path: directory.keep(),
+            database,
+        };
+        fs::create_dir(scan.path.join("tmp"))?;
+        fs::create_dir(scan.path.join("cache"))?;
+        Ok(scan)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if self.database_is_suspect
+            && let Err(err) = remove_tree(&self.directory.join(DATABASE))
+        {
+            tracing::error!("could not remove a database that may be broken: {err}");
+        }
+        lock(&self.free).push(std::mem::take(&mut self.directory));
+    }
+}
+
+/// The directory of one run, removed when dropped.
+pub(super) struct ScanDirectory {
+    path: PathBuf,
+    database: PathBuf,
+}
+
+impl ScanDirectory {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn directories(&self) -> RunDirectories<'_> {
+        RunDirectories {
+            scan: &self.path,
+            database: &self.database,
+        }
+    }
+}
+
+impl Drop for ScanDirectory {
+    fn drop(&mut self) {
+        if let Err(err) = remove_tree(&self.path) {
+            tracing::error!("could not remove the directory of a scan: {err}");
+        }
+    }
+}
+
+/// Removes a directory with all that is in it, also where directories in it may not be written to.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => {
+            make_writable(path)?;
+            fs::remove_dir_all(path)
+        }
+        Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+fn make_writable(directory: &Path) -> io::Result<()> {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // Of the entry itself: a link out of here is not followed.
+        if entry.file_type()?.is_dir() {
+            make_writable(&entry.path())?;
+        }
+    }
+    Ok(())
+}

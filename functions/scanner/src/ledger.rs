@@ -1,0 +1,94 @@
+//! Where it is kept which content is being scanned, which was, and what came of each scan request.
+
+use std::future::Future;
+
+use jiff::Timestamp;
+use scanhook_core::message::ScanId;
+use scanhook_core::record::{ClaimKey, ScanRecord};
+use scanhook_core::verdict::{ScanError, Verdict};
+
+/// A wish to scan some content.
+#[derive(Debug, Clone, Copy)]
+pub struct ClaimRequest<'a> {
+    /// The content.
+    pub key: &'a ClaimKey,
+    /// Who wants to scan it.
+    pub holder: &'a ScanId,
+    /// The present time.
+    pub now: Timestamp,
+    /// When the claim ends by itself, should its holder die.
+    pub until: Timestamp,
+    /// A scan that finished after this satisfies the wish; an earlier one counts as none.
+    pub satisfied_after: Timestamp,
+}
+
+/// The answer to a [`ClaimRequest`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The content is the caller's to scan.
+    Claimed,
+    /// Somebody else is scanning it, at most until then.
+    InProgress(Timestamp),
+    /// It was scanned, recently enough.
+    Done(Verdict),
+}
+
+/// The ledger can't be reached, or it is broken. Scans go on without it.
+#[derive(Debug, thiserror::Error)]
+#[error("the ledger is unavailable")]
+pub struct LedgerError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// A store of claims and records, shared by everyone who scans for the same queue.
+///
+/// **Invariant**: of any number of concurrent claims on one key, one is answered with [`Claim::Claimed`] until it ends,
+/// is finished or is released.
+pub trait Ledger: Send + Sync + 'static {
+    /// Claims content if nobody holds it: it is unknown or released, its claim ended at or before `now`, or its scan
+    /// finished at or before `satisfied_after`.
+    fn claim(
+        &self,
+        request: ClaimRequest<'_>,
+    ) -> impl Future<Output = Result<Claim, LedgerError>> + Send;
+
+    /// Makes a claim a finished scan.
+    fn finish(
+        &self,
+        key: &ClaimKey,
+        verdict: Verdict,
+        finished_at: Timestamp,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Gives a claim back, with what prevented its scan, unless it ended and is another holder's by now.
+    fn release(
+        &self,
+        key: &ClaimKey,
+        holder: &ScanId,
+        last_error: &ScanError,
+    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+
+    /// Writes the record of a scan request, in place of its earlier one.
+    fn record(&self, record: &ScanRecord) -> impl Future<Output = Result<(), LedgerError>> + Send;
+}
+
+/// The ledger of a function that has no table: it grants every claim and keeps nothing. A repeated event is then scanned
+/// again, and the `scan.finished` line in the log is the only record.
+#[derive(Debug, Clone, Copy)]
+pub struct NoLedger;
+
+impl Ledger for NoLedger {
+    async fn claim(&self, _: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
+        Ok(Claim::Claimed)
+    }
+
+    async fn finish(&self, _: &ClaimKey, _: Verdict, _: Timestamp) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn release(&self, _: &ClaimKey, _: &ScanId, _: &ScanError) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn record(&self, _: &ScanRecord) -> Result<(), LedgerError> {
+        Ok(())
+    }
+}
