@@ -10,7 +10,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::event::FreeText;
-use crate::wire::{Text, or_default};
+use crate::wire::{Text, object};
 
 /// What a report says.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,7 +92,7 @@ pub enum ReadReportError {
 
 #[derive(Deserialize)]
 struct WireReport<'a> {
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     info: WireInfo<'a>,
     #[serde(borrow, default)]
     scanner: Lenient<WireScanner<'a>>,

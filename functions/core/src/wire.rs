@@ -4,8 +4,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use jiff::Timestamp;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// A string, or nothing.
@@ -39,19 +41,21 @@ impl Instant {
     }
 }
 
-macro_rules! ignore_other_types {
-    ($lifetime:lifetime: $($method:ident($type:ty)),*) => {
+macro_rules! ignore_others {
+    (scalars: $($method:ident($type:ty)),*) => {
         $(fn $method<E>(self, _: $type) -> Result<Self::Value, E> { Ok(Self::Value::default()) })*
 
         fn visit_unit<E>(self) -> Result<Self::Value, E> {
             Ok(Self::Value::default())
         }
-
+    };
+    (lists of $lifetime:lifetime) => {
         fn visit_seq<A: SeqAccess<$lifetime>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
             while seq.next_element::<IgnoredAny>()?.is_some() {}
             Ok(Self::Value::default())
         }
-
+    };
+    (objects of $lifetime:lifetime) => {
         fn visit_map<A: MapAccess<$lifetime>>(self, mut map: A) -> Result<Self::Value, A::Error> {
             while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
             Ok(Self::Value::default())
@@ -76,7 +80,9 @@ impl<'de> Visitor<'de> for TextVisitor {
         Ok(Text(Some(Cow::Owned(text.to_owned()))))
     }
 
-    ignore_other_types!('de: visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64));
+    ignore_others!(scalars: visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64));
+    ignore_others!(lists of 'de);
+    ignore_others!(objects of 'de);
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
@@ -111,7 +117,9 @@ impl<'de> Visitor<'de> for InstantVisitor {
         Ok(Instant::from_seconds(seconds))
     }
 
-    ignore_other_types!('de: visit_bool(bool), visit_i64(i64));
+    ignore_others!(scalars: visit_bool(bool), visit_i64(i64));
+    ignore_others!(lists of 'de);
+    ignore_others!(objects of 'de);
 }
 
 impl<'de> Deserialize<'de> for Instant {
@@ -120,13 +128,70 @@ impl<'de> Deserialize<'de> for Instant {
     }
 }
 
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
+
+    ignore_others!(scalars: visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str));
+    ignore_others!(lists of 'de);
+}
+
 /// Reads an object that may be null, absent or of another type: then its default.
-pub(crate) fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Deserialize<'de> + Default,
 {
-    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+    deserializer.deserialize_any(ObjectVisitor(PhantomData))
+}
+
+/// Reads a list; what is no object in it counts as one that is empty.
+pub(crate) fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    #[derive(serde::Deserialize)]
+    #[serde(bound = "T: Deserialize<'de> + Default")]
+    struct Element<T>(#[serde(deserialize_with = "object")] T);
+
+    let elements = Vec::<Element<T>>::deserialize(deserializer)?;
+    Ok(elements.into_iter().map(|it| it.0).collect())
+}
+
+struct ListVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for ListVisitor<T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Vec<T>, A::Error> {
+        list(SeqAccessDeserializer::new(seq))
+    }
+
+    ignore_others!(scalars: visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str));
+    ignore_others!(objects of 'de);
+}
+
+/// Reads a list as [`list`] does, and what is null, absent or of another type as an empty one.
+pub(crate) fn list_or_none<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    deserializer.deserialize_any(ListVisitor(PhantomData))
 }
 
 #[cfg(test)]
@@ -165,6 +230,52 @@ mod tests {
             r#""soon""#,
         ] {
             assert_eq!(read(unreadable), None, "{unreadable}");
+        }
+    }
+
+    #[derive(serde::Deserialize, Default, Debug, PartialEq)]
+    struct Inner {
+        #[serde(default)]
+        a: u8,
+    }
+
+    #[derive(serde::Deserialize, Debug, PartialEq)]
+    struct Outer {
+        #[serde(default, deserialize_with = "object")]
+        inner: Inner,
+        #[serde(default, deserialize_with = "list_or_none")]
+        list: Vec<Inner>,
+    }
+
+    #[test]
+    fn an_object_or_list_of_another_type_counts_as_absent() {
+        let nothing = Outer {
+            inner: Inner::default(),
+            list: Vec::new(),
+        };
+        for other in ["null", "7", "-7", "7.5", "true", "\"x\"", "[1]"] {
+            let json = format!(r#"{{"inner":{other}}}"#);
+            assert_eq!(serde_json::from_str::<Outer>(&json).unwrap(), nothing);
+        }
+        for other in ["null", "7", "-7", "7.5", "true", "\"x\"", "{\"a\":1}"] {
+            let json = format!(r#"{{"list":{other}}}"#);
+            assert_eq!(serde_json::from_str::<Outer>(&json).unwrap(), nothing);
+        }
+        let json = r#"{"inner":{"a":1},"list":[{"a":2},null,"x",{"a":3}]}"#;
+        let some = serde_json::from_str::<Outer>(json).unwrap();
+        assert_eq!(some.inner.a, 1);
+        let list: Vec<_> = some.list.iter().map(|it| it.a).collect();
+        assert_eq!(list, [2, 0, 0, 3]);
+    }
+
+    #[test]
+    fn a_repeated_key_is_an_error_at_every_depth() {
+        for json in [
+            r#"{"inner":{},"inner":{}}"#,
+            r#"{"inner":{"a":1,"a":1}}"#,
+            r#"{"list":[{"a":1,"a":1}]}"#,
+        ] {
+            assert!(serde_json::from_str::<Outer>(json).is_err(), "{json}");
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
 use crate::media_type;
-use crate::wire::{Instant, Text, or_default};
+use crate::wire::{Instant, Text, list, list_or_none, object};
 
 pub(super) static KIND: Kind = Kind {
     name: "distribution",
@@ -41,11 +41,11 @@ In the registry's config.yml:
 
 #[derive(Deserialize)]
 struct WireEnvelope<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "list")]
     events: Vec<WireEvent<'a>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct WireEvent<'a> {
     #[serde(borrow, default)]
     id: Text<'a>,
@@ -53,11 +53,11 @@ struct WireEvent<'a> {
     timestamp: Instant,
     #[serde(borrow, default)]
     action: Text<'a>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     target: WireTarget<'a>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     request: WireRequest<'a>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     actor: WireActor<'a>,
 }
 
@@ -75,7 +75,7 @@ struct WireTarget<'a> {
     #[serde(borrow, default)]
     url: Text<'a>,
     /// Config and layers of a manifest, children of an index; only where `includereferences` is set.
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "list_or_none")]
     references: Vec<WireReference<'a>>,
 }
 
@@ -231,7 +231,8 @@ mod tests {
         not_a_push
         not_an_image
         ");
-        assert_eq!(parse(&[odd.replace("[]", "null")]), "not_a_push");
+        assert_eq!(parse(&[odd]), "not_a_push");
+        assert_eq!(parse(&["7".to_owned()]), "not_a_push");
     }
 
     #[test]

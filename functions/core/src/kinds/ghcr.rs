@@ -16,7 +16,7 @@ use crate::auth::{Algorithm, Encoding};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
-use crate::wire::{Instant, Text, or_default};
+use crate::wire::{Instant, Text, object};
 
 pub(super) static KIND: Kind = Kind {
     name: "ghcr",
@@ -51,7 +51,7 @@ struct WireHook<'a> {
     package: Option<WirePackage<'a>>,
     #[serde(borrow)]
     registry_package: Option<WirePackage<'a>>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     sender: WireAccount<'a>,
     #[serde(borrow, default)]
     zen: Text<'a>,
@@ -63,9 +63,9 @@ struct WirePackage<'a> {
     name: Text<'a>,
     #[serde(borrow, default)]
     package_type: Text<'a>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     owner: WireAccount<'a>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     package_version: WireVersion<'a>,
 }
 
@@ -85,15 +85,15 @@ struct WireVersion<'a> {
     updated_at: Instant,
     #[serde(default)]
     created_at: Instant,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     container_metadata: WireContainer<'a>,
 }
 
 #[derive(Deserialize, Default)]
 struct WireContainer<'a> {
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     tag: WireTag<'a>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     manifest: WireManifest<'a>,
 }
 
@@ -111,7 +111,7 @@ struct WireManifest<'a> {
     digest: Text<'a>,
     #[serde(borrow, default)]
     media_type: Text<'a>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     config: WireConfig<'a>,
 }
 

@@ -13,7 +13,7 @@ use super::{Kind, Sample, SamplePush, json, json_headers};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
-use crate::wire::{Instant, Text, or_default};
+use crate::wire::{Instant, Text, list_or_none, object};
 
 pub(super) static KIND: Kind = Kind {
     name: "harbor",
@@ -48,21 +48,21 @@ struct WireNotification<'a> {
     occur_at: Instant,
     #[serde(default)]
     time: Instant,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     event_data: WireData<'a>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     data: WireData<'a>,
 }
 
 #[derive(Deserialize, Default)]
 struct WireData<'a> {
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "list_or_none")]
     resources: Vec<WireResource<'a>>,
-    #[serde(borrow, default, deserialize_with = "or_default")]
+    #[serde(borrow, default, deserialize_with = "object")]
     repository: WireRepository<'a>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct WireResource<'a> {
     #[serde(borrow, default)]
     digest: Text<'a>,
