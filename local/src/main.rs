@@ -1,2 +1,94 @@
-//! main
-fn main() {}
+//! scanhook on one machine: the same handlers as in AWS, on an embedded queue, and the commands around them.
+//!
+//! In reading order: [`args`] (the commands), [`serve`] (the local server) with [`listener`], [`data_dir`] and [`ledger`],
+//! [`demo`], [`send`], [`scans`] and [`check`] (one file each), [`output`] (the only one that prints).
+//!
+//! **Invariant**: exit codes are 0 for success, 1 for findings or failures, 2 for usage or configuration.
+
+mod args;
+mod check;
+mod data_dir;
+mod demo;
+mod ledger;
+mod listener;
+mod output;
+mod scans;
+mod send;
+mod serve;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Args, Command};
+
+/// How a command ended without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// All is well.
+    Fine,
+    /// Something was found, or something failed.
+    Findings,
+}
+
+/// An error of usage, configuration or environment that keeps a command from starting: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+struct Unusable(#[source] anyhow::Error);
+
+fn main() -> ExitCode {
+    // `demo` runs this program as the CLI, by a link of that name.
+    let program = std::env::args_os().next().unwrap_or_default();
+    if Path::new(&program)
+        .file_name()
+        .is_some_and(|it| it == "sysdig-cli-scanner")
+    {
+        return scanhook_stand_in::main();
+    }
+    let args = Args::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(err) => return output::fail(&anyhow::Error::new(err).context("could not start"), 2),
+    };
+    let outcome = runtime.block_on(run(args));
+    // What a command left running must not keep the process.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(Outcome::Fine) => ExitCode::SUCCESS,
+        Ok(Outcome::Findings) => ExitCode::from(1),
+        Err(err) if output::is_broken_pipe(&err) => ExitCode::SUCCESS,
+        Err(err) => match err.downcast::<Unusable>() {
+            Ok(Unusable(err)) => output::fail(&err, 2),
+            Err(err) => output::fail(&err, 1),
+        },
+    }
+}
+
+async fn run(args: Args) -> anyhow::Result<Outcome> {
+    let environment = scanhook_settings::environment();
+    let filter = environment("SCANHOOK_LOG");
+    match args.command {
+        Command::Serve(args) => {
+            scanhook_settings::logs::init(filter.as_deref()).map_err(unusable)?;
+            serve::command(args, environment).await
+        }
+        Command::Demo => {
+            if filter.is_some() {
+                scanhook_settings::logs::init(filter.as_deref()).map_err(unusable)?;
+            }
+            demo::command().await
+        }
+        Command::Send(args) => send::command(args, environment).await,
+        Command::Scans(args) => scans::command(args),
+        Command::Check(args) => check::command(args, environment).await,
+    }
+}
+
+/// Marks an error as one of usage, configuration or environment.
+fn unusable(err: impl Into<anyhow::Error>) -> anyhow::Error {
+    Unusable(err.into()).into()
+}

@@ -1,0 +1,339 @@
+//! `scanhook demo`: the whole way of an image on embedded defaults, with the stand-in CLI.
+//!
+//! The deliveries go over HTTP, signed as each registry signs; queue, mapping and scanner are those of `serve`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use scanhook_core::auth::Credential;
+use scanhook_core::image::Image;
+use scanhook_core::kinds::{self, Kind};
+use scanhook_core::record::{ScanRecord, State};
+use scanhook_settings::Environment;
+use scanhook_settings::config::Config;
+use secrecy::SecretString;
+use serde_json::Value;
+
+use crate::send::{self, Answer};
+use crate::serve::{self, Options, Server};
+use crate::{Outcome, output, scans, unusable};
+
+/// The demo gives up on an image after this long.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The pause between two looks at the ledger.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// What is pushed to each registry, besides one image that passes.
+const STORIES: [Story; 5] = [
+    Story {
+        kind: "harbor",
+        image: "demo/fail",
+        tag: "2.0",
+        forged: false,
+        expected: "failed",
+    },
+    Story {
+        kind: "distribution",
+        image: "demo/flaky",
+        tag: "1.1",
+        forged: false,
+        expected: "passed",
+    },
+    Story {
+        kind: "docker-hub",
+        image: "demo/not-found",
+        tag: "gone",
+        forged: false,
+        expected: "error: image_not_found",
+    },
+    Story {
+        kind: "distribution",
+        image: "demo/pass",
+        tag: SIGNATURE,
+        forged: false,
+        expected: "skipped: not_an_image",
+    },
+    Story {
+        kind: "ghcr",
+        image: "demo/pass",
+        tag: "forged",
+        forged: true,
+        expected: "refused: 401",
+    },
+];
+
+/// A tag as cosign gives it to a signature.
+const SIGNATURE: &str =
+    "sha256-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef.sig";
+
+/// A push and what must come of it.
+#[derive(Clone, Copy)]
+struct Story {
+    kind: &'static str,
+    image: &'static str,
+    tag: &'static str,
+    forged: bool,
+    expected: &'static str,
+}
+
+/// A story that was told to the webhook.
+struct Told {
+    story: Story,
+    image: Image,
+    answer: Answer,
+}
+
+pub(crate) async fn command() -> anyhow::Result<Outcome> {
+    let directory = tempfile::tempdir().context("could not make a temporary directory")?;
+    let cli = link_stand_in(directory.path())?;
+    let environment: Environment = Arc::new(|name| {
+        name.starts_with("DEMO_")
+            .then(|| format!("fake-demo-secret-{name}"))
+    });
+    let config = || Config::parse(&configuration()).context("the demo's configuration");
+    let options = Options {
+        config: config()?,
+        environment: environment.clone(),
+        listen: ([127, 0, 0, 1], 0).into(),
+        sqs_listen: ([127, 0, 0, 1], 0).into(),
+        data_dir: directory.path().join("data"),
+        queue_url: None,
+        scanner_cli: Some(cli),
+    };
+    let server = serve::start(options).await.map_err(unusable)?;
+    let outcome = play(&server, &config()?, &environment).await;
+    server.stop().await;
+    outcome
+}
+
+/// Makes this program available as the CLI: started by that name, it is the stand-in.
+fn link_stand_in(directory: &Path) -> anyhow::Result<std::path::PathBuf> {
+    let program = std::env::current_exe().context("could not find this program")?;
+    let link = directory.join("sysdig-cli-scanner");
+    std::os::unix::fs::symlink(program, &link).context("could not link the stand-in CLI")?;
+    Ok(link)
+}
+
+fn configuration() -> String {
+    let sources: Vec<_> = kinds::ALL
+        .iter()
+        .map(|kind| {
+            let (name, registry) = (kind.name, registry(kind));
+            let auth = kind.auth.first().copied().unwrap_or("path_token");
+            format!(
+                r#"  {name}: {{ kind: {name}, registry: "{registry}", auth: [{{ type: {auth}, secret: "env:DEMO_{name}" }}] }}"#
+            )
+        })
+        .collect();
+    format!(
+        "sources:\n{}\nscanner: {{ api_token: \"env:DEMO_SYSDIG\", concurrency: 2 }}\nretry: {{ attempts: 6, base: 1s, cap: 2s }}\n",
+        sources.join("\n"),
+    )
+}
+
+fn registry(kind: &Kind) -> String {
+    kind.default_registry
+        .map_or_else(|| format!("{}.example.com", kind.name), str::to_owned)
+}
+
+fn stories() -> Vec<Story> {
+    let pass = |kind: &&'static Kind| Story {
+        kind: kind.name,
+        image: "demo/pass",
+        tag: "1.0",
+        forged: false,
+        expected: "passed",
+    };
+    kinds::ALL.iter().map(pass).chain(STORIES).collect()
+}
+
+async fn play(
+    server: &Server,
+    config: &Config,
+    environment: &Environment,
+) -> anyhow::Result<Outcome> {
+    let client = send::client()?;
+    let url = format!("http://{}", server.address);
+    let mut told = Vec::new();
+    for story in stories() {
+        let source = config
+            .sources
+            .get(story.kind)
+            .context("a kind without a source")?;
+        let credentials = source.credentials(environment).await?;
+        let credential = credentials
+            .into_iter()
+            .next()
+            .context("a source without a credential")?;
+        let credential = if story.forged {
+            Credential {
+                secret: SecretString::from("fake-wrong-secret"),
+                ..credential
+            }
+        } else {
+            credential
+        };
+        let image = Image::parse(&format!(
+            "{}/{}:{}@{}",
+            source.source.registry,
+            story.image,
+            story.tag,
+            random_digest()
+        ))?;
+        let sample = send::make_sample(&source.source, &image);
+        let signed = send::sign(&url, &source.source, &credential, sample)?;
+        told.push(Told {
+            story,
+            image,
+            answer: send::post(&client, signed).await?,
+        });
+    }
+    let records = watch(server, &told).await?;
+    let mut is_fine = true;
+    let mut rows = Vec::new();
+    for (told, record) in told.iter().zip(&records) {
+        let outcome = outcome(&told.answer, record.as_ref());
+        is_fine &= outcome == told.story.expected;
+        rows.push(row(told, outcome, record.as_ref()));
+    }
+    output::table(
+        &[
+            "kind",
+            "image",
+            "verdict",
+            "crit/high/med/low/negl",
+            "attempts",
+            "time",
+        ],
+        rows,
+    )?;
+    let dead = server.store.depth(serve::DEAD_LETTERS).await?.visible;
+    let summary = if is_fine {
+        "everything came out as it should"
+    } else {
+        "something did not come out as it should"
+    };
+    output::line(&format!(
+        "{} deliveries, {dead} in the dead-letter queue; {summary}",
+        told.len()
+    ))?;
+    output::line(
+        "The CLI was a stand-in. Next: write a scanhook.yaml, then `scanhook check` and `scanhook serve`.",
+    )?;
+    Ok(if is_fine {
+        Outcome::Fine
+    } else {
+        Outcome::Findings
+    })
+}
+
+/// Waits until every queued image has a verdict or is a dead letter; tells the record of each delivery that has one.
+async fn watch(server: &Server, told: &[Told]) -> anyhow::Result<Vec<Option<ScanRecord>>> {
+    let bar = ProgressBar::new(told.len() as u64);
+    bar.set_style(ProgressStyle::with_template(
+        "{spinner} {pos}/{len} {bar:30} {elapsed} {msg}",
+    )?);
+    let watched = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let records = told
+                .iter()
+                .map(|it| record(server, &it.answer))
+                .collect::<anyhow::Result<Vec<_>>>()?;
+            let is_open = |(told, record): &(&Told, &Option<ScanRecord>)| {
+                let is_settled = record
+                    .as_ref()
+                    .is_some_and(|it| matches!(it.state, State::Done | State::DeadLetter));
+                scan_id(&told.answer).is_some() && !is_settled
+            };
+            let open: Vec<_> = told
+                .iter()
+                .zip(&records)
+                .filter(is_open)
+                .map(|(told, _)| told.story.image)
+                .collect();
+            bar.set_position((told.len() - open.len()) as u64);
+            bar.set_message(open.join(" "));
+            if open.is_empty() {
+                return Ok(records);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    });
+    let records = watched
+        .await
+        .unwrap_or_else(|_| told.iter().map(|it| record(server, &it.answer)).collect());
+    bar.finish_and_clear();
+    records
+}
+
+fn scan_id(answer: &Answer) -> Option<&str> {
+    answer
+        .body
+        .pointer("/queued/0/scan_id")
+        .and_then(Value::as_str)
+}
+
+fn record(server: &Server, answer: &Answer) -> anyhow::Result<Option<ScanRecord>> {
+    let Some(scan_id) = scan_id(answer) else {
+        return Ok(None);
+    };
+    Ok(server.ledger.find(scan_id)?.into_iter().next())
+}
+
+/// What came of a delivery, in the words of its story.
+fn outcome(answer: &Answer, record: Option<&ScanRecord>) -> String {
+    let skipped = answer
+        .body
+        .pointer("/skipped/0/reason")
+        .and_then(Value::as_str);
+    match (record, skipped) {
+        (Some(record), _) => scans::verdict(record),
+        (None, Some(reason)) => format!("skipped: {reason}"),
+        (None, None) if answer.status >= 400 => format!("refused: {}", answer.status),
+        (None, None) => "still waiting".to_owned(),
+    }
+}
+
+fn row(told: &Told, outcome: String, record: Option<&ScanRecord>) -> Vec<String> {
+    let tag = told.image.pin.tag().map_or("", |it| it.as_str());
+    let tag = if tag.len() > 20 {
+        format!("{tag:.16}….sig")
+    } else {
+        tag.to_owned()
+    };
+    let findings = record
+        .and_then(|it| it.findings)
+        .map_or_else(String::new, |it| {
+            format!(
+                "{}/{}/{}/{}/{}",
+                it.critical, it.high, it.medium, it.low, it.negligible
+            )
+        });
+    let time = record.and_then(|it| Some(it.finished_at?.duration_since(it.received_at)));
+    let is_dead = record.is_some_and(|it| it.state == State::DeadLetter);
+    vec![
+        told.story.kind.to_owned(),
+        format!("{}:{tag}", told.image.name()),
+        if is_dead {
+            format!("{outcome} → dead-letter queue")
+        } else {
+            outcome
+        },
+        findings,
+        record.map_or_else(String::new, |it| it.attempts.to_string()),
+        time.map_or_else(String::new, |it| format!("{:.2} s", it.as_secs_f64())),
+    ]
+}
+
+/// A digest that no other demo had.
+fn random_digest() -> String {
+    format!(
+        "sha256:{:032x}{:032x}",
+        ulid::Ulid::generate().0,
+        ulid::Ulid::generate().0
+    )
+}

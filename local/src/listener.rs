@@ -1,0 +1,97 @@
+//! An HTTP server that strangers may talk to: limits on connections, headers and time, and a graceful end.
+//!
+//! `axum::serve` sets none of these limits.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse as _, Response};
+use http::{Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+/// Connections at once; further ones wait in the listener's backlog.
+const CONNECTIONS: usize = 512;
+
+/// API Gateway takes no more than 10,240 bytes of request line and headers; the connection's buffer has room for that.
+const HEADER_BYTES: usize = 16 * 1024;
+
+/// How long a connection may take to send its headers, and to send the next request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a request may take, its body included, as API Gateway has it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The pause after an error of accept, such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves until `stopping`, then finishes the requests that have begun, for at most `drain`.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stopping: CancellationToken,
+    drain: Duration,
+) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let graceful = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stopping.cancelled() => break,
+            accepted = accept(&listener, &permits) => accepted,
+        };
+        let Some((stream, permit)) = accepted else {
+            continue;
+        };
+        let service = hyper::service::service_fn({
+            let router = router.clone();
+            move |request: Request<hyper::body::Incoming>| {
+                answer(router.clone(), request.map(Body::new))
+            }
+        });
+        let mut connection = hyper::server::conn::http1::Builder::new();
+        connection
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(HEADER_BYTES)
+            .half_close(true);
+        let connection = graceful.watch(connection.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            // A connection that breaks is its client's affair.
+            let _ = connection.await;
+            drop(permit);
+        });
+    }
+    let _ = tokio::time::timeout(drain, graceful.shutdown()).await;
+}
+
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            let _ = stream.set_nodelay(true);
+            Some((stream, permit))
+        }
+        Err(err) => {
+            tracing::warn!("could not accept a connection: {err}");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+async fn answer(router: Router, request: Request<Body>) -> Result<Response, Infallible> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, router.oneshot(request)).await {
+        Ok(response) => response,
+        Err(_) => Ok(StatusCode::REQUEST_TIMEOUT.into_response()),
+    }
+}
