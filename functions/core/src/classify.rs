@@ -193,10 +193,7 @@ fn reason_of(text: &str) -> ErrorReason {
     let holds = |sign: &Sign| match sign {
         Text(part) => text.contains(part),
         Word(word) => words.contains(word),
-        Status(numbers) => words
-            .iter()
-            .enumerate()
-            .any(|(at, word)| is_status(&words, at, word, numbers)),
+        Status(numbers) => numbers.iter().any(|it| tells_status(text, &words, *it)),
     };
     let matches = |row: &&Row| match &row.pattern {
         Any(signs) => signs.iter().any(holds),
@@ -208,33 +205,31 @@ fn reason_of(text: &str) -> ErrorReason {
         .map_or(ErrorReason::ScannerError, |row| row.reason)
 }
 
-/// The first words of each status' phrase. Source: RFC 9110, section 15, and RFC 6585.
-const PHRASES: [(u16, &str); 10] = [
-    (401, "unauthorized"),
-    (403, "forbidden"),
-    (404, "not"),
-    (408, "request"),
-    (429, "too"),
-    (500, "internal"),
-    (502, "bad"),
-    (503, "service"),
-    (504, "gateway"),
-    (400, "bad"),
+/// The phrase of each status. Source: RFC 9110, section 15, and RFC 6585.
+const PHRASES: [(u16, &str); 9] = [
+    (401, "401 unauthorized"),
+    (403, "403 forbidden"),
+    (404, "404 not found"),
+    (408, "408 request timeout"),
+    (429, "429 too many requests"),
+    (500, "500 internal server error"),
+    (502, "502 bad gateway"),
+    (503, "503 service unavailable"),
+    (504, "504 gateway timeout"),
 ];
 
 /// How many words may stand between "status" and its number.
 const NEAR: usize = 3;
 
-fn is_status(words: &[&str], at: usize, word: &str, numbers: &[u16]) -> bool {
-    let Some(number) = numbers.iter().find(|it| it.to_string() == *word) else {
-        return false;
-    };
-    let before = words.get(at.saturating_sub(NEAR)..at).unwrap_or_default();
-    let after = words.get(at + 1).copied().unwrap_or_default();
-    before
-        .iter()
-        .any(|it| matches!(*it, "status" | "statuscode" | "http" | "code"))
-        || PHRASES.contains(&(*number, after))
+fn tells_status(text: &str, words: &[&str], number: u16) -> bool {
+    let phrases = PHRASES.iter().filter(|(it, _)| *it == number);
+    let number = number.to_string();
+    let near_its_name = words.iter().enumerate().any(|(at, word)| {
+        let before = words.get(at.saturating_sub(NEAR)..at).unwrap_or_default();
+        let is_name = |it: &&str| matches!(*it, "status" | "statuscode" | "http" | "code");
+        *word == number && before.iter().any(is_name)
+    });
+    near_its_name || phrases.into_iter().any(|(_, it)| text.contains(it))
 }
 
 #[cfg(test)]
@@ -277,6 +272,7 @@ mod tests {
             "wrote 503 files in 429 ms",
             "2026-11-21T20:04:01.401Z strange",
             "port 5000, pid 404",
+            "stopped (503 bytes, pid 500): internal inconsistency",
         ] {
             assert_eq!(reason(text), ErrorReason::ScannerError, "{text}");
         }
