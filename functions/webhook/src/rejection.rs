@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 
 /// Why a delivery is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,14 +88,6 @@ impl Rejection {
             }
         }
     }
-
-    fn header(self) -> Option<(HeaderName, HeaderValue)> {
-        match self {
-            Self::MethodNotAllowed => Some((header::ALLOW, HeaderValue::from_static("POST"))),
-            Self::Unavailable => Some((header::RETRY_AFTER, RETRY_AFTER)),
-            _ => None,
-        }
-    }
 }
 
 impl IntoResponse for Rejection {
@@ -107,7 +99,9 @@ impl IntoResponse for Rejection {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        headers.extend(self.header());
+        if self == Self::Unavailable {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
         response
     }
 }

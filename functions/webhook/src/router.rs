@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -51,11 +52,11 @@ pub struct Sender {
 
 /// Builds the routes of the contract that API Gateway serves.
 pub fn router(webhook: Arc<Webhook>) -> Router {
-    let deliver = post(deliver).fallback(|| async { Rejection::MethodNotAllowed });
     Router::new()
-        .route("/webhooks/{source}", deliver.clone())
-        .route("/webhooks/{source}/{token}", deliver)
+        .route("/webhooks/{source}", post(deliver))
+        .route("/webhooks/{source}/{token}", post(deliver))
         .route("/healthz", get(|| async { "ok" }))
+        .method_not_allowed_fallback(|| async { Rejection::MethodNotAllowed })
         .fallback(|| async { Rejection::NotFound })
         .with_state(webhook)
 }
@@ -102,9 +103,13 @@ impl From<SendError> for Refused {
 
 async fn deliver(
     State(webhook): State<Arc<Webhook>>,
-    path: RawPathParams,
+    path: Result<RawPathParams, RawPathParamsRejection>,
     request: Request,
 ) -> Response {
+    // A path that is no UTF-8 names no source.
+    let Ok(path) = path else {
+        return Rejection::NotFound.into_response();
+    };
     let mut path = path.iter().map(|(_, value)| value);
     let Some(sender) = path.next().and_then(|it| webhook.sources.get(it)) else {
         return Rejection::NotFound.into_response();
@@ -164,7 +169,7 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Re
     let is_encoded = headers
         .get_all(header::CONTENT_ENCODING)
         .iter()
-        .any(|it| it.as_bytes() != b"identity");
+        .any(|it| !it.as_bytes().eq_ignore_ascii_case(b"identity"));
     let length = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|it| it.to_str().ok())
@@ -182,15 +187,23 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Re
     }
 }
 
-/// The W3C trace context of a request, if it has a well-formed one.
+/// The W3C trace context of a request, if it has a valid one.
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
-    let is_hex = |it: &str| it.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
-    let lengths: Vec<_> = text
-        .split('-')
-        .map(|it| if is_hex(it) { it.len() } else { 0 })
-        .collect();
-    (lengths == [2, 32, 16, 2]).then(|| text.to_owned())
+    let parts: Vec<_> = text.split('-').collect();
+    let [version, trace, parent, flags] = parts.as_slice() else {
+        return None;
+    };
+    let is_hex = |it: &str, length| {
+        it.len() == length && it.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let is_id = |it: &str, length| is_hex(it, length) && it.bytes().any(|it| it != b'0');
+    let is_valid = is_hex(version, 2)
+        && *version != "ff"
+        && is_id(trace, 32)
+        && is_id(parent, 16)
+        && is_hex(flags, 2);
+    is_valid.then(|| text.to_owned())
 }
 
 /// One line for each delivery.
