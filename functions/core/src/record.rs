@@ -224,7 +224,7 @@ mod tests {
         let others = [
             key(&tagged.replace("h.io", "g.io"), None, &["a", "b"]),
             key(&tagged.replace("/a", "/b"), None, &["a", "b"]),
-            key(&tagged.replace("abc", "abd"), None, &["a", "b"]),
+            key(&tagged.replace("abc", "fff"), None, &["a", "b"]),
             key(&tagged, Some("linux/arm64"), &["a", "b"]),
             key(&tagged, None, &["ab"]),
             key(&tagged, None, &[]),
