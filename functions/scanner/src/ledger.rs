@@ -40,11 +40,11 @@ pub struct LedgerError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 
 /// A store of claims and records, shared by everyone who scans for the same queue.
 ///
-/// **Invariant**: of any number of concurrent claims on one key, one is answered with [`Claim::Claimed`] until it ends,
-/// is finished or is released.
+/// **Invariant**: of all who claim one key, one holder is answered with [`Claim::Claimed`] until the claim ends, is
+/// finished or is released.
 pub trait Ledger: Send + Sync + 'static {
-    /// Claims content if nobody holds it: it is unknown or released, its claim ended at or before `now`, or its scan
-    /// finished at or before `satisfied_after`.
+    /// Claims content if nobody else holds it: it is unknown or released, its claim ended at or before `now` or is that of
+    /// an earlier attempt of the same holder, or its scan finished at or before `satisfied_after`.
     fn claim(
         &self,
         request: ClaimRequest<'_>,

@@ -1,0 +1,110 @@
+//! A ledger in memory that tests look into, and can break.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+use scanhook_core::message::ScanId;
+use scanhook_core::record::{ClaimKey, ScanRecord};
+use scanhook_core::verdict::{ScanError, Verdict};
+use scanhook_scanner::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
+
+/// What a claim is for the time being.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Held {
+    Until(Timestamp, ScanId),
+    Done(Verdict, Timestamp),
+    Released(&'static str),
+}
+
+/// How it answers.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub(crate) enum Health {
+    #[default]
+    Well,
+    Unavailable,
+    Panics,
+}
+
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) health: Health,
+    pub(crate) claims: HashMap<ClaimKey, Held>,
+    /// The latest record of each scan.
+    pub(crate) records: BTreeMap<ScanId, ScanRecord>,
+    /// How many claims were granted.
+    pub(crate) granted: usize,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct MemoryLedger(pub(crate) Arc<Mutex<State>>);
+
+impl MemoryLedger {
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, LedgerError> {
+        let mut state = self.0.lock().unwrap();
+        match state.health {
+            Health::Well => Ok(change(&mut state)),
+            Health::Unavailable => Err(LedgerError("the table is gone".into())),
+            Health::Panics => {
+                // Only once, so that what follows can be seen; and not while the lock is held.
+                state.health = Health::Well;
+                drop(state);
+                panic!("a ledger that panics");
+            }
+        }
+    }
+}
+
+impl Ledger for MemoryLedger {
+    async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
+        self.change(|state| {
+            match state.claims.get(request.key) {
+                Some(Held::Until(until, holder))
+                    if *until > request.now && holder != request.holder =>
+                {
+                    return Claim::InProgress(*until);
+                }
+                Some(Held::Done(verdict, finished_at))
+                    if *finished_at > request.satisfied_after =>
+                {
+                    return Claim::Done(*verdict);
+                }
+                _ => {}
+            }
+            let held = Held::Until(request.until, request.holder.clone());
+            state.claims.insert(request.key.clone(), held);
+            state.granted += 1;
+            Claim::Claimed
+        })
+    }
+
+    async fn finish(
+        &self,
+        key: &ClaimKey,
+        verdict: Verdict,
+        finished_at: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.change(|state| {
+            let done = Held::Done(verdict, finished_at);
+            state.claims.insert(key.clone(), done);
+        })
+    }
+
+    async fn release(
+        &self,
+        key: &ClaimKey,
+        _: &ScanId,
+        last_error: &ScanError,
+    ) -> Result<(), LedgerError> {
+        self.change(|state| {
+            let released = Held::Released(last_error.reason.as_str());
+            state.claims.insert(key.clone(), released);
+        })
+    }
+
+    async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError> {
+        self.change(|state| {
+            state.records.insert(record.scan_id.clone(), record.clone());
+        })
+    }
+}

@@ -1,0 +1,12 @@
+//! The scanner as its callers see it: an event in, an answer out, with a real queue, real processes and the stand-in CLI.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that fails should stop where it fails"
+)]
+
+mod ledger;
+mod outcomes;
+mod processes;
+mod world;

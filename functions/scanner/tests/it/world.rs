@@ -1,0 +1,338 @@
+//! A queue with its dead-letter queue on a socket, a scanner that works on it with the stand-in CLI, and the clock that
+//! all of it runs on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_sqs::types::{Message, QueueAttributeName};
+use jiff::Timestamp;
+use scanhook_core::plan::Inherited;
+use scanhook_core::record::ScanRecord;
+use scanhook_emulator::clock::{Clock, ManualClock};
+use scanhook_emulator::faults::Faults;
+use scanhook_emulator::sqs::{self, Peeked, Store};
+use scanhook_scanner::batch::{self, Scanner};
+use scanhook_scanner::cli::{Cli, Slots};
+use scanhook_scanner::config::ScannerSettings;
+use scanhook_scanner::queue::Queue;
+use scanhook_settings::Environment;
+use scanhook_settings::config::Config;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::ledger::MemoryLedger;
+
+pub(crate) const TOKEN: &str = "fake-canary-token-9f1c";
+pub(crate) const PASSWORD: &str = "fake-registry-password";
+pub(crate) const REGISTRY: &str = "registry.example.com";
+pub(crate) const DIGEST: &str =
+    "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+/// How long an invocation lasts.
+pub(crate) const INVOCATION: Duration = Duration::from_mins(15);
+
+/// The scanner's margin.
+pub(crate) const MARGIN: Duration = Duration::from_secs(15);
+
+pub(crate) struct World {
+    pub(crate) clock: ManualClock,
+    pub(crate) store: Store,
+    pub(crate) client: Client,
+    pub(crate) ledger: MemoryLedger,
+    pub(crate) scanner: Arc<Scanner<MemoryLedger>>,
+    pub(crate) directory: TempDir,
+    queue_url: String,
+    server: JoinHandle<()>,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// The executable that the example of this name is built to.
+pub(crate) fn stand_in() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let target = test.parent().unwrap().parent().unwrap();
+    let program = target.join("examples").join("stand-in");
+    assert!(
+        program.is_file(),
+        "no stand-in at {}: run all of `cargo test -p scanhook-scanner`",
+        program.display()
+    );
+    program
+}
+
+/// A script of ours in the place of the CLI.
+pub(crate) fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::with("30s", &stand_in()).await
+    }
+
+    pub(crate) async fn with(timeout: &str, program: &Path) -> Self {
+        let directory = TempDir::new().unwrap();
+        let clock = ManualClock::at("2026-11-21T20:00:00Z".parse().unwrap());
+        let store = Store::open(
+            &directory.path().join("queues.db"),
+            Clock::Manual(clock.clone()),
+        )
+        .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = client(&format!("http://{}", listener.local_addr().unwrap()));
+        let served = sqs::serve(
+            listener,
+            store.clone(),
+            Faults::none(),
+            std::future::pending(),
+        );
+        let server = tokio::spawn(async { served.await.unwrap() });
+        let dead_letter_url = create_queue(&client, "dlq", &[]).await;
+        let policy = json!({ "deadLetterTargetArn": sqs::queue_arn(sqs::REGION, "dlq"), "maxReceiveCount": 10 });
+        let attributes = [("RedrivePolicy", policy.to_string())];
+        let queue_url = create_queue(&client, "scans", &attributes).await;
+        let queue = Queue::open(client.clone(), queue_url.clone(), dead_letter_url, 10);
+        let ledger = MemoryLedger::default();
+        let scanner = Scanner {
+            settings: settings(directory.path(), timeout).await,
+            queue: queue.await.unwrap(),
+            ledger: ledger.clone(),
+            cli: Cli {
+                program: program.to_owned(),
+                inherited: Inherited {
+                    variables: vec![("PATH", "/usr/bin:/bin".into())],
+                },
+            },
+            slots: Slots::open(&directory.path().join("scratch"), 1).unwrap(),
+            margin: MARGIN,
+            now: {
+                let clock = clock.clone();
+                Arc::new(move || clock.now())
+            },
+        };
+        Self {
+            clock,
+            store,
+            client,
+            ledger,
+            scanner: Arc::new(scanner),
+            directory,
+            queue_url,
+            server,
+        }
+    }
+
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.directory.path().join("scratch")
+    }
+
+    /// Sends bodies to the queue and receives them all, as the mapping does.
+    pub(crate) async fn receive(&self, bodies: &[&str]) -> Value {
+        for body in bodies {
+            let call = self.client.send_message().queue_url(&self.queue_url);
+            call.message_body(*body).send().await.unwrap();
+        }
+        self.receive_again().await
+    }
+
+    /// Receives what is visible.
+    pub(crate) async fn receive_again(&self) -> Value {
+        let call = self.client.receive_message().queue_url(&self.queue_url);
+        let call = call
+            .max_number_of_messages(10)
+            .visibility_timeout(30)
+            .message_system_attribute_names("All".into());
+        let messages = call.send().await.unwrap().messages.unwrap_or_default();
+        json!({ "Records": messages.into_iter().map(record).collect::<Vec<_>>() })
+    }
+
+    /// Hands an event to the scanner, with a whole invocation's time.
+    pub(crate) async fn handle(&self, event: &Value) -> SqsBatchResponse {
+        let deadline = self.clock.now() + INVOCATION;
+        self.handle_until(event, deadline).await
+    }
+
+    pub(crate) async fn handle_until(
+        &self,
+        event: &Value,
+        deadline: Timestamp,
+    ) -> SqsBatchResponse {
+        let event: SqsEvent = serde_json::from_value(event.clone()).unwrap();
+        batch::handle(&self.scanner, event, deadline).await
+    }
+
+    pub(crate) async fn dead_letters(&self) -> Vec<Peeked> {
+        self.peek("dlq").await
+    }
+
+    pub(crate) async fn peek(&self, queue: &str) -> Vec<Peeked> {
+        self.store
+            .peek(queue, 100, Box::new(|_| true))
+            .await
+            .unwrap()
+    }
+
+    /// For how many seconds the only message of the queue stays hidden.
+    pub(crate) async fn hidden_for(&self) -> i64 {
+        let [message] = self.peek("scans").await.try_into().unwrap();
+        (message.visible_at.as_millisecond() - self.clock.now().as_millisecond()) / 1000
+    }
+
+    pub(crate) fn record(&self, scan_id: &str) -> Option<ScanRecord> {
+        let state = self.ledger.0.lock().unwrap();
+        state.records.get(&scan_id_of(scan_id)).cloned()
+    }
+
+    /// Sends a message, handles it on that receive, and says in a few words what became of it.
+    pub(crate) async fn outcome(&self, body: &str, receive: u32) -> String {
+        let mut event = self.receive(&[body]).await;
+        received(&mut event, receive);
+        let response = self.handle(&event).await;
+        self.describe(&event, &response).await
+    }
+
+    pub(crate) async fn describe(&self, event: &Value, response: &SqsBatchResponse) -> String {
+        let is_failed = match response.batch_item_failures.as_slice() {
+            [] => false,
+            [failure] => failure.item_identifier == event["Records"][0]["messageId"],
+            more => panic!("{more:?}"),
+        };
+        let body = event["Records"][0]["body"].as_str().unwrap_or_default();
+        let message: Value = serde_json::from_str(body).unwrap_or_default();
+        let record = message["scan_id"].as_str().and_then(|it| self.record(it));
+        let dead_letters = self.dead_letters().await;
+        let dead = dead_letters.last();
+        match (is_failed, dead, record) {
+            (true, None, Some(record)) => {
+                format!("retried: {}", record.reason.unwrap())
+            }
+            (true, None, None) => "retried".to_owned(),
+            (false, Some(letter), _) => {
+                format!("dead letter: {}", letter.attributes["scanhook.reason"])
+            }
+            (false, None, Some(record)) => verdict(&record),
+            (failed, dead, record) => panic!("{failed} {dead:?} {record:?}"),
+        }
+    }
+}
+
+fn verdict(record: &ScanRecord) -> String {
+    let mut words = vec![record.verdict.clone().unwrap()];
+    words.extend(record.reason.clone());
+    if let Some(findings) = record.findings {
+        let found = [
+            findings.critical,
+            findings.high,
+            findings.medium,
+            findings.low,
+            findings.negligible,
+        ];
+        words.push(format!("{found:?}"));
+    }
+    if let Some(identity) = record.identity {
+        words.push(format!("{identity:?}").to_lowercase());
+    }
+    words.join(" ")
+}
+
+pub(crate) fn scan_id_of(text: &str) -> scanhook_core::message::ScanId {
+    text.to_owned().try_into().unwrap()
+}
+
+async fn create_queue(client: &Client, name: &str, attributes: &[(&str, String)]) -> String {
+    let mut call = client.create_queue().queue_name(name);
+    for (name, value) in attributes {
+        call = call.attributes(QueueAttributeName::from(*name), value);
+    }
+    call.send().await.unwrap().queue_url.unwrap()
+}
+
+fn client(base: &str) -> Client {
+    let config = aws_sdk_sqs::Config::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::new(sqs::REGION))
+        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+        .endpoint_url(base)
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .build();
+    Client::from_conf(config)
+}
+
+async fn settings(directory: &Path, timeout: &str) -> ScannerSettings {
+    let token = directory.join("token");
+    std::fs::write(&token, TOKEN).unwrap();
+    let yaml = format!(
+        r#"
+sources:
+  prod:
+    kind: harbor
+    registry: {REGISTRY}
+    auth: [{{ type: token, secret: "env:NOT_READ_HERE" }}]
+    policies: [of-source]
+registries:
+  {REGISTRY}:
+    credentials: {{ type: basic, username: robot, password: "env:PASSWORD" }}
+scanner:
+  api_token: "file:{}"
+  policies: [of-all]
+  timeout: {timeout}
+"#,
+        token.display()
+    );
+    let environment: Environment =
+        Arc::new(|name| (name == "PASSWORD").then(|| PASSWORD.to_owned()));
+    let config = Arc::new(Config::parse(&yaml).unwrap());
+    ScannerSettings::load(&environment, config).await.unwrap()
+}
+
+/// A message of source `prod` that asks for a behaviour of the stand-in, under the id of the same name.
+pub(crate) fn message(behaviour: &str) -> String {
+    message_for(behaviour, &format!("demo/{behaviour}")).to_string()
+}
+
+pub(crate) fn message_for(scan_id: &str, repository: &str) -> Value {
+    json!({
+        "version": 1,
+        "scan_id": scan_id,
+        "source": "prod",
+        "image": { "registry": REGISTRY, "repository": repository, "tag": "1.0", "digest": DIGEST },
+        "event": {
+            "id": null, "type": "PUSH_ARTIFACT", "actor": "ci", "occurred_at": null,
+            "received_at": "2026-11-21T19:59:58Z",
+        },
+        "force": false,
+    })
+}
+
+/// A message as Lambda hands it over.
+fn record(message: Message) -> Value {
+    let attributes = message.attributes.unwrap_or_default();
+    let attributes = attributes
+        .into_iter()
+        .map(|(name, value)| (name.as_str().to_owned(), Value::from(value)));
+    json!({
+        "messageId": message.message_id,
+        "receiptHandle": message.receipt_handle,
+        "body": message.body,
+        "attributes": attributes.collect::<serde_json::Map<_, _>>(),
+    })
+}
+
+/// Makes every record of an event one that is received for the `count`th time.
+pub(crate) fn received(event: &mut Value, count: u32) {
+    for record in event["Records"].as_array_mut().unwrap() {
+        record["attributes"]["ApproximateReceiveCount"] = count.to_string().into();
+    }
+}
