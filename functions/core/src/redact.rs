@@ -2,7 +2,7 @@
 //! either, and not more than an operator reads.
 //!
 //! **Invariant**: a secret is struck out in each form in which programs print it: as it is, in base64 at any offset, in
-//! percent and in JSON encoding, and with the line breaks it may hold made spaces.
+//! percent and in JSON encoding, and whatever became of the line breaks it may hold.
 
 use std::fmt::Write as _;
 
@@ -15,8 +15,9 @@ const MARK: &str = "[redacted]";
 /// An encoded form shorter than this would match by chance.
 const MIN_ENCODED: usize = 8;
 
-/// At most this many bytes of a text are shown.
-pub const MAX_SHOWN: usize = 1024;
+/// At most this many lines of a text, and bytes of those, are shown.
+const MAX_LINES: usize = 3;
+const MAX_SHOWN: usize = 1024;
 
 /// Strikes the secrets of one run out of what it printed.
 pub struct Redactor {
@@ -33,9 +34,9 @@ impl Redactor {
         Self { forms }
     }
 
-    /// The text on one line, without secrets.
+    /// The text without secrets and control characters.
     pub fn clean(&self, text: &str) -> String {
-        let mut text = one_line(text);
+        let mut text = plain(text);
         for form in &self.forms {
             if text.contains(form) {
                 text = text.replace(form, MARK);
@@ -52,9 +53,11 @@ impl Redactor {
     }
 }
 
-/// The end of a text, as far as it is shown.
-pub fn shown(text: &str) -> &str {
-    tail(text, MAX_SHOWN)
+/// The end of a text, as far as it is shown: its last lines in one.
+pub fn shown(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().rev().take(MAX_LINES).collect();
+    let lines: Vec<&str> = lines.into_iter().rev().collect();
+    tail(&lines.join(" | "), MAX_SHOWN).to_owned()
 }
 
 /// At most the last `length` bytes, from where a character begins.
@@ -65,9 +68,10 @@ fn tail(text: &str, length: usize) -> &str {
         .unwrap_or_default()
 }
 
-/// The text without escape sequences and control characters, and with every run of white space made one space.
-fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
+/// The text without escape sequences and control characters, and with every run of white space made one line break, if
+/// there is one in it, or one space.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
     let mut rest = text.chars().peekable();
     while let Some(it) = rest.next() {
         match it {
@@ -77,17 +81,22 @@ fn one_line(text: &str) -> String {
                 _ => {}
             },
             '\u{9b}' => skip_through(&mut rest, |it| matches!(it, '@'..='~')),
+            '\n' => {
+                let length = plain.trim_end().len();
+                plain.truncate(length);
+                plain.push('\n');
+            }
             it if it.is_whitespace() => {
-                if !line.ends_with(' ') {
-                    line.push(' ');
+                if !plain.ends_with([' ', '\n']) {
+                    plain.push(' ');
                 }
             }
             // SQS refuses the last two in attributes.
             it if it.is_control() || matches!(it, '\u{fffe}' | '\u{ffff}') => {}
-            it => line.push(it),
+            it => plain.push(it),
         }
     }
-    line.trim().to_owned()
+    plain.trim().to_owned()
 }
 
 fn skip_through(rest: &mut impl Iterator<Item = char>, is_last: impl Fn(char) -> bool) {
@@ -100,9 +109,9 @@ fn skip_through(rest: &mut impl Iterator<Item = char>, is_last: impl Fn(char) ->
 
 fn forms(secret: &str) -> Vec<String> {
     let bytes = secret.as_bytes();
-    let mut forms = vec![one_line(secret)];
+    let mut forms = vec![plain(secret), plain(secret).replace('\n', " ")];
     // A line of its own is how a log shows a part of a key.
-    let lines = secret.lines().map(one_line);
+    let lines = secret.lines().map(plain);
     forms.extend(lines.filter(|it| it.len() >= 2 * MIN_ENCODED));
     let mut encoded = vec![percent_encoded(bytes, false), percent_encoded(bytes, true)];
     encoded.push(percent_encoded(bytes, true).replace("%20", "+"));
@@ -182,20 +191,18 @@ fn without_url_secrets(text: &str) -> String {
 
 /// Strikes out what follows an authorization scheme: tokens that the program got itself, and that we don't know.
 fn without_credentials(text: &str) -> String {
-    let mut words = Vec::new();
+    let mut cleaned = String::with_capacity(text.len());
     let mut after_scheme = false;
-    for word in text.split(' ') {
-        let is_long = word.len() >= 2 * MIN_ENCODED;
-        words.push(if after_scheme && is_long && !word.contains(MARK) {
-            MARK
-        } else {
-            word
-        });
-        let scheme = word.trim_start_matches(['"', '\'']);
+    for word in text.split_inclusive([' ', '\n']) {
+        let (bare, space) = word.split_at(word.trim_end().len());
+        let is_long = bare.len() >= 2 * MIN_ENCODED && !bare.contains(MARK);
+        cleaned.push_str(if after_scheme && is_long { MARK } else { bare });
+        cleaned.push_str(space);
+        let scheme = bare.trim_start_matches(['"', '\'']);
         after_scheme =
             scheme.eq_ignore_ascii_case("bearer") || scheme.eq_ignore_ascii_case("basic");
     }
-    words.join(" ")
+    cleaned
 }
 
 #[cfg(test)]
@@ -216,7 +223,7 @@ mod tests {
         check("token fake+token/of a?test!", "token [redacted]!");
         check("t=fake%2Btoken%2Fof%20a%3Ftest", "t=[redacted]");
         check("t=fake%2btoken%2fof+a%3ftest", "t=[redacted]");
-        check("fake+tok\u{1b}[0men/of\r\n a?test", "[redacted]");
+        check("fake+tok\u{1b}[0men/of \t a?test", "[redacted]");
         for before in ["", "u", "us", "usr", "user:"] {
             let text = STANDARD.encode(format!("{before}{TOKEN}"));
             let cleaned = Redactor::new([TOKEN]).clean(&text);
@@ -228,6 +235,13 @@ mod tests {
     fn each_line_of_a_key_is_a_secret() {
         let key = "-----BEGIN KEY-----\nZmFrZSBrZXkgb2YgYSB0ZXN0\nc2Vjb25kIGxpbmU\n";
         let redactor = Redactor::new([key]);
+        for printed in [
+            key.to_owned(),
+            key.replace('\n', "\r\n"),
+            key.replace('\n', " "),
+        ] {
+            assert_eq!(redactor.clean(&printed), "[redacted]");
+        }
         assert_eq!(
             redactor.clean("bad ZmFrZSBrZXkgb2YgYSB0ZXN0"),
             "bad [redacted]"
@@ -260,10 +274,10 @@ mod tests {
     }
 
     #[test]
-    fn the_text_becomes_one_line_without_control_characters() {
+    fn the_text_keeps_its_lines_and_no_control_characters() {
         check(
-            "\u{1b}]0;title\u{7}a\n\tb\u{0}\u{9b}31mc\u{ffff}\u{1b}c\r\n",
-            "a bc",
+            "\u{1b}]0;title\u{7}a \n\tb\u{0}\u{9b}31mc\u{ffff}\u{1b}c\r\n",
+            "a\nbc",
         );
     }
 
@@ -275,10 +289,10 @@ mod tests {
     }
 
     #[test]
-    fn at_most_a_kibibyte_is_shown_and_it_starts_with_a_whole_character() {
+    fn the_last_three_lines_are_shown_and_at_most_a_kibibyte_of_them() {
+        assert_eq!(shown("a\nb\nc\nd"), "b | c | d");
         let text = format!("{}end", "ä".repeat(1000));
         assert!(shown(&text).len() <= MAX_SHOWN && shown(&text).ends_with("äend"));
-        assert_eq!(shown("short"), "short");
     }
 
     proptest! {

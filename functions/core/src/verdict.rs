@@ -256,7 +256,7 @@ pub fn judge(image: &Image, run: CliRun<'_>, receive_count: u32) -> Result<Judge
     let error = |reason: ErrorReason, detail: String| ScanError {
         reason,
         class: reason.class(receive_count),
-        detail: redact::shown(&detail).to_owned(),
+        detail,
     };
     let code = match run.exit {
         Exit::Code(code) => code,
@@ -283,16 +283,16 @@ pub fn judge(image: &Image, run: CliRun<'_>, receive_count: u32) -> Result<Judge
         exit_code::POLICIES_PASSED | exit_code::POLICIES_FAILED => {}
         exit_code::BAD_PARAMETERS => {
             let reason = classify::reason_for_bad_parameters(run.stderr);
-            return Err(error(reason, run.stderr.to_owned()));
+            return Err(error(reason, redact::shown(run.stderr)));
         }
         exit_code::ERROR => {
             let reason = classify::reason(image, run.stderr);
-            return Err(error(reason, run.stderr.to_owned()));
+            return Err(error(reason, redact::shown(run.stderr)));
         }
         other => {
             return Err(error(
                 ErrorReason::ScannerError,
-                format!("exit code {other}: {}", run.stderr),
+                format!("exit code {other}: {}", redact::shown(run.stderr)),
             ));
         }
     }
