@@ -675,6 +675,10 @@ sources:
             "sources.prod.auth[0]: missing field `secret`"
         );
         assert_eq!(
+            check_auth("{ type: bearer, secret: a-literal-secret-value }"),
+            "sources.prod.auth[0].secret: expected a reference such as env:NAME, file:PATH, ssm:/NAME or secretsmanager:NAME[#key]"
+        );
+        assert_eq!(
             check_auth("{ type: bearer, header: X, secret: \"env:A\" }"),
             "sources.prod.auth[0].header: does not belong to this type of credential"
         );

@@ -176,7 +176,7 @@ impl<'de> Deserialize<'de> for SecretRef {
         let text = text(Value::deserialize(deserializer)?);
         text.and_then(|it| Self::parse(&it)).ok_or_else(|| {
             de::Error::custom(
-                "expected a reference: env:NAME, file:PATH, ssm:/NAME or secretsmanager:NAME[#key]",
+                "expected a reference such as env:NAME, file:PATH, ssm:/NAME or secretsmanager:NAME[#key]",
             )
         })
     }
