@@ -30,12 +30,13 @@ pub async fn load(environment: &Environment) -> anyhow::Result<Webhook> {
         client: aws_sdk_sqs::Client::new(&sdk),
         url,
     };
-    match tokio::time::timeout(WARM_UP, queue.warm()).await {
+    let webhook = webhook(&config, queue, environment).await?;
+    match tokio::time::timeout(WARM_UP, webhook.queue.warm()).await {
         Ok(Ok(())) => {}
         Ok(Err(err)) => tracing::warn!("starting without the queue: {err:#}"),
         Err(_) => tracing::warn!("starting without the queue: it does not answer"),
     }
-    Ok(webhook(&config, queue, environment).await?)
+    Ok(webhook)
 }
 
 /// Builds a webhook that sends to `queue`. Resolves every source's secrets.
