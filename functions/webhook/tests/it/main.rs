@@ -1,0 +1,15 @@
+//! The webhook as its senders see it: a request in, an answer and a queue out.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a test that fails should stop where it fails"
+)]
+
+mod credentials;
+mod hostile;
+mod process;
+mod pushes;
+mod queue;
+mod request;
+mod world;

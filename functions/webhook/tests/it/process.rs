@@ -1,0 +1,334 @@
+//! The function's own program: how it starts, how it refuses to, and what it never tells.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use http::Request;
+use scanhook_core::message::QueueMessage;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+use crate::queue::{Act, Endpoint};
+use crate::world::{
+    CONFIG, SOURCES, bare, credential, event, method, push, secret, serve, signed, signed_with,
+    with,
+};
+
+/// After this long something hangs.
+const TOO_LONG: Duration = Duration::from_mins(1);
+
+const CANARY: &str = "canary";
+
+/// The program, with nothing in its environment but this.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the program under test is a process"
+)]
+fn program(environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_webhook"));
+    command
+        .env_clear()
+        .envs(environment.iter().copied())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// Waits for the program to end by itself.
+async fn end(child: Child) -> (ExitStatus, String, String) {
+    let output = tokio::time::timeout(TOO_LONG, child.wait_with_output());
+    let output = output.await.expect("the program hangs").unwrap();
+    let text = |it| String::from_utf8(it).unwrap();
+    (output.status, text(output.stdout), text(output.stderr))
+}
+
+/// Runs a program that must refuse to start, and returns its one line.
+async fn refusal(environment: &[(&str, &str)]) -> String {
+    let (status, stdout, stderr) = end(program(environment).spawn().unwrap()).await;
+    assert_eq!(status.code(), Some(2), "{stdout}{stderr}");
+    assert_eq!(stdout, "");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    stderr.trim_end().to_owned()
+}
+
+#[tokio::test]
+async fn without_lambda_it_says_what_it_is_and_ends() {
+    assert_eq!(
+        refusal(&[]).await,
+        "webhook: this is a Lambda function; `scanhook serve` runs it without Lambda"
+    );
+}
+
+const RUNTIME: (&str, &str) = ("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9");
+const REGION: (&str, &str) = ("AWS_REGION", "us-east-1");
+const QUEUE: (&str, &str) = (
+    "SCANHOOK_QUEUE_URL",
+    "http://127.0.0.1:9/000000000000/scans",
+);
+
+#[tokio::test]
+async fn an_incomplete_environment_is_told_by_the_missing_name() {
+    for (environment, expected) in [
+        (&[RUNTIME][..], "webhook: SCANHOOK_QUEUE_URL is not set"),
+        (&[RUNTIME, QUEUE], "webhook: SCANHOOK_CONFIG is not set"),
+        (
+            &[RUNTIME, QUEUE, ("SCANHOOK_CONFIG", "canary.yaml")],
+            "webhook: the configuration's location must be file:PATH; this version reads no ssm: or secretsmanager: yet",
+        ),
+        (
+            &[RUNTIME, QUEUE, ("SCANHOOK_LOG", "=canary=")],
+            "webhook: SCANHOOK_LOG must be a level (error, warn, info, debug, trace) or a list of target=level",
+        ),
+    ] {
+        assert_eq!(refusal(environment).await, expected);
+    }
+}
+
+/// Writes a configuration and returns what the program says of it.
+async fn refusal_of(config: &str, environment: &[(&str, &str)]) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let location = write(directory.path(), config);
+    let mut variables = vec![RUNTIME, QUEUE, REGION, ("SCANHOOK_CONFIG", &location)];
+    variables.extend(environment);
+    let line = refusal(&variables).await;
+    line.replace(location.strip_prefix("file:").unwrap(), "FILE")
+}
+
+fn write(directory: &Path, config: &str) -> String {
+    let path = directory.join("scanhook.yaml");
+    std::fs::write(&path, config).unwrap();
+    format!("file:{}", path.display())
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_told_by_its_keys_path_and_never_by_its_value() {
+    let config = |auth: &str| {
+        format!("sources: {{ prod: {{ kind: harbor, registry: h.example.com, auth: [{auth}] }} }}")
+    };
+    let reference =
+        "expected a reference such as env:NAME, file:PATH, ssm:/NAME or secretsmanager:NAME[#key]";
+    for (auth, expected) in [
+        ("", "sources.prod.auth: missing: a source needs at least one credential, or anybody could cause scans".to_owned()),
+        ("{ type: token, secret: canary-literal-value }", format!("sources.prod.auth[0].secret: {reference}")),
+        ("{ type: token, secret: 4711471147114711 }", format!("sources.prod.auth[0].secret: {reference}")),
+        ("{ type: token, secret: [canary] }", format!("sources.prod.auth[0].secret: {reference}")),
+        ("{ type: canary, secret: \"env:A\" }", "sources.prod.auth[0].type: expected one of hmac, token, bearer, basic, path_token".to_owned()),
+    ] {
+        let line = refusal_of(&config(auth), &[]).await;
+        assert_eq!(line, format!("webhook: FILE is not a valid configuration: {expected}"));
+    }
+    let auth = "{ type: token, secret: \"env:A\" }";
+    for (value, expected) in [
+        (None, "the environment variable A is not set"),
+        (Some(""), "the secret is empty"),
+        (
+            Some("canary"),
+            "the secret is shorter than 16 bytes; make one with: openssl rand -hex 32",
+        ),
+        (
+            Some("canary-CHANGEME-canary"),
+            "the secret is a placeholder; make one with: openssl rand -hex 32",
+        ),
+    ] {
+        let environment: Vec<_> = value.map(|it| ("A", it)).into_iter().collect();
+        let line = refusal_of(&config(auth), &environment).await;
+        assert_eq!(
+            line,
+            format!("webhook: sources.prod.auth[0].secret: {expected}")
+        );
+    }
+}
+
+/// Lambda's runtime API for one program: hands out events, and passes its answers on.
+#[derive(Clone)]
+struct Runtime {
+    events: Arc<Mutex<VecDeque<Value>>>,
+    answers: mpsc::UnboundedSender<String>,
+}
+
+async fn next(State(runtime): State<Runtime>) -> Response {
+    let event = runtime.events.lock().unwrap().pop_front();
+    let Some(event) = event else {
+        return std::future::pending().await;
+    };
+    let headers = [
+        ("lambda-runtime-aws-request-id", "request-1"),
+        ("lambda-runtime-deadline-ms", "4102444800000"),
+        (
+            "lambda-runtime-invoked-function-arn",
+            "arn:aws:lambda:us-east-1:123456789012:function:webhook",
+        ),
+        (
+            "lambda-runtime-trace-id",
+            "Root=1-5759e988-bd862e3fe1be46a994272793;Sampled=1",
+        ),
+    ];
+    (headers, event.to_string()).into_response()
+}
+
+async fn answered(State(runtime): State<Runtime>, body: Bytes) -> &'static str {
+    let _ = runtime
+        .answers
+        .send(String::from_utf8(body.to_vec()).unwrap());
+    "{}"
+}
+
+/// What a program did with events: its answers, its output, and what is in the queue.
+struct Ran {
+    answers: Vec<String>,
+    output: String,
+    sent: String,
+}
+
+/// Runs the program on these requests at the most talkative log level.
+async fn run(requests: &[Request<Bytes>]) -> Ran {
+    let (answers, mut told) = mpsc::unbounded_channel();
+    let events = requests.iter().map(|it| event(it, true)).collect();
+    let runtime = Runtime {
+        events: Arc::new(Mutex::new(events)),
+        answers,
+    };
+    let base = "/2018-06-01/runtime/invocation";
+    let routes = Router::new()
+        .route(&format!("{base}/next"), get(next))
+        .route(&format!("{base}/{{id}}/response"), post(answered))
+        .route(&format!("{base}/{{id}}/error"), post(answered));
+    let (runtime_api, runtime_server) = serve(routes.with_state(runtime)).await;
+    let queue = Endpoint::new(&[Act::Take]);
+    let (endpoint, queue_server) = queue.serve().await;
+    let directory = tempfile::tempdir().unwrap();
+    let location = write(directory.path(), CONFIG);
+    let url = format!("{endpoint}/000000000000/scans");
+    let mut child = program(&[
+        ("AWS_LAMBDA_RUNTIME_API", &runtime_api),
+        ("AWS_LAMBDA_FUNCTION_NAME", "webhook"),
+        ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
+        ("AWS_LAMBDA_FUNCTION_VERSION", "1"),
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "canary-access-key"),
+        ("AWS_SECRET_ACCESS_KEY", "canary-secret-key"),
+        ("AWS_SESSION_TOKEN", "canary-session-token"),
+        ("AWS_ENDPOINT_URL_SQS", &endpoint),
+        ("SCANHOOK_CONFIG", &location),
+        ("SCANHOOK_QUEUE_URL", &url),
+        ("SCANHOOK_LOG", "trace"),
+        ("RUST_LOG", "trace"),
+        ("RUST_BACKTRACE", "full"),
+    ]);
+    for variable in [
+        "HUB",
+        "HARBOR",
+        "MIRROR",
+        "MIRROR_BASIC",
+        "GITHUB_OLD",
+        "GITHUB_NEW",
+        "OTHER_GITHUB",
+    ] {
+        child.env(variable, secret(variable));
+    }
+    let mut child = child.spawn().unwrap();
+    let mut answers = Vec::new();
+    while answers.len() < requests.len() {
+        match tokio::time::timeout(TOO_LONG, told.recv()).await {
+            Ok(Some(answer)) => answers.push(answer),
+            _ => break,
+        }
+    }
+    child.start_kill().unwrap();
+    let (_, stdout, stderr) = end(child).await;
+    assert_eq!(answers.len(), requests.len(), "{stdout}{stderr}");
+    runtime_server.abort();
+    queue_server.abort();
+    Ran {
+        answers,
+        output: stdout + &stderr,
+        sent: queue.sent(),
+    }
+}
+
+fn status(answer: &str) -> u64 {
+    let answer: Value = serde_json::from_str(answer).unwrap();
+    assert_eq!(answer["isBase64Encoded"], false, "{answer}");
+    let content_type = &answer["headers"]["content-type"];
+    let status = answer["statusCode"].as_u64().unwrap();
+    if status < 400 {
+        assert_eq!(content_type, "application/json");
+    } else {
+        assert_eq!(content_type, "application/problem+json");
+    }
+    status
+}
+
+#[tokio::test]
+async fn the_function_takes_a_push_of_each_source_from_the_runtime_to_the_queue() {
+    let requests = SOURCES.map(|it| signed(it, push(it)));
+    let ran = run(&requests).await;
+    for answer in &ran.answers {
+        assert_eq!(status(answer), 202);
+    }
+    let sent: Vec<Value> = serde_json::from_str(&ran.sent).unwrap();
+    assert_eq!(sent.len(), SOURCES.len());
+    for (entry, source) in sent.iter().zip(SOURCES) {
+        let message = QueueMessage::parse(entry["MessageBody"].as_str().unwrap()).unwrap();
+        assert_eq!(message.source.as_str(), source);
+    }
+    let lines = ran.output.lines();
+    let lines: Vec<Value> = lines.map(|it| serde_json::from_str(it).unwrap()).collect();
+    let taken = lines.iter().filter(|it| it["event"] == "delivery.taken");
+    assert_eq!(taken.count(), SOURCES.len(), "{}", ran.output);
+}
+
+#[tokio::test]
+async fn no_secret_is_in_a_log_an_answer_or_a_message_even_at_level_trace() {
+    let mut requests = Vec::new();
+    for source in SOURCES {
+        let right = signed(source, push(source).replace("ci", "canary-of-a-body"));
+        let wrong = format!("{}x", secret("WRONG"));
+        let path = |it: String| {
+            let mut request = bare(source, push(source));
+            *request.uri_mut() = it.parse().unwrap();
+            request
+        };
+        requests.extend([
+            right.clone(),
+            with(bare(source, push(source)), "authorization", &wrong),
+            with(bare(source, push(source)), "x-hub-signature-256", &wrong),
+            path(format!("/webhooks/{source}/{wrong}")),
+            path(format!("/webhooks/nobody/{}", secret("HUB"))),
+            path(format!("/webhooks/{source}/a/{wrong}")),
+            path(format!("/webhooks/{source}?token={wrong}")),
+            signed(source, format!("{{\"canary\":\"{wrong}\"}}")),
+            signed(source, "canary of no JSON"),
+            with(right.clone(), "content-encoding", "canary"),
+            method(right, "PUT"),
+            signed_with(source, &credential("prod", 0), push(source)),
+        ]);
+    }
+    let ran = run(&requests).await;
+    let statuses: Vec<_> = ran.answers.iter().map(|it| status(it)).collect();
+    for expected in [200, 202, 400, 401, 404, 405, 415] {
+        assert!(
+            statuses.contains(&expected),
+            "{expected} is not among {statuses:?}"
+        );
+    }
+    assert!(ran.output.contains("delivery.refused"));
+    assert!(ran.output.contains(r#""level":"DEBUG""#));
+    for line in ran.output.lines() {
+        assert!(!line.contains(CANARY), "{line}");
+    }
+    for answer in &ran.answers {
+        assert!(!answer.contains(CANARY), "{answer}");
+    }
+    assert!(!ran.sent.contains("canary-secret"), "{}", ran.sent);
+}
