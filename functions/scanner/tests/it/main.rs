@@ -6,7 +6,9 @@
     reason = "a test that fails should stop where it fails"
 )]
 
+mod batches;
 mod ledger;
 mod outcomes;
 mod processes;
+mod runs;
 mod world;

@@ -92,13 +92,13 @@ impl World {
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = client(&format!("http://{}", listener.local_addr().unwrap()));
-        let served = sqs::serve(
+        let endpoint = sqs::serve(
             listener,
             store.clone(),
             Faults::none(),
             std::future::pending(),
         );
-        let server = tokio::spawn(async { served.await.unwrap() });
+        let server = tokio::spawn(async { endpoint.await.unwrap() });
         let dead_letter_url = create_queue(&client, "dlq", &[]).await;
         let policy = json!({ "deadLetterTargetArn": sqs::queue_arn(sqs::REGION, "dlq"), "maxReceiveCount": 10 });
         let attributes = [("RedrivePolicy", policy.to_string())];
