@@ -364,6 +364,17 @@ async fn the_login_is_that_of_the_images_host_and_of_no_other() {
 }
 
 #[tokio::test]
+async fn an_image_is_held_against_the_policies_of_all_and_of_its_source() {
+    let world = World::start().await;
+    let policies = |source: &str| {
+        let source = source.to_owned().try_into().unwrap();
+        world.scanner.settings.policies(&source)
+    };
+    assert_eq!(policies("prod").unwrap(), ["of-all", "of-source"]);
+    assert_eq!(policies("nobody"), None);
+}
+
+#[tokio::test]
 async fn a_cli_that_can_not_be_started_is_an_error_and_no_verdict() {
     let world = World::with("30s", &script("absent")).await;
     assert_eq!(

@@ -7,6 +7,7 @@
 )]
 
 mod batches;
+mod binary;
 mod ledger;
 mod outcomes;
 mod processes;

@@ -5,44 +5,19 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use scanhook_core::image::Image;
-use scanhook_core::message::ScanId;
-use scanhook_core::plan::{RegistryLogin, ScanPlan};
 use scanhook_core::verdict::Exit;
-use scanhook_scanner::cli::{Run, Slots};
+use scanhook_scanner::cli::Slots;
 use serde_json::Value;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::processes::{alive, left};
-use crate::world::{
-    DIGEST, PASSWORD, REGISTRY, TOKEN, World, message, message_for, scan_id_of, script, stand_in,
-};
-
-/// Runs the CLI by itself, as the handler does.
-async fn run(world: &World, behaviour: &str) -> Run {
-    let image = format!("{REGISTRY}/demo/{behaviour}:1.0@{DIGEST}");
-    let plan = ScanPlan {
-        image: Image::parse(&image).unwrap(),
-        api_url: "https://secure.sysdig.com".to_owned(),
-        api_token: TOKEN.into(),
-        policies: Vec::new(),
-        login: Some(RegistryLogin {
-            username: "robot".to_owned(),
-            password: PASSWORD.into(),
-        }),
-    };
-    let scan_id: ScanId = scan_id_of(behaviour);
-    let mut slot = world.scanner.slots.lease().await;
-    let limit = Duration::from_mins(1);
-    let run = world.scanner.cli.run(&plan, &scan_id, &mut slot, limit);
-    run.await.unwrap()
-}
+use crate::world::{PASSWORD, TOKEN, World, message, message_for, script, stand_in};
 
 #[tokio::test]
 async fn the_cli_gets_its_own_environment_and_nothing_of_ours() {
     let world = World::start().await;
-    let run = run(&world, "prints-env").await;
+    let run = world.run("prints-env").await;
     let scan = run
         .printed
         .split_whitespace()
@@ -80,7 +55,7 @@ async fn the_cli_gets_its_own_environment_and_nothing_of_ours() {
 async fn a_flood_is_drained_and_only_its_end_is_kept() {
     let world = World::start().await;
     for behaviour in ["huge-stderr", "huge-stdout"] {
-        let run = run(&world, behaviour).await;
+        let run = world.run(behaviour).await;
         assert_eq!(run.exit, Exit::Code(0));
         assert!(run.printed.len() <= 64 * 1024, "{}", run.printed.len());
     }
@@ -139,7 +114,7 @@ async fn a_cancelled_batch_leaves_nothing() {
         assert_eq!(alive(&scratch), [""; 0], "{behaviour}");
         assert_eq!(left(&scratch), ["lock"], "{behaviour}");
         // The slot is free again.
-        assert_eq!(run(&world, "pass").await.exit, Exit::Code(0));
+        assert_eq!(world.run("pass").await.exit, Exit::Code(0));
     }
 }
 
