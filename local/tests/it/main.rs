@@ -9,6 +9,7 @@
 )]
 
 mod commands;
+mod kill;
 mod starts;
 mod stops;
 mod world;

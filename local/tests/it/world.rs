@@ -205,6 +205,18 @@ impl Place {
         })
     }
 
+    /// Calls the SQS endpoint, as the SDKs do.
+    pub(crate) fn sqs(&self, serve: &Serve, action: &str, body: &str) -> Value {
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
+             X-Amz-Target: AmazonSQS.{action}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let answer = exchange(serve.sqs_address, &head, body.as_bytes()).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        serde_json::from_str(&answer.body).unwrap()
+    }
+
     /// The processes of the CLI that are there because of this place.
     pub(crate) fn cli_processes(&self) -> Vec<CliProcess> {
         cli_processes(self.directory.path())
