@@ -9,6 +9,7 @@
 )]
 
 mod commands;
+mod flood;
 mod kill;
 mod starts;
 mod stops;
