@@ -153,7 +153,7 @@ fn who_is_slow_or_silent_keeps_nobody_waiting_and_is_shown_out() {
         stream.write_all(b"x").unwrap();
     }
     answered_soon(&place, &serve, "harbor.example.com/prod/pass:2");
-    let mut ends = |streams: &mut Vec<TcpStream>| {
+    let ends = |streams: &mut Vec<TcpStream>| {
         let mut answers = Vec::new();
         for mut stream in streams.drain(..) {
             let mut answer = String::new();

@@ -76,7 +76,7 @@ fn whatever_was_answered_202_has_a_verdict_or_is_a_dead_letter_after_any_number_
                         StdRng::seed_from_u64(seed),
                         accepted,
                         pushed,
-                    )
+                    );
                 });
             }
             std::thread::sleep(moment);
@@ -96,7 +96,7 @@ fn whatever_was_answered_202_has_a_verdict_or_is_a_dead_letter_after_any_number_
     let accepted = accepted.into_inner().unwrap();
     let serve = place.serve(&[]);
     assert_ended(&place, &left_behind);
-    wait_until_empty(&place, &serve);
+    wait_until_empty(&serve);
     serve.stop();
     assert_eq!(place.cli_processes().len(), 0);
     let ends = ends(&place);
@@ -166,13 +166,13 @@ fn assert_ended(place: &Place, homes: &[PathBuf]) {
     );
 }
 
-fn wait_until_empty(place: &Place, serve: &Serve) {
+fn wait_until_empty(serve: &Serve) {
     wait_for("an empty queue", || {
         let body = format!(
             r#"{{"QueueUrl":"http://{}/000000000000/scanhook","AttributeNames":["All"]}}"#,
             serve.sqs_address
         );
-        let attributes = place.sqs(serve, "GetQueueAttributes", &body);
+        let attributes = serve.sqs("GetQueueAttributes", &body);
         let count = |name: &str| {
             attributes["Attributes"][name]
                 .as_str()
