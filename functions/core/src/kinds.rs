@@ -115,6 +115,16 @@ fn json<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, ParsePayload
     serde_json::from_slice(body).map_err(|_| ParsePayloadError::Malformed)
 }
 
+/// Whether a body can be read into this kind's wire structs, and nothing more: what a measurement compares with.
+#[cfg(feature = "bench")]
+pub fn bare_parse(kind: &str, body: &[u8]) -> bool {
+    match kind {
+        "ghcr" => ghcr::bare_parse(body),
+        "harbor" => harbor::bare_parse(body),
+        _ => false,
+    }
+}
+
 fn json_headers() -> Vec<(HeaderName, String)> {
     vec![(http::header::CONTENT_TYPE, "application/json".to_owned())]
 }

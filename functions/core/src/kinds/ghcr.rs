@@ -121,6 +121,11 @@ struct WireConfig<'a> {
     media_type: Text<'a>,
 }
 
+#[cfg(feature = "bench")]
+pub(super) fn bare_parse(body: &[u8]) -> bool {
+    std::hint::black_box(json::<WireHook<'_>>(body)).is_ok()
+}
+
 fn parse(delivery: &VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError> {
     let body = payload(delivery)?;
     let hook: WireHook<'_> = json(&body)?;

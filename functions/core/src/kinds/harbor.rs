@@ -82,6 +82,11 @@ struct WireRepository<'a> {
     name: Text<'a>,
 }
 
+#[cfg(feature = "bench")]
+pub(super) fn bare_parse(body: &[u8]) -> bool {
+    std::hint::black_box(json::<WireNotification<'_>>(body)).is_ok()
+}
+
 fn parse(delivery: &VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError> {
     let notification: WireNotification<'_> = json(delivery.body())?;
     let event_type = notification
