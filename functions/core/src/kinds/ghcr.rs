@@ -11,7 +11,7 @@ use http::{HeaderName, header};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{HmacPreset, Kind, Sample, SamplePush, json};
+use super::{HmacPreset, Kind, Options, Sample, SamplePush, json};
 use crate::auth::{Algorithm, Encoding};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
@@ -22,7 +22,7 @@ pub(super) static KIND: Kind = Kind {
     name: "ghcr",
     title: "GitHub Container Registry",
     default_registry: Some("ghcr.io"),
-    answer_budget: Duration::from_secs(8),
+    answer_budget: |_| Duration::from_secs(8),
     auth: &["hmac"],
     hmac: Some(HmacPreset {
         header: "x-hub-signature-256",
@@ -30,6 +30,8 @@ pub(super) static KIND: Kind = Kind {
         encoding: Encoding::Hex,
         prefix: "sha256=",
     }),
+    events: &[],
+    handshake: false,
     parse,
     sample,
     setup: "\
@@ -121,7 +123,7 @@ struct WireConfig<'a> {
     media_type: Text<'a>,
 }
 
-fn parse(delivery: &VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError> {
+fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let body = payload(delivery)?;
     let hook: WireHook<'_> = json(&body)?;
     let Some(package) = hook.package.as_ref().or(hook.registry_package.as_ref()) else {

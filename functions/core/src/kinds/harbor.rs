@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Sample, SamplePush, json, json_headers};
+use super::{Kind, Options, Sample, SamplePush, json, json_headers};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
@@ -19,9 +19,11 @@ pub(super) static KIND: Kind = Kind {
     name: "harbor",
     title: "Harbor",
     default_registry: None,
-    answer_budget: Duration::from_millis(2_500),
+    answer_budget: |_| Duration::from_millis(2_500),
     auth: &["token", "bearer", "basic", "path_token"],
     hmac: None,
+    events: &[],
+    handshake: false,
     parse,
     sample,
     setup: "\
@@ -82,7 +84,7 @@ struct WireRepository<'a> {
     name: Text<'a>,
 }
 
-fn parse(delivery: &VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError> {
+fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let notification: WireNotification<'_> = json(delivery.body())?;
     let event_type = notification
         .event_type
