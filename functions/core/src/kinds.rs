@@ -45,6 +45,8 @@ pub struct Kind {
     pub hmac: Option<HmacPreset>,
     /// Events that a source may ask for besides pushes.
     pub events: &'static [&'static str],
+    /// Whether its payloads tell a repository key that may or may not belong into the pull string.
+    pub repo_key: bool,
     /// Whether it asks by `OPTIONS` before it delivers, as the CloudEvents webhook specification has it.
     pub handshake: bool,
     /// Reads one authentic delivery. Every event of it is told, in its order.

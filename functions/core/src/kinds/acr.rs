@@ -28,6 +28,7 @@ pub(super) static KIND: Kind = Kind {
     auth: &["token", "bearer", "basic", "path_token"],
     hmac: None,
     events: &["quarantine"],
+    repo_key: false,
     handshake: true,
     parse,
     sample,

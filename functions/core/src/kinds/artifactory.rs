@@ -27,6 +27,7 @@ pub(super) static KIND: Kind = Kind {
         prefix: "",
     }),
     events: &["promoted"],
+    repo_key: true,
     handshake: false,
     parse,
     sample,

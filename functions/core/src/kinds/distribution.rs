@@ -24,6 +24,7 @@ pub(super) static KIND: Kind = Kind {
     auth: &["bearer", "token", "basic", "path_token"],
     hmac: None,
     events: &[],
+    repo_key: false,
     handshake: false,
     parse,
     sample,

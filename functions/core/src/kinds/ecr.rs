@@ -23,6 +23,7 @@ pub(super) static KIND: Kind = Kind {
     auth: &["token", "basic"],
     hmac: None,
     events: &["replication"],
+    repo_key: false,
     handshake: false,
     parse,
     sample,

@@ -21,6 +21,7 @@ pub(super) static KIND: Kind = Kind {
     auth: &["bearer", "hmac", "token", "basic", "path_token"],
     hmac: None,
     events: &[],
+    repo_key: false,
     handshake: false,
     parse,
     sample,

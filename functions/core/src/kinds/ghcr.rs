@@ -31,6 +31,7 @@ pub(super) static KIND: Kind = Kind {
         prefix: "sha256=",
     }),
     events: &[],
+    repo_key: false,
     handshake: false,
     parse,
     sample,

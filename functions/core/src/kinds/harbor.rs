@@ -23,6 +23,7 @@ pub(super) static KIND: Kind = Kind {
     auth: &["token", "bearer", "basic", "path_token"],
     hmac: None,
     events: &[],
+    repo_key: false,
     handshake: false,
     parse,
     sample,

@@ -29,6 +29,7 @@ pub(super) static KIND: Kind = Kind {
         prefix: "",
     }),
     events: &[],
+    repo_key: true,
     handshake: false,
     parse,
     sample,

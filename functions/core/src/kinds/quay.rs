@@ -22,6 +22,7 @@ pub(super) static KIND: Kind = Kind {
     auth: &["path_token", "basic"],
     hmac: None,
     events: &[],
+    repo_key: false,
     handshake: false,
     parse,
     sample,

@@ -22,6 +22,7 @@ pub(super) static KIND: Kind = Kind {
     auth: &["bearer", "basic", "token", "path_token"],
     hmac: None,
     events: &[],
+    repo_key: false,
     handshake: false,
     parse,
     sample,
