@@ -1,1 +1,3 @@
-//! tests
+//! What tests of more than one crate share.
+
+pub mod reports;

@@ -18,7 +18,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use crate::send::{self, Answer};
-use crate::serve::{self, Options, Server};
+use crate::serve::{self, Options, Server, StopSignals};
 use crate::{Outcome, output, scans, unusable};
 
 /// The demo gives up on an image after this long.
@@ -104,8 +104,17 @@ pub(crate) async fn command() -> anyhow::Result<Outcome> {
         queue_url: None,
         scanner_cli: Some(cli),
     };
-    let server = serve::start(options).await.map_err(unusable)?;
-    let outcome = play(&server, &config()?, &environment).await;
+    let mut signals = StopSignals::open()?;
+    let mut server = serve::start(options).await.map_err(unusable)?;
+    let config = config()?;
+    let outcome = tokio::select! {
+        outcome = play(&server, &config, &environment) => outcome,
+        signal = signals.next() => {
+            output::notice(signal);
+            server.abandon();
+            return Ok(Outcome::Findings);
+        }
+    };
     server.stop().await;
     outcome
 }

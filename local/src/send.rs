@@ -14,7 +14,7 @@ use crate::{Outcome, output, serve, unusable};
 
 /// A delivery that is ready to be sent.
 pub(crate) struct Signed {
-    url: String,
+    url: reqwest::Url,
     sample: Sample,
     credential: Option<(http::HeaderName, http::HeaderValue)>,
 }
@@ -98,6 +98,11 @@ pub(crate) fn sign(
 ) -> anyhow::Result<Signed> {
     let presented = credential.present(&sample.body);
     let url = format!("{}/webhooks/{}", base.trim_end_matches('/'), source.name);
+    let mut url = reqwest::Url::parse(&url).context("--url")?;
+    anyhow::ensure!(
+        matches!(url.scheme(), "http" | "https"),
+        "--url must start with http:// or https://"
+    );
     match presented
         .ok_or_else(|| anyhow!("the secret of {} can't stand in a header", source.name))?
     {
@@ -107,12 +112,11 @@ pub(crate) fn sign(
             credential: Some((name, value)),
         }),
         Presented::PathSegment(token) => {
-            let mut url = reqwest::Url::parse(&url).context("--url")?;
             url.path_segments_mut()
                 .map_err(|()| anyhow!("--url is no base"))?
                 .push(token.expose_secret());
             Ok(Signed {
-                url: url.into(),
+                url,
                 sample,
                 credential: None,
             })
@@ -133,7 +137,7 @@ pub(crate) fn client() -> anyhow::Result<reqwest::Client> {
 
 /// Sends a delivery.
 pub(crate) async fn post(client: &reqwest::Client, signed: Signed) -> anyhow::Result<Answer> {
-    let mut request = client.post(&signed.url).body(signed.sample.body);
+    let mut request = client.post(signed.url).body(signed.sample.body);
     for (name, value) in signed.sample.headers {
         request = request.header(name, value);
     }

@@ -14,10 +14,12 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
+use scanhook_core::message::QueueMessage;
+use scanhook_core::record::{ScanRecord, State};
 use scanhook_emulator::clock::Clock;
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::mapping::{self, HandlerError, Invocation, Mapping};
-use scanhook_emulator::sqs::{self, Store};
+use scanhook_emulator::sqs::{self, Peeked, Store};
 use scanhook_scanner::batch::{self, MARGIN, Scanner};
 use scanhook_scanner::cli::{self, Cli, Slots};
 use scanhook_scanner::config::{ScannerSettings, find_program, inherited};
@@ -27,6 +29,7 @@ use scanhook_settings::config::Config;
 use scanhook_settings::location::Location;
 use scanhook_webhook::queue::Queue;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -41,14 +44,15 @@ const QUEUE: &str = "scanhook";
 /// Its dead-letter queue's name.
 pub(crate) const DEAD_LETTERS: &str = "scanhook-dlq";
 
-/// How long requests and scans that have begun may go on after the signal to stop.
-const DRAIN: Duration = Duration::from_secs(8);
+/// How long requests and scans that have begun may go on after the signal to stop. With the last receive and what it takes
+/// to end processes it stays below the ten seconds that `docker stop` gives.
+const DRAIN: Duration = Duration::from_secs(7);
 
 /// What a scan needs of an invocation beside the CLI's own time: killing, reaping, recording, answering.
 const INVOCATION_MARGIN: Duration = Duration::from_mins(1);
 
 /// How long one receive waits for a message. Receives end with the server, so this bounds its end too.
-const RECEIVE_WAIT: Duration = Duration::from_secs(2);
+const RECEIVE_WAIT: Duration = Duration::from_secs(1);
 
 /// What to serve, and where.
 pub(crate) struct Options {
@@ -76,7 +80,7 @@ pub(crate) struct Server {
     stopping: Stopping,
     tasks: JoinSet<()>,
     /// Held until everything else has ended.
-    _data_dir: DataDir,
+    data_dir: DataDir,
 }
 
 /// The order of the end: first no more requests and receives, then no more endpoint for those still at work.
@@ -103,16 +107,25 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
             Some(args.scanner_cli)
         },
     };
-    let signal = stop_signal()?;
-    let server = start(options).await.map_err(unusable)?;
+    let mut signals = StopSignals::open()?;
+    let mut server = start(options).await.map_err(unusable)?;
     output::notice(&format!(
         "scanhook takes deliveries at http://{}/webhooks/SOURCE\nits queue speaks SQS: AWS_ENDPOINT_URL_SQS=http://{}",
         server.address, server.sqs_address,
     ));
-    let signal = signal.await;
-    output::notice(&format!("{signal}: finishing what has begun"));
-    server.stop().await;
-    Ok(Outcome::Fine)
+    let signal = signals.next().await;
+    output::notice(&format!(
+        "{signal}: finishing what has begun; a second signal ends it at once"
+    ));
+    let again = tokio::select! {
+        () = server.stop() => return Ok(Outcome::Fine),
+        again = signals.next() => again,
+    };
+    output::notice(&format!(
+        "{again}: leaving what has begun to the next start"
+    ));
+    server.abandon();
+    Ok(Outcome::Findings)
 }
 
 /// Reads the configuration that `--config` names: a path, or a location as in `SCANHOOK_CONFIG`.
@@ -169,6 +182,9 @@ pub(crate) async fn start(options: Options) -> anyhow::Result<Server> {
             ledger.clone(),
         )
         .await?;
+        if options.queue_url.is_none() {
+            release_abandoned(&store, &ledger).await?;
+        }
         let mapping = mapping(&config, &queues, function_timeout, scanner)?;
         tasks.spawn(mapping.run(stopping.intake.clone().cancelled_owned()));
     }
@@ -191,18 +207,24 @@ pub(crate) async fn start(options: Options) -> anyhow::Result<Server> {
         store,
         stopping,
         tasks,
-        _data_dir: data_dir,
+        data_dir,
     })
 }
 
 impl Server {
     /// Takes no more, finishes or releases what is in flight, and ends.
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(&mut self) {
         self.stopping.intake.cancel();
         // The endpoint is the one task that is not told yet: whoever is at work still needs it.
         while self.tasks.len() > 1 && self.tasks.join_next().await.is_some() {}
         self.stopping.endpoint.cancel();
         let _ = tokio::time::timeout(DRAIN, self.tasks.join_next()).await;
+    }
+
+    /// Ends at once. What is in flight is scanned after the next start.
+    pub(crate) fn abandon(mut self) {
+        self.tasks.abort_all();
+        cli::end_leftovers(&self.data_dir.scratch());
     }
 }
 
@@ -241,6 +263,28 @@ async fn ensure_queues(
         ("RedrivePolicy", &redrive.to_string()),
     ];
     store.ensure_queue(QUEUE, &attributes).await?;
+    Ok(())
+}
+
+/// Gives back what an earlier process was scanning when it was killed: nobody works on that any more, and it would stay
+/// hidden for the rest of its invocation. What waits for its next attempt goes on waiting.
+async fn release_abandoned(store: &Store, ledger: &SqliteLedger) -> anyhow::Result<()> {
+    let ledger = ledger.clone();
+    let is_abandoned = move |message: &Peeked| {
+        let scan_id = QueueMessage::parse(&message.body).map(|it| it.scan_id);
+        let records = scan_id.map(|it| ledger.find(it.as_str()).unwrap_or_default());
+        let is_waiting = |it: &ScanRecord| {
+            it.state == State::Retrying && u64::from(it.attempts) == message.receive_count
+        };
+        !records.is_ok_and(|it| it.iter().any(is_waiting))
+    };
+    let released = store.release(QUEUE, Box::new(is_abandoned)).await?;
+    if released > 0 {
+        tracing::info!(
+            released,
+            "{released} scans that an earlier process had begun begin again"
+        );
+    }
     Ok(())
 }
 
@@ -435,15 +479,26 @@ fn readiness(queues: Queues) -> Router {
     Router::new().route("/readyz", get(probe))
 }
 
-/// Completes with the name of the signal that asks the process to end.
-fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut interrupt = signal(SignalKind::interrupt()).context("could not listen for SIGINT")?;
-    let mut terminate = signal(SignalKind::terminate()).context("could not listen for SIGTERM")?;
-    Ok(async move {
+/// The signals that ask the process to end.
+pub(crate) struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    /// From now on these signals do not end the process by themselves.
+    pub(crate) fn open() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt()).context("could not listen for SIGINT")?,
+            terminate: signal(SignalKind::terminate()).context("could not listen for SIGTERM")?,
+        })
+    }
+
+    /// Waits for the next one, and tells its name.
+    pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
         }
-    })
+    }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
+use tracing::Instrument as _;
 
 use crate::cli::{Cli, Slots};
 use crate::config::ScannerSettings;
@@ -82,15 +83,25 @@ pub async fn handle<L: Ledger>(
     let mut times = Times { start: end, end };
     let mut response = SqsBatchResponse::default();
     for record in &event.records {
-        let mut attempt = attempt::Attempt::new(record, (scanner.now)());
-        let outcome = attempt::work(scanner, &mut attempt, times).await;
-        let settled = AssertUnwindSafe(settle::settle(scanner, attempt, outcome));
-        if settled.catch_unwind().await.unwrap_or(Settled::Returned) == Settled::Returned {
+        let message_id = record.message_id.as_deref();
+        let span = tracing::info_span!("record", message_id);
+        if handle_record(scanner, record, times).instrument(span).await == Settled::Returned {
             response.add_failure(identifier(record));
         }
         times.start = before(end, worthwhile);
     }
     response
+}
+
+async fn handle_record<L: Ledger>(
+    scanner: &Scanner<L>,
+    record: &SqsMessage,
+    times: Times,
+) -> Settled {
+    let mut attempt = attempt::Attempt::new(record, (scanner.now)());
+    let outcome = attempt::work(scanner, &mut attempt, times).await;
+    let settled = AssertUnwindSafe(settle::settle(scanner, attempt, outcome));
+    settled.catch_unwind().await.unwrap_or(Settled::Returned)
 }
 
 /// Names a record in the answer. One without an id can't come back alone: an id that no batch has fails the whole batch,

@@ -219,4 +219,22 @@ mod tests {
         let in_30_seconds: Timestamp = "2026-11-21T20:00:30Z".parse().unwrap();
         assert_eq!(deadline(told, now, now), in_30_seconds);
     }
+
+    #[test]
+    fn the_cli_is_where_it_is_expected_or_in_the_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let (expected, path) = (
+            directory.path().join("expected"),
+            directory.path().to_owned(),
+        );
+        let environment: Environment = Arc::new(move |name| {
+            (name == "PATH").then(|| format!("relative:/nowhere:{}", path.display()))
+        });
+        assert!(find_program(&expected, &environment).is_err());
+        let in_path = directory.path().join("sysdig-cli-scanner");
+        std::fs::write(&in_path, "").unwrap();
+        assert_eq!(find_program(&expected, &environment).unwrap(), in_path);
+        std::fs::write(&expected, "").unwrap();
+        assert_eq!(find_program(&expected, &environment).unwrap(), expected);
+    }
 }

@@ -5,7 +5,7 @@
 //! `acknowledge` deletes and releases.
 //!
 //! **Invariant**: a message is deleted only when the function's answer says that it succeeded, and the visibility of a
-//! failed one is never touched: it is the function's.
+//! failed one is never touched: it is the function's. Only what the end of the mapping interrupts is given back at once.
 
 mod acknowledge;
 mod event;
@@ -187,6 +187,16 @@ where
                         .is_some_and(|id| failed.iter().any(|it| it == id))
                 };
                 batch.into_iter().filter(|it| !has_failed(it)).collect()
+            }
+            Err(Failure::Cancelled) => {
+                let records = batch.len();
+                tracing::warn!(
+                    request_id,
+                    records,
+                    "a batch was given back unfinished: the time to stop was over"
+                );
+                acknowledge::release(&self.client, &self.config.queue_url, &batch).await;
+                Vec::new()
             }
             Err(failure) => {
                 let error = &failure as &dyn std::error::Error;

@@ -120,7 +120,8 @@ fn log_unread(attempt: &Attempt<'_>, error: &ScanError) {
 
 fn log_finished(record: &ScanRecord) {
     let verdict = record.verdict.as_deref().unwrap_or_default();
-    let policies_failed = (record.findings.is_some()).then(|| record.policies_failed.join(", "));
+    let policies_failed =
+        (!record.policies_failed.is_empty()).then(|| record.policies_failed.join(", "));
     tracing::info!(
         event = "scan.finished",
         scan_id = record.scan_id.as_str(),

@@ -6,7 +6,10 @@
     reason = "a test that fails should stop where it fails"
 )]
 
+mod batches;
+mod binary;
 mod ledger;
 mod outcomes;
 mod processes;
+mod runs;
 mod world;

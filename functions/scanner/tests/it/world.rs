@@ -10,13 +10,14 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sqs::types::{Message, QueueAttributeName};
 use jiff::Timestamp;
-use scanhook_core::plan::Inherited;
+use scanhook_core::image::Image;
+use scanhook_core::plan::{Inherited, RegistryLogin, ScanPlan};
 use scanhook_core::record::ScanRecord;
 use scanhook_emulator::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{self, Peeked, Store};
 use scanhook_scanner::batch::{self, Scanner};
-use scanhook_scanner::cli::{Cli, Slots};
+use scanhook_scanner::cli::{Cli, Run, Slots};
 use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::queue::Queue;
 use scanhook_settings::Environment;
@@ -47,7 +48,7 @@ pub(crate) struct World {
     pub(crate) ledger: MemoryLedger,
     pub(crate) scanner: Arc<Scanner<MemoryLedger>>,
     pub(crate) directory: TempDir,
-    queue_url: String,
+    pub(crate) queue_url: String,
     server: JoinHandle<()>,
 }
 
@@ -92,13 +93,13 @@ impl World {
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = client(&format!("http://{}", listener.local_addr().unwrap()));
-        let served = sqs::serve(
+        let endpoint = sqs::serve(
             listener,
             store.clone(),
             Faults::none(),
             std::future::pending(),
         );
-        let server = tokio::spawn(async { served.await.unwrap() });
+        let server = tokio::spawn(async { endpoint.await.unwrap() });
         let dead_letter_url = create_queue(&client, "dlq", &[]).await;
         let policy = json!({ "deadLetterTargetArn": sqs::queue_arn(sqs::REGION, "dlq"), "maxReceiveCount": 10 });
         let attributes = [("RedrivePolicy", policy.to_string())];
@@ -171,6 +172,25 @@ impl World {
     ) -> SqsBatchResponse {
         let event: SqsEvent = serde_json::from_value(event.clone()).unwrap();
         batch::handle(&self.scanner, event, deadline).await
+    }
+
+    /// Runs the CLI by itself, as the handler does.
+    pub(crate) async fn run(&self, behaviour: &str) -> Run {
+        let image = format!("{REGISTRY}/demo/{behaviour}:1.0@{DIGEST}");
+        let plan = ScanPlan {
+            image: Image::parse(&image).unwrap(),
+            api_url: "https://secure.sysdig.com".to_owned(),
+            api_token: TOKEN.into(),
+            policies: Vec::new(),
+            login: Some(RegistryLogin {
+                username: "robot".to_owned(),
+                password: PASSWORD.into(),
+            }),
+        };
+        let mut slot = self.scanner.slots.lease().await;
+        let (scan_id, limit) = (scan_id_of(behaviour), Duration::from_mins(1));
+        let run = self.scanner.cli.run(&plan, &scan_id, &mut slot, limit);
+        run.await.unwrap()
     }
 
     pub(crate) async fn dead_letters(&self) -> Vec<Peeked> {

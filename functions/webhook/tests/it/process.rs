@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::Request;
 use scanhook_core::message::QueueMessage;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 
@@ -237,6 +238,10 @@ async fn run(requests: &[Request<Bytes>]) -> Ran {
         child.env(variable, secret(variable));
     }
     let mut child = child.spawn().unwrap();
+    let output = (
+        tokio::spawn(read_all(child.stdout.take().unwrap())),
+        tokio::spawn(read_all(child.stderr.take().unwrap())),
+    );
     let mut answers = Vec::new();
     while answers.len() < requests.len() {
         match tokio::time::timeout(TOO_LONG, told.recv()).await {
@@ -245,15 +250,21 @@ async fn run(requests: &[Request<Bytes>]) -> Ran {
         }
     }
     child.start_kill().unwrap();
-    let (_, stdout, stderr) = end(child).await;
-    assert_eq!(answers.len(), requests.len(), "{stdout}{stderr}");
+    let output = [output.0.await.unwrap(), output.1.await.unwrap()].concat();
+    assert_eq!(answers.len(), requests.len(), "{output}");
     runtime_server.abort();
     queue_server.abort();
     Ran {
         answers,
-        output: stdout + &stderr,
+        output,
         sent: queue.sent(),
     }
+}
+
+async fn read_all(mut pipe: impl AsyncRead + Unpin) -> String {
+    let mut text = String::new();
+    pipe.read_to_string(&mut text).await.unwrap();
+    text
 }
 
 fn status(answer: &str) -> u64 {

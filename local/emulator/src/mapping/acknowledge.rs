@@ -1,4 +1,4 @@
-//! Giving messages back: deleted when done, visible at once when never started.
+//! Giving messages back: deleted when done, visible at once when never started or interrupted.
 
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ async fn delete_once<'a>(
     }
 }
 
-/// Makes messages that were received but not started visible again.
+/// Makes messages that were received, and whose work is not done, visible again.
 pub(super) async fn release(client: &Client, queue_url: &str, messages: &[Message]) {
     for chunk in messages.chunks(CHUNK) {
         let entries = chunk.iter().enumerate().filter_map(|(index, message)| {

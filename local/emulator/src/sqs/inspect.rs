@@ -77,19 +77,29 @@ impl Store {
         mut filter: Filter,
     ) -> Result<Vec<Peeked>, Error> {
         let queue = queue.to_owned();
-        self.run(move |db| {
-            let queue = find(db, &queue)?;
-            let mut statement = db.sql.prepare_cached(
-                "SELECT id, body, attributes, group_id, dead_letter_source, sent_at, receive_count, visible_at, received_at
-                 FROM message WHERE queue = ?1 AND sent_at > ?2 ORDER BY sent_at, seq",
-            )?;
-            let oldest_kept = db.now - queue.attributes.number(&RETENTION) * 1000;
-            let peeked = statement.query_and_then([queue.id, oldest_kept], |row| from_row(row, db.now))?;
-            // An error passes the filter, so that it is not lost.
-            peeked.filter(|it| it.as_ref().map_or(true, &mut filter)).take(limit).collect()
-        })
-        .await
+        self.run(move |db| peek(db, &find(db, &queue)?, limit, &mut filter))
+            .await
     }
+}
+
+/// Returns the first `limit` messages of a queue that `filter` lets through, oldest first.
+pub(crate) fn peek(
+    db: &Db<'_>,
+    queue: &Queue,
+    limit: usize,
+    mut filter: impl FnMut(&Peeked) -> bool,
+) -> Result<Vec<Peeked>, Error> {
+    let mut statement = db.sql.prepare_cached(
+        "SELECT id, body, attributes, group_id, dead_letter_source, sent_at, receive_count, visible_at, received_at
+         FROM message WHERE queue = ?1 AND sent_at > ?2 ORDER BY sent_at, seq",
+    )?;
+    let oldest_kept = db.now - queue.attributes.number(&RETENTION) * 1000;
+    let peeked = statement.query_and_then([queue.id, oldest_kept], |row| from_row(row, db.now))?;
+    // An error passes the filter, so that it is not lost.
+    peeked
+        .filter(|it| it.as_ref().map_or(true, &mut filter))
+        .take(limit)
+        .collect()
 }
 
 /// Counts the messages of a queue.

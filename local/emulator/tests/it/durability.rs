@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rusqlite::Connection;
 use scanhook_emulator::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
-use scanhook_emulator::sqs::{self, OpenError, Store};
+use scanhook_emulator::sqs::{self, OpenError, Peeked, Store};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -206,4 +206,20 @@ async fn no_query_of_a_receive_walks_the_waiting_messages() {
             "{plan:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn what_a_killed_process_was_handling_can_be_released() {
+    let world = World::start().await;
+    let url = world.queue("q").await;
+    for body in ["begun", "waiting for a retry"] {
+        world.send(&url, body).await;
+    }
+    assert_eq!(world.receive(&url).await.len(), 2);
+    let begun = |it: &Peeked| it.body == "begun";
+    let released = world.store.release("q", Box::new(begun)).await.unwrap();
+    assert_eq!((released, world.depth("q").await), (1, [1, 1, 0]));
+    let again = world.receive(&url).await.remove(0);
+    assert_eq!(again.body(), Some("begun"));
+    assert!(world.store.release("none", Box::new(begun)).await.is_err());
 }

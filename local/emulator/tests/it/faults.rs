@@ -27,7 +27,7 @@ async fn a_seed_decides_which_requests_are_throttled() {
 
 #[tokio::test]
 async fn every_request_waits_for_the_latency() {
-    let world = World::start_with(Faults::new(0.0, Duration::from_secs(3600), 0)).await;
+    let world = World::start_with(Faults::new(0.0, Duration::from_hours(1), 0)).await;
     let listed = tokio::spawn(world.client.list_queues().send());
     world.clock.advance_to_next_sleeper().await;
     listed.await.unwrap().unwrap();

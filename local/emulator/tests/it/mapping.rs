@@ -452,7 +452,7 @@ async fn at_shutdown_an_invocation_may_finish() {
 }
 
 #[tokio::test]
-async fn at_the_end_of_the_drain_an_invocation_is_cancelled() {
+async fn at_the_end_of_the_drain_an_invocation_is_cancelled_and_its_batch_given_back() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "a").await;
@@ -466,7 +466,7 @@ async fn at_the_end_of_the_drain_an_invocation_is_cancelled() {
     world.clock.sleepers(2).await;
     world.advance_s(10);
     running.task.await.unwrap();
-    assert_eq!(world.depth("q").await, [0, 1, 0]);
+    assert_eq!(world.depth("q").await, [1, 0, 0]);
 }
 
 #[tokio::test]
@@ -590,7 +590,59 @@ async fn the_event_is_what_lambda_sends() {
         record["messageId"] = json!("[id]");
         record["receiptHandle"] = json!("[handle]");
     }
-    insta::assert_snapshot!(serde_json::to_string_pretty(&event).unwrap());
+    insta::assert_snapshot!(serde_json::to_string_pretty(&event).unwrap(), @r#"
+    {
+      "Records": [
+        {
+          "attributes": {
+            "ApproximateFirstReceiveTimestamp": "1795291200000",
+            "ApproximateReceiveCount": "1",
+            "MessageGroupId": "tenant",
+            "SenderId": "000000000000",
+            "SentTimestamp": "1795291200000"
+          },
+          "awsRegion": "us-east-1",
+          "body": "{}",
+          "eventSource": "aws:sqs",
+          "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:q",
+          "md5OfBody": "99914b932bd37a50b983c5e7c90ae93b",
+          "md5OfMessageAttributes": "a0aacdfec79bccc253ec97ab027c09d9",
+          "messageAttributes": {
+            "Hello": {
+              "binaryListValues": [],
+              "dataType": "String",
+              "stringListValues": [],
+              "stringValue": "There"
+            },
+            "blob": {
+              "binaryListValues": [],
+              "binaryValue": "AQI=",
+              "dataType": "Binary",
+              "stringListValues": []
+            }
+          },
+          "messageId": "[id]",
+          "receiptHandle": "[handle]"
+        },
+        {
+          "attributes": {
+            "ApproximateFirstReceiveTimestamp": "1795291200000",
+            "ApproximateReceiveCount": "1",
+            "SenderId": "000000000000",
+            "SentTimestamp": "1795291200000"
+          },
+          "awsRegion": "us-east-1",
+          "body": "plain",
+          "eventSource": "aws:sqs",
+          "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:q",
+          "md5OfBody": "ac7938d40cfc2307e2bf325d28e7884e",
+          "messageAttributes": {},
+          "messageId": "[id]",
+          "receiptHandle": "[handle]"
+        }
+      ]
+    }
+    "#);
 }
 
 #[test]

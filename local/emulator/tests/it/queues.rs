@@ -2,9 +2,10 @@
 
 use aws_sdk_sqs::primitives::Blob;
 use aws_sdk_sqs::types::{
-    ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
-    MessageAttributeValue, MessageSystemAttributeName, MessageSystemAttributeNameForSends,
-    MessageSystemAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry,
+    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry,
+    ChangeMessageVisibilityBatchResultEntry, DeleteMessageBatchRequestEntry, MessageAttributeValue,
+    MessageSystemAttributeName, MessageSystemAttributeNameForSends, MessageSystemAttributeValue,
+    QueueAttributeName, SendMessageBatchRequestEntry, SendMessageBatchResultEntry,
 };
 use scanhook_emulator::sqs::{Depth, State};
 
@@ -224,21 +225,21 @@ async fn a_message_arrives_with_everything_it_was_sent_with() {
         .data_type("String")
         .string_value(trace)
         .build();
-    let send = world
+    let request = world
         .client
         .send_message()
         .queue_url(&url)
         .message_body("body")
         .message_group_id("tenant-1");
-    let send = send
+    let request = request
         .message_attributes("Hello", text("There"))
         .message_attributes("blob", blob.unwrap());
-    let send = send.message_attributes("number", number.unwrap());
-    let send = send.message_system_attributes(
+    let request = request.message_attributes("number", number.unwrap());
+    let request = request.message_system_attributes(
         MessageSystemAttributeNameForSends::AwsTraceHeader,
         trace_value.unwrap(),
     );
-    let sent = send.send().await.unwrap();
+    let sent = request.send().await.unwrap();
     assert_eq!(
         sent.md5_of_message_body(),
         Some("841a2d689ad86bd1611447453c22c6fc")
@@ -292,13 +293,13 @@ async fn a_message_arrives_with_everything_it_was_sent_with() {
 async fn the_sum_of_attributes_covers_those_asked_for() {
     let world = World::start().await;
     let url = world.queue_with("q", &[("VisibilityTimeout", "0")]).await;
-    let send = world
+    let request = world
         .client
         .send_message()
         .queue_url(&url)
         .message_body("msg")
         .message_attributes("Help.Me", text("Me"));
-    let sent = send
+    let sent = request
         .message_attributes("Hello", text("There"))
         .message_attributes("General", text("Kenobi"))
         .send()
@@ -340,13 +341,13 @@ async fn binary_attributes_have_the_sum_aws_computes() {
         .binary_value(Blob::new(value))
         .build()
         .unwrap();
-    let send = world
+    let request = world
         .client
         .send_message()
         .queue_url(&url)
         .message_body("test")
         .message_attributes("attr1", value);
-    let sent = send.send().await.unwrap();
+    let sent = request.send().await.unwrap();
     assert_eq!(
         sent.md5_of_message_attributes(),
         Some("8cbe4db156db8a94db8b801b7addb984")
@@ -370,17 +371,17 @@ async fn a_batch_is_answered_entry_by_entry() {
         .delay_seconds(1800)
         .build()
         .unwrap();
-    let send = world.client.send_message_batch().queue_url(&url);
-    let sent = send
+    let request = world.client.send_message_batch().queue_url(&url);
+    let request = request
         .entries(entry("1", "one"))
         .entries(entry("2", "bad\u{fffe}"))
         .entries(late)
         .entries(entry("3", "three"));
-    let sent = sent.send().await.unwrap();
+    let sent = request.send().await.unwrap();
     assert_eq!(
         sent.successful()
             .iter()
-            .map(|it| it.id())
+            .map(SendMessageBatchResultEntry::id)
             .collect::<Vec<_>>(),
         ["1", "3"]
     );
@@ -417,11 +418,15 @@ async fn a_batch_is_answered_entry_by_entry() {
         changed
             .successful()
             .iter()
-            .map(|it| it.id())
+            .map(ChangeMessageVisibilityBatchResultEntry::id)
             .collect::<Vec<_>>(),
         ["0"]
     );
-    let codes: Vec<_> = changed.failed().iter().map(|it| it.code()).collect();
+    let codes: Vec<_> = changed
+        .failed()
+        .iter()
+        .map(BatchResultErrorEntry::code)
+        .collect();
     assert_eq!(codes, ["ReceiptHandleIsInvalid", "InvalidParameterValue"]);
 
     let delete = |id: usize, handle: &str| {
@@ -506,12 +511,13 @@ async fn a_deleted_name_is_free_again_after_a_minute() {
 async fn peeking_changes_nothing() {
     let world = World::start().await;
     let url = world.queue("q").await;
-    let send = world
+    let request = world
         .client
         .send_message()
         .queue_url(&url)
         .message_body("first");
-    send.message_attributes("scanhook.reason", text("too_large"))
+    request
+        .message_attributes("scanhook.reason", text("too_large"))
         .send()
         .await
         .unwrap();

@@ -229,7 +229,7 @@ async fn a_task_goes_on_after_a_restart_at_its_rate() {
     let clock = world.clock.clone();
     let (store, dir) = world.stop().await;
     drop(store);
-    clock.advance(std::time::Duration::from_secs(3600));
+    clock.advance(std::time::Duration::from_hours(1));
     let store =
         sqs::Store::open(&dir.path().join("queues.db"), Clock::Manual(clock.clone())).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -43,7 +43,7 @@ impl World {
             async move {
                 sqs::serve(listener, store, faults, stopping.cancelled_owned())
                     .await
-                    .unwrap()
+                    .unwrap();
             }
         });
         let client = client(&base);

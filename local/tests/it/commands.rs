@@ -1,0 +1,349 @@
+//! What each command prints, and with which code it ends.
+
+use std::fs;
+use std::io::Read as _;
+use std::process::Stdio;
+
+use scanhook_core::kinds;
+use serde_json::{Value, json};
+
+use crate::world::{Place, Ran, YAML, digest};
+
+/// A command that is refused says why in one line, on stderr only.
+#[track_caller]
+fn refused(ran: &Ran, code: i32, words: &str) {
+    assert_eq!(ran.code, Some(code), "{}", ran.stderr);
+    assert_eq!(ran.stdout, "");
+    assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("scanhook: "), "{}", ran.stderr);
+    assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+}
+
+#[test]
+fn the_demo_ends_with_0_and_a_verdict_for_every_kind() {
+    let ran = Place::new().run(&["demo"]);
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    for kind in kinds::ALL {
+        let row = |it: &str| {
+            it.contains(kind.name) && it.contains("demo/pass:1.0") && it.contains("passed")
+        };
+        assert!(ran.stdout.lines().any(row), "{}: {}", kind.name, ran.stdout);
+    }
+    for words in [
+        "failed",
+        "error: image_not_found → dead-letter queue",
+        "skipped: not_an_image",
+        "refused: 401",
+        "1 in the dead-letter queue; everything came out as it should",
+    ] {
+        assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn scans_are_told_as_a_table_and_as_json() {
+    let place = Place::new();
+    let serve = place.serve(&[]);
+    let passed = serve.queue(&place.delivery(
+        "harbor",
+        &format!("harbor.example.com/prod/pass:1.0@{}", digest(1)),
+    ));
+    let gone = serve.queue(&place.delivery("hub", "docker.io/prod/not-found:2.0"));
+    let record = place.settled(&passed);
+    assert_eq!(
+        (&record["verdict"], &record["attempts"]),
+        (&json!("passed"), &json!(1))
+    );
+    assert_eq!(record["digest"], digest(1));
+    let record = place.settled(&gone);
+    assert_eq!(
+        (&record["verdict"], &record["reason"]),
+        (&json!("error"), &json!("image_not_found"))
+    );
+    assert_eq!(
+        (&record["state"], &record["attempts"]),
+        (&json!("dead_letter"), &json!(2))
+    );
+
+    let list = place.run(&["scans", "list"]);
+    assert_eq!((list.code, list.stderr.as_str()), (Some(0), ""));
+    for words in [
+        "harbor.example.com/prod/pass:1.0",
+        "passed",
+        "docker.io/prod/not-found:2.0",
+        "error: image_not_found",
+    ] {
+        assert!(list.stdout.contains(words), "{words}: {}", list.stdout);
+    }
+    let limited: Value = serde_json::from_str(
+        &place
+            .run(&["scans", "list", "--output=json", "--limit=1"])
+            .stdout,
+    )
+    .unwrap();
+    assert_eq!(limited.as_array().unwrap().len(), 1);
+
+    let shown = place.run(&["scans", "show", &passed]);
+    assert_eq!(shown.code, Some(0));
+    assert!(
+        shown.stdout.contains(&passed) && shown.stdout.contains("stand-in"),
+        "{}",
+        shown.stdout
+    );
+    let shown = place.run(&["scans", "show", &passed, "--output=json"]);
+    let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(shown[0]["scan_id"], passed);
+
+    refused(
+        &place.run(&["scans", "show", "01NONE"]),
+        1,
+        "the ledger knows no scan 01NONE",
+    );
+}
+
+#[test]
+fn without_a_ledger_scans_says_who_makes_it() {
+    refused(
+        &Place::new().run(&["scans", "list"]),
+        2,
+        "could not open the ledger .scanhook/ledger.sqlite: there is none; `scanhook serve` makes it",
+    );
+}
+
+#[test]
+fn send_tells_what_became_of_a_delivery() {
+    let mut place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    let url = format!("--url=http://{}", serve.address);
+    for source in ["harbor", "hub", "ghcr", "registry", "basic"] {
+        let sent = place.run(&["send", source, &url]);
+        assert_eq!(
+            (sent.code, sent.stderr.as_str()),
+            (Some(0), ""),
+            "{source}: {}",
+            sent.stdout
+        );
+        assert!(
+            sent.stdout.contains("202") && sent.stdout.contains("queued as 01"),
+            "{source}: {}",
+            sent.stdout
+        );
+    }
+    let sent = place.run(&["send", "harbor", &url, "--count=3", "--output=json"]);
+    let sent: Value = serde_json::from_str(&sent.stdout).unwrap();
+    assert_eq!(
+        sent.as_array()
+            .unwrap()
+            .iter()
+            .filter(|it| it["status"] == 202)
+            .count(),
+        3
+    );
+
+    let skipped = place.run(&["send", "harbor", &url, "--image=elsewhere.example.com/a:1"]);
+    assert_eq!(skipped.code, Some(0));
+    assert!(
+        skipped.stdout.contains("skipped: foreign_registry"),
+        "{}",
+        skipped.stdout
+    );
+
+    fs::write(place.path("body"), "{}").unwrap();
+    let garbled = place.run(&["send", "harbor", &url, "--file=body"]);
+    assert_eq!(garbled.code, Some(1));
+    assert!(
+        garbled.stdout.contains("400") && garbled.stdout.contains("Not a payload"),
+        "{}",
+        garbled.stdout
+    );
+
+    for name in ["HARBOR", "HUB", "GHCR", "REGISTRY", "BASIC"] {
+        place
+            .environment
+            .insert(name.to_owned(), "fake-wrong-secret".to_owned());
+        let source = name.to_ascii_lowercase();
+        let sent = place.run(&["send", &source, &url]);
+        assert_eq!(sent.code, Some(1), "{source}: {}", sent.stdout);
+        assert!(
+            sent.stdout.contains("401") && sent.stdout.contains("No valid credential"),
+            "{}",
+            sent.stdout
+        );
+    }
+}
+
+#[test]
+fn send_says_what_it_can_not_send() {
+    let place = Place::new();
+    refused(
+        &place.run(&["send", "elsewhere"]),
+        2,
+        "scanhook.yaml has no source elsewhere",
+    );
+    refused(
+        &place.run(&["send", "harbor", "--image=UPPER CASE"]),
+        2,
+        "--image",
+    );
+    refused(
+        &place.run(&["send", "harbor", "--file=none"]),
+        2,
+        "could not read none",
+    );
+    refused(
+        &place.run(&["send", "harbor", "--url=nonsense"]),
+        2,
+        "--url",
+    );
+    refused(
+        &place.run(&["send", "harbor", "--url=http://127.0.0.1:1"]),
+        1,
+        "could not send",
+    );
+    refused(
+        &place.run(&["send", "harbor", "--config=none.yaml"]),
+        2,
+        "none.yaml",
+    );
+    // The path token is a secret, and no part of an error.
+    let sent = place.run(&["send", "hub", "--url=http://127.0.0.1:1"]);
+    refused(&sent, 1, "could not send");
+    assert!(!sent.stderr.contains("fake-secret"), "{}", sent.stderr);
+}
+
+#[test]
+fn check_shows_how_to_set_up_each_source() {
+    let ran = Place::new().run(&["check", "--url=https://scan.example.com/"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    for words in [
+        "https://scan.example.com/webhooks/harbor\n",
+        "https://scan.example.com/webhooks/hub/<the secret>\n",
+        "scanhook.yaml is valid: 5 sources, all secrets resolved\n",
+    ] {
+        assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
+    }
+    assert!(!ran.stdout.contains("fake-secret"), "{}", ran.stdout);
+}
+
+#[test]
+fn check_names_the_key_of_a_problem_and_never_its_value() {
+    let mut place = Place::new();
+    for (name, path) in [
+        ("HARBOR", "sources.harbor.auth[0].secret"),
+        (
+            "PASSWORD",
+            "registries.harbor.example.com.credentials.password",
+        ),
+        ("SYSDIG", "scanner.api_token"),
+    ] {
+        let secret = place.environment.remove(name).unwrap();
+        refused(
+            &place.run(&["check"]),
+            2,
+            &format!("{path}: the environment variable {name} is not set"),
+        );
+        place.environment.insert(name.to_owned(), secret);
+    }
+    let secret = place
+        .environment
+        .insert("HUB".to_owned(), "fake-short".to_owned())
+        .unwrap();
+    let ran = place.run(&["check"]);
+    refused(
+        &ran,
+        2,
+        "sources.hub.auth[0].secret: the secret is shorter than 16 bytes",
+    );
+    assert!(!ran.stderr.contains("fake-short"), "{}", ran.stderr);
+    place.environment.insert("HUB".to_owned(), secret);
+
+    for (key, path) in [
+        ("env:HARBOR", "sources.harbor.auth[0]"),
+        ("env:PASSWORD", "registries.harbor.example.com"),
+        ("env:SYSDIG", "scanner"),
+    ] {
+        fs::write(
+            place.path("scanhook.yaml"),
+            YAML.replace(key, "fake-literal-secret"),
+        )
+        .unwrap();
+        let ran = place.run(&["check"]);
+        refused(&ran, 2, path);
+        assert!(!ran.stderr.contains("fake-literal"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn help_and_version_are_answers_and_nonsense_is_not() {
+    let place = Place::new();
+    for arguments in [
+        &["--help"] as &[&str],
+        &["help", "serve"],
+        &["serve", "--help"],
+        &["--version"],
+    ] {
+        let ran = place.run(arguments);
+        assert_eq!(
+            (ran.code, ran.stderr.as_str()),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
+        assert!(ran.stdout.contains("scanhook"), "{}", ran.stdout);
+    }
+    for arguments in [
+        &[] as &[&str],
+        &["nonsense"],
+        &["serve", "--listen=nonsense"],
+        &["send"],
+        &["scans"],
+        &["serve", "--sideways"],
+    ] {
+        let ran = place.run(arguments);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(2), ""),
+            "{arguments:?}"
+        );
+        assert!(
+            ran.stderr.contains("--help") || ran.stderr.contains("Usage"),
+            "{arguments:?}: {}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_failure() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    serve.stop();
+    for arguments in [
+        &["check"] as &[&str],
+        &["scans", "list", "--output=json"],
+        &["--help"],
+    ] {
+        let mut child = place
+            .command(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let mut stderr = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut stderr)
+            .unwrap();
+        assert_eq!(
+            child.wait().unwrap().code(),
+            Some(0),
+            "{arguments:?}: {stderr}"
+        );
+        assert!(
+            !stderr.contains("panic") && !stderr.contains("Broken pipe"),
+            "{arguments:?}: {stderr}"
+        );
+    }
+}

@@ -1,0 +1,518 @@
+//! A data directory, a configuration and a `scanhook serve` on it, with ways to send to it and to look into it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use scanhook_core::auth::{Credential, Presented};
+use scanhook_core::image::Image;
+use scanhook_core::kinds::SamplePush;
+use scanhook_emulator::clock::Clock;
+use scanhook_emulator::sqs::{Peeked, Store};
+use scanhook_settings::config::Config;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_scanhook");
+
+/// Whatever is waited for comes sooner than this, also on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// One source of each kind, each with another type of credential; failures are tried again soon and not often.
+pub(crate) const YAML: &str = r#"
+sources:
+  harbor: { kind: harbor, registry: harbor.example.com, auth: [{ type: token, secret: "env:HARBOR" }] }
+  hub: { kind: docker-hub, auth: [{ type: path_token, secret: "env:HUB" }] }
+  ghcr: { kind: ghcr, auth: [{ type: hmac, secret: "env:GHCR" }] }
+  registry: { kind: distribution, registry: registry.example.com, auth: [{ type: bearer, secret: "env:REGISTRY" }] }
+  basic: { kind: harbor, registry: basic.example.com, auth: [{ type: basic, username: robot, secret: "env:BASIC" }] }
+registries:
+  harbor.example.com: { credentials: { type: basic, username: robot, password: "env:PASSWORD" } }
+scanner: { api_token: "env:SYSDIG", timeout: 1m, concurrency: 4 }
+retry: { attempts: 4, base: 1s, cap: 1s }
+"#;
+
+/// A place to serve from. What is started here ends with it.
+pub(crate) struct Place {
+    directory: TempDir,
+    /// The environment of every command.
+    pub(crate) environment: BTreeMap<String, String>,
+    logs: AtomicU32,
+}
+
+impl Place {
+    /// A place with [`YAML`] for its configuration.
+    pub(crate) fn new() -> Self {
+        Self::with(YAML)
+    }
+
+    pub(crate) fn with(yaml: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        fs::write(directory.path().join("scanhook.yaml"), yaml).unwrap();
+        fs::create_dir(directory.path().join("bin")).unwrap();
+        let cli = directory.path().join("bin/sysdig-cli-scanner");
+        std::os::unix::fs::symlink(PROGRAM, cli).unwrap();
+        let path = format!("{}:/usr/bin:/bin", directory.path().join("bin").display());
+        let secrets = [
+            "HARBOR", "HUB", "GHCR", "REGISTRY", "BASIC", "PASSWORD", "SYSDIG",
+        ];
+        let secrets = secrets.map(|it| (it.to_owned(), format!("fake-secret-of-{it}")));
+        Self {
+            directory,
+            environment: secrets
+                .into_iter()
+                .chain([("PATH".to_owned(), path)])
+                .collect(),
+            logs: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Where a `serve` without `--data-dir` keeps its state.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.path(".scanhook")
+    }
+
+    /// A command that is not started yet. It gets nothing of the environment of the tests.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(&self.environment)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
+        Ran::new(self.command(arguments).output().unwrap())
+    }
+
+    /// Starts `serve` on free ports and waits until it takes deliveries.
+    pub(crate) fn serve(&self, arguments: &[&str]) -> Serve {
+        let mut serve = self.start(arguments);
+        serve.wait_until_ready();
+        serve
+    }
+
+    /// Starts `serve` on free ports.
+    pub(crate) fn start(&self, arguments: &[&str]) -> Serve {
+        let number = self.logs.fetch_add(1, Ordering::Relaxed);
+        let (stdout, stderr) = (
+            self.path(&format!("stdout-{number}")),
+            self.path(&format!("stderr-{number}")),
+        );
+        let mut command = self.command(&["serve"]);
+        for flag in ["--listen", "--sqs-listen"] {
+            if !arguments.iter().any(|it| it.starts_with(flag)) {
+                command.arg(format!("{flag}=127.0.0.1:0"));
+            }
+        }
+        let child = command
+            .args(arguments)
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(&stderr).unwrap())
+            .spawn()
+            .unwrap();
+        let nowhere = ([127, 0, 0, 1], 0).into();
+        Serve {
+            child,
+            stdout,
+            stderr,
+            address: nowhere,
+            sqs_address: nowhere,
+            root: self.directory.path().into(),
+        }
+    }
+
+    /// A push of `image` as the registry of `source` tells of it, with the right credential.
+    pub(crate) fn delivery(&self, source: &str, image: &str) -> Delivery {
+        let config = fs::read_to_string(self.path("scanhook.yaml")).unwrap();
+        let config = Config::parse(&config).unwrap();
+        let source = &config.sources[source];
+        let auth = &source.auth[0];
+        let reference = auth.secret.to_string();
+        let secret = &self.environment[reference.strip_prefix("env:").unwrap()];
+        let credential = Credential {
+            scheme: auth.scheme.clone(),
+            secret: SecretString::from(secret.clone()),
+        };
+        let image = Image::parse(image).unwrap();
+        let push = SamplePush {
+            image: &image,
+            id: "1",
+            at: jiff::Timestamp::now(),
+        };
+        let sample = (source.source.kind.sample)(&push);
+        let mut delivery = Delivery {
+            path: format!("/webhooks/{}", source.source.name),
+            headers: String::new(),
+            body: sample.body,
+        };
+        for (name, value) in sample.headers {
+            delivery.add_header(name.as_str(), &value);
+        }
+        match credential.present(&delivery.body).unwrap() {
+            Presented::Header(name, value) => {
+                delivery.add_header(name.as_str(), value.to_str().unwrap())
+            }
+            Presented::PathSegment(token) => {
+                delivery.path = format!("{}/{}", delivery.path, token.expose_secret());
+            }
+        }
+        delivery
+    }
+
+    /// The ledger, as `scans list` tells it.
+    pub(crate) fn scans(&self) -> Vec<Value> {
+        let ran = self.run(&["scans", "list", "--output=json", "--limit=1000000"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        serde_json::from_str(&ran.stdout).unwrap()
+    }
+
+    /// The record of a scan, once it is settled: with a verdict, or dead.
+    pub(crate) fn settled(&self, scan_id: &str) -> Value {
+        wait_for("a verdict or a dead letter", || {
+            let mut scans = self.scans().into_iter();
+            scans.find(|it| it["scan_id"] == scan_id && is_settled(it))
+        })
+    }
+
+    /// What lies in a queue of a server that has ended.
+    pub(crate) fn messages(&self, queue: &str) -> Vec<Peeked> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let store = Store::open(&self.data_dir().join("queue.sqlite"), Clock::System).unwrap();
+            store
+                .peek(queue, usize::MAX, Box::new(|_| true))
+                .await
+                .unwrap()
+        })
+    }
+
+    /// The processes of the CLI that are there because of this place.
+    pub(crate) fn cli_processes(&self) -> Vec<CliProcess> {
+        cli_processes(self.directory.path())
+    }
+
+    /// Waits until the CLI works on a scan.
+    pub(crate) fn cli_on(&self, scan_id: &str) -> CliProcess {
+        wait_for("the CLI", || {
+            let mut processes = self.cli_processes().into_iter();
+            processes.find(|it| it.home.to_str().unwrap().contains(scan_id))
+        })
+    }
+
+    /// Waits until the CLI hangs on a scan, and ignores SIGTERM.
+    pub(crate) fn cli_ignoring_term_on(&self, scan_id: &str) -> CliProcess {
+        wait_for("the CLI that hangs", || {
+            Some(self.cli_on(scan_id)).filter(|it| it.arguments == ["sleep", "3600"])
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let directory = std::mem::replace(&mut self.directory, TempDir::new().unwrap());
+            eprintln!("left for a look: {}", directory.keep().display());
+        }
+    }
+}
+
+/// Whether nothing more becomes of a scan by itself.
+pub(crate) fn is_settled(record: &Value) -> bool {
+    record["state"] == "done" || record["state"] == "dead_letter"
+}
+
+/// A digest that is another one for each number.
+pub(crate) fn digest(number: u64) -> String {
+    format!("sha256:{number:064x}")
+}
+
+/// Looks until there is what is looked for.
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A command that has ended.
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    fn new(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+/// A `scanhook serve`, killed when dropped, with whatever it has started.
+pub(crate) struct Serve {
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+    pub(crate) address: SocketAddr,
+    pub(crate) sqs_address: SocketAddr,
+    root: PathBuf,
+}
+
+impl Serve {
+    /// Waits for the notice that tells the addresses.
+    pub(crate) fn wait_until_ready(&mut self) {
+        let (address, sqs_address) = wait_for("the notice of serve", || {
+            let notice = self.stderr();
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!(
+                    "serve ended with {status}: {}{}",
+                    self.stdout(),
+                    self.stderr()
+                );
+            }
+            let address = between(&notice, "deliveries at http://", "/webhooks/SOURCE\n")?;
+            Some((
+                address,
+                between(&notice, "AWS_ENDPOINT_URL_SQS=http://", "\n")?,
+            ))
+        });
+        (self.address, self.sqs_address) = (address, sqs_address);
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        fs::read_to_string(&self.stdout).unwrap()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    /// The lines of the log.
+    pub(crate) fn log(&self) -> Vec<Value> {
+        let stdout = self.stdout();
+        stdout
+            .lines()
+            .map(|it| serde_json::from_str(it).unwrap())
+            .collect()
+    }
+
+    pub(crate) fn send(&self, delivery: &Delivery) -> Answer {
+        delivery.send_to(self.address).unwrap()
+    }
+
+    /// Sends a delivery that must be taken with one image, and tells its scan's id.
+    pub(crate) fn queue(&self, delivery: &Delivery) -> String {
+        let answer = self.send(delivery);
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        answer.scan_id()
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        exchange(
+            self.address,
+            &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+            b"",
+        )
+        .unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    /// Waits for its end, and tells how it ended and how long that took.
+    pub(crate) fn wait(&mut self) -> (ExitStatus, Duration) {
+        let asked = Instant::now();
+        let status = wait_for("the end of serve", || self.child.try_wait().unwrap());
+        (status, asked.elapsed())
+    }
+
+    /// Ends it in order.
+    pub(crate) fn stop(mut self) -> Duration {
+        self.signal(Signal::TERM);
+        let (status, took) = self.wait();
+        assert_eq!(status.code(), Some(0), "{}", self.stderr());
+        took
+    }
+
+    /// Ends it as a power cut would, as far as a process can.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// A figure of `/proc/PID/status`, in KiB.
+    pub(crate) fn memory(&self, name: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|it| it.strip_prefix(name)?.strip_prefix(':'))
+            .unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
+impl Drop for Serve {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        for process in cli_processes(&self.root) {
+            let _ = kill_process_group(process.pid, Signal::KILL);
+            let _ = kill_process(process.pid, Signal::KILL);
+        }
+    }
+}
+
+fn between<T: std::str::FromStr>(text: &str, before: &str, after: &str) -> Option<T> {
+    let (_, rest) = text.split_once(before)?;
+    rest.split_once(after)?.0.parse().ok()
+}
+
+/// A request to the webhook.
+#[derive(Clone)]
+pub(crate) struct Delivery {
+    pub(crate) path: String,
+    /// Each with its line's end.
+    pub(crate) headers: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Delivery {
+    pub(crate) fn add_header(&mut self, name: &str, value: &str) {
+        self.headers.push_str(&format!("{name}: {value}\r\n"));
+    }
+
+    /// The request line and the headers.
+    pub(crate) fn head(&self) -> String {
+        let (path, headers, length) = (&self.path, &self.headers, self.body.len());
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n"
+        )
+    }
+
+    pub(crate) fn send_to(&self, address: SocketAddr) -> std::io::Result<Answer> {
+        exchange(address, &self.head(), &self.body)
+    }
+}
+
+/// What the server answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    /// The id of the only scan that was queued.
+    pub(crate) fn scan_id(&self) -> String {
+        let answer: Value = serde_json::from_str(&self.body).unwrap();
+        answer["queued"][0]["scan_id"].as_str().unwrap().to_owned()
+    }
+}
+
+/// One request on a connection of its own. An answer that is cut off is an error.
+pub(crate) fn exchange(address: SocketAddr, head: &str, body: &[u8]) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)?;
+    read_answer(&mut stream)
+}
+
+pub(crate) fn read_answer(stream: &mut TcpStream) -> std::io::Result<Answer> {
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let cut_off = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(cut_off)?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|it| it.parse().ok())
+        .ok_or_else(cut_off)?;
+    let length = head
+        .lines()
+        .find_map(|it| it.strip_prefix("content-length: ")?.parse().ok());
+    if length.is_some_and(|it: usize| body.len() < it) {
+        return Err(cut_off());
+    }
+    Ok(Answer {
+        status,
+        head: head.to_owned(),
+        body: body.to_owned(),
+    })
+}
+
+/// A process that was started with a home under a place: the CLI, or what it started.
+#[derive(Debug, Clone)]
+pub(crate) struct CliProcess {
+    pub(crate) pid: Pid,
+    pub(crate) home: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
+fn cli_processes(root: &Path) -> Vec<CliProcess> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let processes = entries.filter_map(|it| {
+        let pid = it
+            .file_name()
+            .to_str()?
+            .parse()
+            .ok()
+            .and_then(Pid::from_raw)?;
+        let words = |file: &str| -> Option<Vec<String>> {
+            let bytes = fs::read(it.path().join(file)).ok()?;
+            let words = bytes.split(|it| *it == 0).filter(|it| !it.is_empty());
+            Some(
+                words
+                    .map(|it| String::from_utf8_lossy(it).into_owned())
+                    .collect(),
+            )
+        };
+        let environment: BTreeMap<_, _> = words("environ")?
+            .iter()
+            .filter_map(|it| it.split_once('='))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let home = PathBuf::from(environment.get("HOME")?);
+        Some(CliProcess {
+            pid,
+            home,
+            arguments: words("cmdline")?,
+            environment,
+        })
+    });
+    processes.filter(|it| it.home.starts_with(root)).collect()
+}

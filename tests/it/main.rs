@@ -1,0 +1,9 @@
+//! Rules about the workspace and about more than one crate.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that fails should stop where it fails"
+)]
+
+mod reports;
+mod workspace;

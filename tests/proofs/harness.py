@@ -1,0 +1,401 @@
+"""What the proofs share: claims that are counted, processes that are always ended, and `scanhook serve`.
+
+Python 3.11, standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+SCANHOOK = TARGET / "debug" / "scanhook"
+
+QUEUE = "scanhook"
+DEAD_LETTERS = "scanhook-dlq"
+
+PATIENCE = 30.0
+"""How long, in seconds, a condition may take to come true."""
+
+LOOK = 0.02
+"""The pause between two looks at a condition."""
+
+
+class Disproved(Exception):
+    """A claim that does not hold."""
+
+
+class Proof:
+    """Counts the claims that hold; the first that does not ends the proof."""
+
+    def __init__(self, title: str) -> None:
+        self.passed = 0
+        print(f"# {title}", flush=True)
+
+    def part(self, title: str) -> None:
+        print(f"\n{title}", flush=True)
+
+    def equal(self, claim: str, actual: Any, expected: Any) -> None:
+        if actual != expected:
+            raise Disproved(f"{claim}\n  expected {expected!r}\n  but was  {actual!r}")
+        self._holds(claim)
+
+    def true(self, claim: str, condition: bool, shown: Any = "") -> None:
+        if not condition:
+            raise Disproved(f"{claim}\n  {shown}")
+        self._holds(claim)
+
+    def _holds(self, claim: str) -> None:
+        self.passed += 1
+        print(f"  ok {self.passed:3} {claim}", flush=True)
+
+
+def run_proof(title: str, prove: Callable[[Proof, Workshop], None]) -> int:
+    """Runs a proof in a temporary directory and tells the exit code; nothing it started is left behind."""
+    proof = Proof(title)
+    try:
+        with workshop() as shop:
+            try:
+                prove(proof, shop)
+            except BaseException:
+                shop.show_logs()
+                raise
+    except Disproved as err:
+        print(f"\nnot ok: {err}\n{proof.passed} passed, 1 failed", flush=True)
+        return 1
+    print(f"\n{proof.passed} passed, 0 failed", flush=True)
+    return 0
+
+
+def until(what: str, look: Callable[[], Any], patience: float = PATIENCE) -> Any:
+    """Looks until there is something to see, and returns it."""
+    deadline = time.monotonic() + patience
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > deadline:
+            raise Disproved(f"{what}: not within {patience:g} s")
+        time.sleep(LOOK)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on, for programs that can't be given port 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def require_programs(**packages: str) -> None:
+    """Ends with advice if a program is missing; `packages` maps it (with _ for -) to its Debian package."""
+    programs = {name.replace("_", "-"): package for name, package in packages.items()}
+    missing = sorted({package for name, package in programs.items() if not shutil.which(name)})
+    if missing:
+        sys.exit(f"install what is missing: apt-get install --no-install-recommends {' '.join(missing)}")
+
+
+def require_files(*paths: Path, advice: str) -> None:
+    for path in paths:
+        if not path.is_file():
+            sys.exit(f"there is no {path.name}: {advice}")
+
+
+# Processes
+
+
+@dataclass
+class Process:
+    """A process that was started here, in a process group of its own."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    log: Path
+
+    def is_running(self) -> bool:
+        return self.popen.poll() is None
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def terminate(self, patience: float = PATIENCE) -> int:
+        """Asks it to end, and tells its exit code."""
+        if self.is_running():
+            self.popen.terminate()
+        return self.popen.wait(patience)
+
+    def end(self) -> None:
+        """Ends it and its group, whatever state they are in."""
+        family = [self.popen.pid, *descendants(self.popen.pid)]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.terminate(patience=15)
+        for pid in family:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.popen.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that stem from `pid`, as the kernel tells them now."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                parents.setdefault(int(parent), []).append(int(stat.parent.name))
+    found, open_ends = [], [pid]
+    while open_ends:
+        children = parents.get(open_ends.pop(), [])
+        found += children
+        open_ends += children
+    return found
+
+
+@dataclass
+class Workshop:
+    """A temporary directory and the processes that work in it."""
+
+    directory: Path
+    processes: list[Process] = field(default_factory=list)
+
+    def start(self, name: str, command: list[str | Path], env: dict[str, str] | None = None) -> Process:
+        """Starts a program; `env` is its whole environment."""
+        log = self.directory / f"{name}-{len(self.processes)}.log"
+        with log.open("wb") as output:
+            popen = subprocess.Popen(
+                [str(it) for it in command],
+                env=base_environment() if env is None else env,
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        process = Process(name, popen, log)
+        self.processes.append(process)
+        return process
+
+    def show_logs(self) -> None:
+        for process in self.processes:
+            tail = [it[:400] for it in process.output().splitlines()[-15:]]
+            print("\n".join([f"\n--- the last lines of {process.name}", *tail]), flush=True)
+
+
+@contextlib.contextmanager
+def workshop() -> Iterator[Workshop]:
+    with tempfile.TemporaryDirectory(prefix="scanhook-proof-") as directory:
+        shop = Workshop(Path(directory))
+        try:
+            yield shop
+        finally:
+            for process in reversed(shop.processes):
+                process.end()
+
+
+def base_environment(**variables: str) -> dict[str, str]:
+    """An environment without this machine's settings; the credentials are worth nothing."""
+    return {
+        "PATH": os.environ["PATH"],
+        "AWS_ACCESS_KEY_ID": "fake-access-key",
+        "AWS_SECRET_ACCESS_KEY": "fake-secret-key",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        **variables,
+    }
+
+
+# HTTP
+
+
+@dataclass
+class Answer:
+    """An HTTP answer of any status."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body or b"null")
+
+
+def http(method: str, url: str, headers: dict[str, str] | None = None, body: bytes | None = None) -> Answer:
+    request = urllib.request.Request(url, body, headers or {}, method=method)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=120) as response:
+            return Answer(response.status, _lower(response.headers), response.read())
+    except urllib.error.HTTPError as err:
+        with err:
+            return Answer(err.code, _lower(err.headers), err.read())
+
+
+def answers(url: str) -> bool:
+    """Whether something answers at `url` with a 200."""
+    try:
+        return http("GET", url).status == 200
+    except OSError:
+        return False
+
+
+def _lower(headers: Any) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+# SQS, in the wire format of AWS's SDKs
+
+
+class SqsRefused(Exception):
+    """An error that the endpoint answered."""
+
+
+@dataclass
+class Sqs:
+    """An SQS endpoint."""
+
+    url: str
+
+    def call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        headers = {"content-type": "application/x-amz-json-1.0", "x-amz-target": f"AmazonSQS.{operation}"}
+        answer = http("POST", self.url, headers, json.dumps(parameters).encode())
+        if answer.status != 200:
+            raise SqsRefused(f"{operation}: {answer.status} {answer.body.decode(errors='replace')}")
+        return answer.json()
+
+    def queue_url(self, queue: str) -> str:
+        return f"{self.url}/000000000000/{queue}"
+
+    def attributes(self, queue: str) -> dict[str, str]:
+        answer = self.call("GetQueueAttributes", QueueUrl=self.queue_url(queue), AttributeNames=["All"])
+        return answer["Attributes"]
+
+    def depth(self, queue: str) -> int:
+        """How many messages it holds: visible, in flight and delayed."""
+        attributes = self.attributes(queue)
+        kinds = ["", "NotVisible", "Delayed"]
+        return sum(int(attributes[f"ApproximateNumberOfMessages{it}"]) for it in kinds)
+
+    def send(self, queue: str, body: str) -> str:
+        return self.call("SendMessage", QueueUrl=self.queue_url(queue), MessageBody=body)["MessageId"]
+
+    def receive(self, queue: str, count: int, hidden: int = 60, patience: float = PATIENCE) -> list[dict[str, Any]]:
+        """Receives exactly `count` messages, hidden for `hidden` seconds from then."""
+        received: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            answer = self.call(
+                "ReceiveMessage",
+                QueueUrl=self.queue_url(queue),
+                MaxNumberOfMessages=min(10, count - len(received)),
+                VisibilityTimeout=hidden,
+                MessageAttributeNames=["All"],
+                MessageSystemAttributeNames=["All"],
+            )
+            received.extend(answer.get("Messages", []))
+            return len(received) == count
+
+        until(f"{count} messages in {queue}", look, patience)
+        return received
+
+    def take(self, queue: str, count: int, patience: float = PATIENCE) -> list[dict[str, Any]]:
+        """Receives exactly `count` messages and deletes them."""
+        messages = self.receive(queue, count, patience=patience)
+        for message in messages:
+            self.delete(queue, message)
+        return messages
+
+    def delete(self, queue: str, message: dict[str, Any]) -> None:
+        self.call("DeleteMessage", QueueUrl=self.queue_url(queue), ReceiptHandle=message["ReceiptHandle"])
+
+
+def text_attributes(message: dict[str, Any]) -> dict[str, str]:
+    """The message attributes of a received message."""
+    return {name: value["StringValue"] for name, value in message.get("MessageAttributes", {}).items()}
+
+
+# scanhook
+
+
+@dataclass
+class Server:
+    """A `scanhook serve` that is ready."""
+
+    process: Process
+    config: Path
+    data: Path
+    url: str
+    sqs: Sqs
+    env: dict[str, str]
+
+    def scans(self) -> list[dict[str, Any]]:
+        """The ledger's records, oldest first."""
+        listed = self._scanhook("scans", "list", "--data-dir", self.data, "--limit", "1000", "--output", "json")
+        return json.loads(listed)[::-1]
+
+    def send(self, source: str, image: str) -> list[dict[str, Any]]:
+        """Has `scanhook send` deliver a push of `image`, rightly signed, and tells what was answered."""
+        sent = self._scanhook(
+            "send", source, "--image", image, "--config", self.config, "--url", self.url, "--output", "json"
+        )
+        return json.loads(sent)
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """What its log says of an event."""
+        lines = (it for it in self.process.output().splitlines() if it.startswith("{"))
+        return [line for line in map(json.loads, lines) if line.get("event") == event]
+
+    def _scanhook(self, *arguments: str | Path) -> bytes:
+        command = [str(it) for it in (SCANHOOK, *arguments)]
+        return subprocess.run(command, env=self.env, stdout=subprocess.PIPE, check=True).stdout
+
+
+def start_server(
+    shop: Workshop,
+    config: str,
+    *arguments: str | Path,
+    env: dict[str, str],
+    listen: str = "127.0.0.1:0",
+    sqs_listen: str = "127.0.0.1:0",
+) -> Server:
+    """Starts `scanhook serve` with the text of a configuration, and waits until it is ready."""
+    config_file, data = shop.directory / "scanhook.yaml", shop.directory / "data"
+    config_file.write_text(config)
+    command = [SCANHOOK, "serve", "--config", config_file, "--data-dir", data]
+    command += ["--listen", listen, "--sqs-listen", sqs_listen, *arguments]
+    process = shop.start("serve", command, env)
+
+    def addresses() -> re.Match[str] | None:
+        if not process.is_running():
+            raise Disproved("`scanhook serve` ended at its start")
+        return re.search(
+            r"deliveries at (http://[0-9.:]+)/webhooks/SOURCE\n.*AWS_ENDPOINT_URL_SQS=(http://[0-9.:]+)\n",
+            process.output(),
+        )
+
+    url, sqs = until("the addresses of `scanhook serve`", addresses).groups()
+    until("`scanhook serve` is ready", lambda: answers(f"{url}/readyz"))
+    return Server(process, config_file, data, url, Sqs(sqs), env)
+
+
+def link_stand_in(directory: Path) -> Path:
+    """Makes the stand-in CLI available in `directory`: scanhook itself, by the CLI's name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    link = directory / "sysdig-cli-scanner"
+    link.symlink_to(SCANHOOK)
+    return link
