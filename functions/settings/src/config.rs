@@ -435,13 +435,13 @@ sources:
             "sources: at least one source is needed"
         );
         assert_eq!(check("sources: [1, 2]"), "sources: expected a map");
-        insta::assert_snapshot!(check_with("colour: red"), @"sources.prod.colour: unknown field `colour`, expected one of `kind`, `registry`, `hosts`, `auth`, `include`, `exclude`, `tags`, `untagged`, `platforms`, `policies`, `events`, `repo_key`, `rate_limit`");
+        insta::assert_snapshot!(check_with("colour: red"), @"sources.prod.colour: unknown field `colour`, expected one of `kind`, `registry`, `hosts`, `auth`, `include`, `exclude`, `tags`, `untagged`, `platforms`, `policies`, `events`, `repo_key`, `payload`, `rate_limit`");
         insta::assert_snapshot!(check_with("registry: other.example.com"), @"sources.prod: duplicate field `registry`");
         insta::assert_snapshot!(check(&format!("{GOOD}{}", GOOD.replace("sources:\n", ""))), @r#"sources: the key "prod" is repeated"#);
         insta::assert_snapshot!(check_with("hosts: [\"user@host\"]"), @"sources.prod.hosts[0]: not a registry host: a name or address, lower case, with an optional port");
         insta::assert_snapshot!(check_with("include: [\"{\"]"), @"sources.prod.include[0]: not a pattern: *, ** and ? stand for characters, {a,b} for alternatives");
         insta::assert_snapshot!(check_with("untagged: perhaps"), @"sources.prod.untagged: expected `skip` or `scan`");
-        insta::assert_snapshot!(check(&GOOD.replace("harbor\n", "harbour\n")), @"sources.prod.kind: expected one of distribution, docker-hub, ghcr, harbor");
+        insta::assert_snapshot!(check(&GOOD.replace("harbor\n", "harbour\n")), @"sources.prod.kind: expected one of acr, artifactory, distribution, docker-hub, ecr, gar, generic, ghcr, gitea, gitlab, harbor, nexus, quay, zot");
         insta::assert_snapshot!(check(&GOOD.replace("    registry: harbor.example.com\n", "")), @"sources.prod.registry: missing: the host images are pulled from");
         insta::assert_snapshot!(check(&GOOD.replace("prod:", "\"a b\":")), @"sources.a b: a source's name is 1 to 64 letters, digits, '-', '_' or '.', and starts with a letter or digit");
         insta::assert_snapshot!(check(&format!("{GOOD}limits: {{ body: 1GiB }}")), @"limits.body: must be between 1KiB and 4MiB");
@@ -555,6 +555,34 @@ sources:
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_belongs_to_other_kinds_is_refused() {
+        insta::assert_snapshot!(check_with("events: [quarantine]"), @"sources.prod.events[0]: Harbor has no events besides pushes");
+        insta::assert_snapshot!(check_with("repo_key: drop"), @"sources.prod.repo_key: Harbor has no repository key in its payloads");
+        insta::assert_snapshot!(check_with("payload: { repository: /a, tag: /b }"), @"sources.prod.payload: only sources of kind generic have a payload map");
+        let acr = GOOD.replace("harbor\n", "acr\n");
+        insta::assert_snapshot!(check(&format!("{acr}    events: [quarantine]\n")), @"ok");
+        insta::assert_snapshot!(check(&format!("{acr}    events: [delete]\n")), @"sources.prod.events[0]: expected one of quarantine");
+    }
+
+    #[test]
+    fn a_payload_map_is_checked_when_it_is_read() {
+        let generic = |payload: &str| {
+            check(&format!(
+                "{}    payload: {payload}\n",
+                GOOD.replace("harbor\n", "generic\n")
+            ))
+        };
+        insta::assert_snapshot!(generic("{ repository: [/a, /b], tag: /t, match: { /type: [PUSH], \"header:Ce-Type\": null } }"), @"ok");
+        insta::assert_snapshot!(generic("{ repository: a, tag: /t }"), @"sources.prod.payload.repository: expected a JSON Pointer such as /data/tag");
+        insta::assert_snapshot!(generic("{ repository: /a }"), @"sources.prod.payload: either tag or digest must be named");
+        insta::assert_snapshot!(generic("{ repository: [], tag: /t }"), @"sources.prod.payload.repository: at least one pointer is needed");
+        insta::assert_snapshot!(generic("{ repository: /a, tag: t }"), @"sources.prod.payload.tag: expected a JSON Pointer such as /data/tag");
+        insta::assert_snapshot!(generic("{ repository: /a, tag: /t, match: { type: [PUSH] } }"), @"sources.prod.payload.match.(key): expected a JSON Pointer such as /data/tag");
+        insta::assert_snapshot!(generic("{ repository: /a, tag: /t, match: { /a: [x], /a: [y] } }"), @r#"sources.prod.payload.match: the key "/a" is repeated"#);
+        insta::assert_snapshot!(generic("{ repository: /a, tag: /t, label: /x }"), @"sources.prod.payload.label: unknown field `label`, expected one of `events`, `match`, `ping`, `repository`, `tag`, `digest`, `host`, `media_type`, `id`, `type`, `actor`, `time`");
     }
 
     #[test]

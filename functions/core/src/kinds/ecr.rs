@@ -98,9 +98,8 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
         (Some("ECR Image Action"), _) => detail.action_type.get() == Some("PUSH"),
         // A replica is another registry's image: it is scanned where it was pushed, unless it is asked for.
         (Some("ECR Replication Action"), _) => options.has_event("replication"),
-        (Some(_), _) => false,
         (None, Some("com.amazon.ecr.image.push")) => return cloud_event(&event),
-        (None, Some(_)) => false,
+        (Some(_), _) | (None, Some(_)) => false,
         (None, None) => return Err(ParsePayloadError::Missing("detail-type")),
     };
     if !is_push || detail.result.get() != Some("SUCCESS") {

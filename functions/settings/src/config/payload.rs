@@ -60,15 +60,14 @@ fn conditions(
     path: &str,
 ) -> Result<Vec<Condition>, ConfigError> {
     let conditions = wire.0.into_iter().map(|(place, allowed)| {
-        let place = match place.strip_prefix("header:") {
-            Some(name) => Place::Header(
+        let place = if let Some(name) = place.strip_prefix("header:") {
+            Place::Header(
                 name.parse()
                     .map_err(|_| error(path, "not the name of a header"))?,
-            ),
-            None => {
-                check_pointer("(key)", &place, path)?;
-                Place::Pointer(place)
-            }
+            )
+        } else {
+            check_pointer("(key)", &place, path)?;
+            Place::Pointer(place)
         };
         Ok(Condition { place, allowed })
     });
