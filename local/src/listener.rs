@@ -1,4 +1,4 @@
-//! An HTTP server that strangers may talk to: limits on connections, headers and time, and a graceful end.
+//! An HTTP server that strangers may talk to: limits on connections, headers, time and memory, and a graceful end.
 //!
 //! `axum::serve` sets none of these limits.
 
@@ -10,12 +10,18 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
 use http::{Request, StatusCode};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use scanhook_webhook::rejection::Rejection;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+
+use self::body::{Cut, LimitedBody, Memory, Share};
+
+mod body;
 
 /// Connections at once; further ones wait in the listener's backlog.
 const CONNECTIONS: usize = 512;
@@ -41,6 +47,7 @@ pub(crate) async fn serve(
 ) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
+    let memory = Memory::new();
     loop {
         let accepted = tokio::select! {
             () = stopping.cancelled() => break,
@@ -50,10 +57,8 @@ pub(crate) async fn serve(
             continue;
         };
         let service = hyper::service::service_fn({
-            let router = router.clone();
-            move |request: Request<hyper::body::Incoming>| {
-                answer(router.clone(), request.map(Body::new))
-            }
+            let (router, memory) = (router.clone(), memory.clone());
+            move |request| answer(router.clone(), Share::of(&memory), request)
         });
         let mut connection = hyper::server::conn::http1::Builder::new();
         connection
@@ -89,9 +94,16 @@ async fn accept(
     }
 }
 
-async fn answer(router: Router, request: Request<Body>) -> Result<Response, Infallible> {
-    match tokio::time::timeout(REQUEST_TIMEOUT, router.oneshot(request)).await {
-        Ok(response) => response,
-        Err(_) => Ok(StatusCode::REQUEST_TIMEOUT.into_response()),
-    }
+async fn answer(
+    router: Router,
+    share: Arc<Share>,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    let request = request.map(|it| Body::new(LimitedBody::new(it, Arc::clone(&share))));
+    let answered = tokio::time::timeout(REQUEST_TIMEOUT, router.oneshot(request)).await;
+    Ok(match (share.cut(), answered) {
+        (Some(Cut::Full), _) => Rejection::Unavailable.into_response(),
+        (None, Ok(Ok(response))) => response,
+        (Some(Cut::Late), _) | (None, Err(_)) => StatusCode::REQUEST_TIMEOUT.into_response(),
+    })
 }

@@ -25,7 +25,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-SCANHOOK = TARGET / "debug" / "scanhook"
+BINARIES = TARGET / "proofs"
+SCANHOOK = BINARIES / "scanhook"
 
 QUEUE = "scanhook"
 DEAD_LETTERS = "scanhook-dlq"
@@ -102,6 +103,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def require_programs(**packages: str) -> None:
     """Ends with advice if a program is missing; `packages` maps it (with _ for -) to its Debian package."""
     programs = {name.replace("_", "-"): package for name, package in packages.items()}
@@ -110,10 +116,10 @@ def require_programs(**packages: str) -> None:
         sys.exit(f"install what is missing: apt-get install --no-install-recommends {' '.join(missing)}")
 
 
-def require_files(*paths: Path, advice: str) -> None:
+def require_binaries(*paths: Path) -> None:
     for path in paths:
         if not path.is_file():
-            sys.exit(f"there is no {path.name}: {advice}")
+            sys.exit(f"there is no {path.name}: tests/proofs/run builds it")
 
 
 # Processes
@@ -297,21 +303,25 @@ class Sqs:
     def receive(self, queue: str, count: int, hidden: int = 60, patience: float = PATIENCE) -> list[dict[str, Any]]:
         """Receives exactly `count` messages, hidden for `hidden` seconds from then."""
         received: list[dict[str, Any]] = []
-
-        def look() -> bool:
-            answer = self.call(
-                "ReceiveMessage",
-                QueueUrl=self.queue_url(queue),
-                MaxNumberOfMessages=min(10, count - len(received)),
-                VisibilityTimeout=hidden,
-                MessageAttributeNames=["All"],
-                MessageSystemAttributeNames=["All"],
-            )
-            received.extend(answer.get("Messages", []))
-            return len(received) == count
-
-        until(f"{count} messages in {queue}", look, patience)
+        if count > 0:
+            until(f"{count} messages in {queue}", lambda: self._receive_more(queue, count, hidden, received), patience)
         return received
+
+    def _receive_more(self, queue: str, count: int, hidden: int, received: list[dict[str, Any]]) -> bool:
+        received += self.receive_now(queue, count - len(received), hidden)
+        return len(received) == count
+
+    def receive_now(self, queue: str, count: int = 10, hidden: int = 60) -> list[dict[str, Any]]:
+        """Receives what one call gives, at most `count`."""
+        answer = self.call(
+            "ReceiveMessage",
+            QueueUrl=self.queue_url(queue),
+            MaxNumberOfMessages=min(10, count),
+            VisibilityTimeout=hidden,
+            MessageAttributeNames=["All"],
+            MessageSystemAttributeNames=["All"],
+        )
+        return answer.get("Messages", [])
 
     def take(self, queue: str, count: int, patience: float = PATIENCE) -> list[dict[str, Any]]:
         """Receives exactly `count` messages and deletes them."""

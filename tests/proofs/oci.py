@@ -55,10 +55,11 @@ class Layout:
 
     def signature(self, digest: str) -> Descriptor:
         """What cosign pushes beside the image with that digest: it looks like an image but for its layer."""
-        payload = {"critical": {"image": {"docker-manifest-digest": digest}, "type": "cosign container image signature"}}
-        layer = self._json(COSIGN_LAYER, payload)
+        critical = {"image": {"docker-manifest-digest": digest}, "type": "cosign container image signature"}
+        layer = self._json(COSIGN_LAYER, {"critical": critical})
         layer["annotations"] = {"dev.cosignproject.cosign/signature": "fake-signature"}
-        config = {"architecture": "", "os": "", "config": {}, "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]}}
+        rootfs = {"type": "layers", "diff_ids": [layer["digest"]]}
+        config = {"architecture": "", "os": "", "config": {}, "rootfs": rootfs}
         return self._manifest(self._json(CONFIG, config), layer)
 
     def chart(self, name: str) -> Descriptor:

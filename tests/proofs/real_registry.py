@@ -2,7 +2,7 @@
 """Real input: Debian's docker-registry notifies `scanhook serve` of what skopeo pushes to it, and the scans that follow
 are those of the pushed images, and only those.
 
-Needs the Debian packages docker-registry and skopeo, and `cargo build -p scanhook`.
+Needs the Debian packages docker-registry and skopeo; `tests/proofs/run` builds scanhook.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from harness import (
     free_port,
     http,
     link_stand_in,
-    require_files,
+    require_binaries,
     require_programs,
     run_proof,
     start_server,
@@ -203,7 +203,8 @@ scanner: {{ api_token: "env:PROOF_API_TOKEN" }}
     scanned("the same content in another repository", "team/other", "1.1", "passed", second["digest"])
     registry.push(layout, "1.1", "team/docker", "--format", "v2s2")
     docker_digest = registry.digest("team/docker", "1.1") or ""
-    proof.true("Docker's manifest of the same image has a digest of its own", docker_digest not in ("", second["digest"]))
+    is_new = docker_digest not in ("", second["digest"])
+    proof.true("Docker's manifest of the same image has a digest of its own", is_new)
     scanned("an image in Docker's format", "team/docker", "1.1", "passed", docker_digest)
 
     proof.part("what is no push")
@@ -262,7 +263,7 @@ def reasons(servers: list[Server]) -> Counter[str]:
 
 def main() -> int:
     require_programs(docker_registry="docker-registry", skopeo="skopeo")
-    require_files(SCANHOOK, advice="cargo build -p scanhook")
+    require_binaries(SCANHOOK)
     return run_proof("docker-registry and skopeo: the scans that follow, and only those", prove)
 
 

@@ -20,7 +20,7 @@ use scanhook_settings::secrets::{Secret, Strength};
 
 use crate::batch::{MARGIN, Scanner};
 use crate::cli::{Cli, Slots};
-use crate::ledger::{Ledger, NoLedger};
+use crate::ledger::NoLedger;
 use crate::queue::{ATTEMPT, Queue};
 
 /// What the configuration says of scanning, with every secret at hand.
@@ -156,7 +156,7 @@ pub async fn load(
     environment: &Environment,
     program: &Path,
     scratch: &Path,
-) -> anyhow::Result<Scanner<impl Ledger>> {
+) -> anyhow::Result<Scanner<NoLedger>> {
     let get = |name: &str| environment(name).with_context(|| format!("{name} is not set"));
     let (url, dead_letter_url) = (get("SCANHOOK_QUEUE_URL")?, get("SCANHOOK_DLQ_URL")?);
     let config = Arc::new(Location::parse(&get("SCANHOOK_CONFIG")?)?.load()?);

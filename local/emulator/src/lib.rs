@@ -7,6 +7,7 @@
 //!
 //! **Invariant**: no type of scanhook is known here, and nothing but [`clock`] reads the time.
 
+pub mod apigw;
 pub mod clock;
 pub mod faults;
 pub mod mapping;

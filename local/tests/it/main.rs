@@ -1,14 +1,16 @@
 //! `scanhook` as its users have it: real processes, real sockets, real signals.
 #![expect(
     clippy::disallowed_methods,
-    clippy::expect_used,
     clippy::indexing_slicing,
     clippy::print_stderr,
     clippy::unwrap_used,
     reason = "tests start processes, tell what they measured, and stop where they fail"
 )]
 
+mod canary;
 mod commands;
+mod flood;
+mod kill;
 mod starts;
 mod stops;
 mod world;

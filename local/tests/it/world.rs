@@ -167,7 +167,7 @@ impl Place {
         }
         match credential.present(&delivery.body).unwrap() {
             Presented::Header(name, value) => {
-                delivery.add_header(name.as_str(), value.to_str().unwrap())
+                delivery.add_header(name.as_str(), value.to_str().unwrap());
             }
             Presented::PathSegment(token) => {
                 delivery.path = format!("{}/{}", delivery.path, token.expose_secret());
@@ -346,6 +346,18 @@ impl Serve {
         .unwrap()
     }
 
+    /// Calls the SQS endpoint, as the SDKs do.
+    pub(crate) fn sqs(&self, action: &str, body: &str) -> Value {
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
+             X-Amz-Target: AmazonSQS.{action}\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let answer = exchange(self.sqs_address, &head, body.as_bytes()).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        serde_json::from_str(&answer.body).unwrap()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
@@ -410,7 +422,7 @@ pub(crate) struct Delivery {
 
 impl Delivery {
     pub(crate) fn add_header(&mut self, name: &str, value: &str) {
-        self.headers.push_str(&format!("{name}: {value}\r\n"));
+        self.headers.extend([name, ": ", value, "\r\n"]);
     }
 
     /// The request line and the headers.

@@ -37,8 +37,18 @@ pub(super) enum Outcome {
 /// A record without a verdict.
 pub(super) struct Failure {
     pub(super) error: ScanError,
-    /// When it comes back, if not after the wait of the retry policy.
-    pub(super) retry_after: Option<Duration>,
+    pub(super) comes_back: ComesBack,
+}
+
+/// When a record without a verdict is received again, if it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ComesBack {
+    /// After the wait of the retry policy.
+    Later,
+    /// After that long.
+    After(Duration),
+    /// At once, and not because an attempt failed: none was made.
+    Unattempted,
 }
 
 /// A secret was replaced: the next attempt is likely to succeed.
@@ -63,7 +73,7 @@ impl<'a> Attempt<'a> {
                 class: reason.class(self.receive_count),
                 detail: detail.into(),
             },
-            retry_after: None,
+            comes_back: ComesBack::Later,
         }
     }
 }
@@ -114,7 +124,7 @@ async fn scan<L: Ledger>(
     let Some(mut slot) = slot else {
         let failure = attempt.failure(ErrorReason::Timeout, "there was no time left to start it");
         return Err(Failure {
-            retry_after: Some(Duration::ZERO),
+            comes_back: ComesBack::Unattempted,
             ..failure
         });
     };
@@ -147,14 +157,12 @@ async fn scan<L: Ledger>(
             if error.reason == ErrorReason::Database {
                 slot.distrust_database();
             }
-            let has_changed = scanner.settings.has_changed(error.reason, &plan).await;
-            if has_changed {
+            let mut comes_back = ComesBack::Later;
+            if scanner.settings.has_changed(error.reason, &plan).await {
                 error.class = Class::Transient;
+                comes_back = ComesBack::After(SOON);
             }
-            Err(Failure {
-                error,
-                retry_after: has_changed.then_some(SOON),
-            })
+            Err(Failure { error, comes_back })
         }
     }
 }
@@ -191,7 +199,7 @@ async fn claim<L: Ledger>(
                 "another worker is scanning this content",
             );
             Err(Failure {
-                retry_after: Some(until(ends, now)),
+                comes_back: ComesBack::After(until(ends, now)),
                 ..failure
             })
         }

@@ -1,11 +1,13 @@
 //! What follows from an attempt's outcome: in the ledger, in the queues, in the log.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use scanhook_core::image::{Digest, Tag};
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::verdict::{Class, ScanError};
 
-use super::attempt::{Attempt, Failure, Outcome, ledger_result};
+use super::attempt::{Attempt, ComesBack, Failure, Outcome, ledger_result};
 use super::{Scanner, Settled};
 use crate::ledger::Ledger;
 use crate::queue::DeadLetter;
@@ -67,21 +69,24 @@ async fn return_or_bury<L: Ledger>(
     failure: &Failure,
     now: Timestamp,
 ) -> Settled {
-    let Failure { error, retry_after } = failure;
-    let last_receive = scanner.queue.attempts().min(error.reason.last_receive());
-    let is_last = error.class == Class::Permanent || attempt.receive_count >= last_receive;
-    if is_last {
+    let Failure { error, comes_back } = failure;
+    let retry = scanner.settings.retry();
+    let later = retry.delay(attempt.receive_count, rand::random());
+    let (delay, last_receive) = match comes_back {
+        ComesBack::Later => (later, error.reason.last_receive()),
+        ComesBack::After(delay) => (*delay, error.reason.last_receive()),
+        ComesBack::Unattempted => (Duration::ZERO, u32::MAX),
+    };
+    let is_last = attempt.receive_count >= last_receive.min(scanner.queue.attempts());
+    if is_last || error.class == Class::Permanent {
         match scanner.queue.bury(letter(attempt, error, now)).await {
             Ok(()) => return Settled::Deleted,
             Err(err) => tracing::error!("a record comes back instead: {err}"),
         }
+        scanner.queue.hide(attempt.record, later).await;
+    } else {
+        scanner.queue.hide(attempt.record, delay).await;
     }
-    let retry = scanner.settings.retry();
-    let delay = match retry_after {
-        Some(delay) if !is_last => *delay,
-        _ => retry.delay(attempt.receive_count, rand::random()),
-    };
-    scanner.queue.hide(attempt.record, delay).await;
     Settled::Returned
 }
 

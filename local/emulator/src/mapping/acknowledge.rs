@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
 };
@@ -89,7 +88,12 @@ async fn delete_once<'a>(
                 .collect()
         }
         Err(err) => {
-            tracing::warn!(error = %DisplayErrorContext(&err), "could not delete {} handled messages", messages.len());
+            let error = &err as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "could not delete {} handled messages",
+                messages.len()
+            );
             messages
         }
     }
@@ -110,8 +114,12 @@ pub(super) async fn release(client: &Client, queue_url: &str, messages: &[Messag
             .change_message_visibility_batch()
             .queue_url(queue_url);
         if let Err(err) = request.set_entries(Some(entries.collect())).send().await {
-            let error = DisplayErrorContext(&err);
-            tracing::warn!(%error, "could not release {} messages: they return when their visibility ends", chunk.len());
+            let error = &err as &dyn std::error::Error;
+            tracing::warn!(
+                error,
+                "could not release {} messages: they return when their visibility ends",
+                chunk.len()
+            );
         }
     }
 }

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::DisplayErrorContext;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -117,7 +116,10 @@ impl<'a> Poller<'a> {
             Err(err) => {
                 if self.failed_receives == 0 {
                     let url = &self.config.queue_url;
-                    tracing::warn!(error = %DisplayErrorContext(&err), "could not receive from {url}; trying again");
+                    tracing::warn!(
+                        error = &err as &dyn std::error::Error,
+                        "could not receive from {url}; trying again"
+                    );
                 }
                 let pause = backoff(self.failed_receives, SHORTEST_PAUSE, LONGEST_PAUSE);
                 self.failed_receives = self.failed_receives.saturating_add(1);

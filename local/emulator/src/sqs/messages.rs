@@ -27,7 +27,7 @@ impl Store {
             for message in &in_flight {
                 db.sql
                     .prepare_cached(
-                        "UPDATE message SET visible_at = ?3 WHERE queue = ?1 AND id = ?2",
+                        "UPDATE message SET visible_at = ?3 WHERE queue = ?1 AND visible_at > ?3 AND id = ?2",
                     )?
                     .execute(params![queue.id, message.message_id, db.now])?;
             }
@@ -132,10 +132,12 @@ pub(crate) fn change_visibility(
     Ok(())
 }
 
+pub(crate) const EXPIRED: &str = "DELETE FROM message WHERE queue = ?1 AND sent_at <= ?2";
+
 /// Deletes the messages that are older than the queue keeps them.
 pub(crate) fn expire(db: &Db<'_>, queue: &Queue) -> Result<(), Error> {
     db.sql
-        .prepare_cached("DELETE FROM message WHERE queue = ?1 AND sent_at <= ?2")?
+        .prepare_cached(EXPIRED)?
         .execute([queue.id, oldest_kept(db, queue)])?;
     Ok(())
 }

@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::error::{Code, Error};
 use super::operations::{self, Call};
 use super::store::Store;
-use super::{tasks, unique_id};
+use super::tasks::mover;
+use super::unique_id;
 use crate::faults::Faults;
 
 /// A batch may hold 1 MiB of text, of which JSON makes six times as much at worst.
@@ -59,7 +60,7 @@ pub async fn serve(
         }
     };
     let server = axum::serve(listener, routes(endpoint)).with_graceful_shutdown(signal);
-    let (outcome, ()) = tokio::join!(async { server.await }, tasks::run(&store, &stopping));
+    let (outcome, ()) = tokio::join!(async { server.await }, mover::run(&store, &stopping));
     outcome
 }
 

@@ -150,7 +150,7 @@ fn next(db: &mut Db<'_>, queue: &Queue, count: usize) -> Result<Vec<Received>, E
     }
 }
 
-pub(crate) const VISIBLE: &str =
+const VISIBLE: &str =
     "SELECT seq, id, body, attributes, group_id, trace_header, dead_letter_source, sent_at, receive_count, first_received_at
      FROM message WHERE queue = ?1 AND visible_at <= ?2 ORDER BY visible_at, seq LIMIT ?3";
 
@@ -195,10 +195,10 @@ fn set_aside(
     Ok(())
 }
 
+const NEXT_VISIBLE: &str = "SELECT visible_at FROM message WHERE queue = ?1 AND visible_at > ?2 ORDER BY visible_at LIMIT 1";
+
 fn next_visible_at(db: &Db<'_>, queue: &Queue) -> Result<Option<i64>, Error> {
-    let mut statement = db.sql.prepare_cached(
-        "SELECT visible_at FROM message WHERE queue = ?1 AND visible_at > ?2 ORDER BY visible_at LIMIT 1",
-    )?;
+    let mut statement = db.sql.prepare_cached(NEXT_VISIBLE)?;
     Ok(statement
         .query_row([queue.id, db.now], |row| row.get(0))
         .optional()?)
@@ -245,4 +245,40 @@ fn from_row(row: &Row<'_>, now: i64) -> Result<Received, Error> {
         first_received_at: row.get::<_, Option<i64>>(9)?.unwrap_or(now),
         receipt_handle: String::new(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::super::file;
+    use super::super::messages::EXPIRED;
+    use super::*;
+
+    #[test]
+    fn no_query_of_a_receive_walks_the_waiting_messages() {
+        let dir = TempDir::new().unwrap();
+        let connection = file::open(&dir.path().join("queues.db")).unwrap();
+        for (sql, index) in [
+            (VISIBLE, "message_by_visibility"),
+            (NEXT_VISIBLE, "message_by_visibility"),
+            (EXPIRED, "message_by_age"),
+        ] {
+            let mut plan = connection
+                .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+                .unwrap();
+            let nothing = vec![0; plan.parameter_count()];
+            let steps = plan
+                .query_map(rusqlite::params_from_iter(nothing), |row| {
+                    row.get::<_, String>(3)
+                })
+                .unwrap();
+            let steps: Vec<_> = steps.map(Result::unwrap).collect();
+            // One search of one index: no scan and no sort.
+            assert!(
+                matches!(&steps[..], [step] if step.starts_with("SEARCH") && step.contains(index)),
+                "{steps:?}"
+            );
+        }
+    }
 }

@@ -174,41 +174,6 @@ fn wait_for_release(path: &Path) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn no_query_of_a_receive_walks_the_waiting_messages() {
-    let world = World::start().await;
-    world.queue("q").await;
-    let copy = killed(&world);
-    let connection = Connection::open(copy.path().join("queues.db")).unwrap();
-    for (sql, index) in [
-        (
-            "SELECT seq, body FROM message WHERE queue = 1 AND visible_at <= 5 ORDER BY visible_at, seq LIMIT 10",
-            "message_by_visibility",
-        ),
-        (
-            "SELECT visible_at FROM message WHERE queue = 1 AND visible_at > 5 ORDER BY visible_at LIMIT 1",
-            "message_by_visibility",
-        ),
-        (
-            "DELETE FROM message WHERE queue = 1 AND sent_at <= 5",
-            "message_by_age",
-        ),
-    ] {
-        let plan: Vec<String> = connection
-            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
-            .unwrap()
-            .query_map([], |row| row.get(3))
-            .unwrap()
-            .map(Result::unwrap)
-            .collect();
-        assert_eq!(plan.len(), 1, "{plan:?}");
-        assert!(
-            plan[0].contains(index) && plan[0].starts_with("SEARCH"),
-            "{plan:?}"
-        );
-    }
-}
-
-#[tokio::test]
 async fn what_a_killed_process_was_handling_can_be_released() {
     let world = World::start().await;
     let url = world.queue("q").await;

@@ -5,9 +5,11 @@
     reason = "a test that fails should stop where it fails"
 )]
 
+mod apigw;
 mod durability;
 mod faults;
 mod mapping;
+mod model;
 mod queues;
 mod refusals;
 mod tasks;

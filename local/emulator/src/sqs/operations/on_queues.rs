@@ -89,12 +89,11 @@ pub(super) async fn list(call: Call) -> Result<Value, Error> {
         .store
         .run(move |db| queues::list(db, &prefix, &after))
         .await?;
-    page(
-        &call,
-        "QueueUrls",
-        queues.into_iter().map(|queue| queue.name).collect(),
-        wire.max_results,
-    )
+    let names: Vec<_> = queues.into_iter().map(|queue| queue.name).collect();
+    if names.is_empty() {
+        return Ok(json!({}));
+    }
+    page(&call, "QueueUrls", names, wire.max_results)
 }
 
 pub(super) async fn list_dead_letter_sources(call: Call) -> Result<Value, Error> {

@@ -1,0 +1,281 @@
+//! API Gateway: an HTTP request becomes the event a function gets, and the function's answer becomes an HTTP response.
+//!
+//! It is an HTTP API with a `$default` stage and payload format 2.0:
+//! <https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html>.
+//!
+//! **Invariant**: pure functions; a request that API Gateway would refuse makes no event.
+
+mod response;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode, Version, request};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+pub use self::response::{internal_server_error, response};
+use crate::sqs::ACCOUNT;
+
+/// API Gateway takes at most so many bytes of request line and headers together.
+pub const LARGEST_HEAD: usize = 10_240;
+
+/// API Gateway takes a body of at most so many bytes.
+pub const LARGEST_BODY: usize = 10 << 20;
+
+/// Lambda takes an event of at most so many bytes: base64 makes a third more of a body.
+const LARGEST_EVENT: usize = 6 << 20;
+
+/// Headers between one hop and the next, which a function never sees or sets.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// What API Gateway knows of a request besides the request.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The request's id.
+    pub request_id: String,
+    /// Where it came from.
+    pub source_ip: IpAddr,
+    /// When it came.
+    pub received_at: Timestamp,
+    /// The route it took, such as `POST /webhooks/{source}`.
+    pub route_key: String,
+    /// The values of the route's parameters.
+    pub path_parameters: BTreeMap<String, String>,
+}
+
+/// Why a request makes no event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EventError {
+    /// Request line and headers are too long.
+    #[error("request line and headers are over {LARGEST_HEAD} bytes")]
+    HeadTooLarge,
+    /// The body is too long, or its event is.
+    #[error("the body is over what API Gateway and Lambda take")]
+    BodyTooLarge,
+}
+
+impl EventError {
+    /// The answer API Gateway gives instead of the function's.
+    pub fn response(self) -> Response<Bytes> {
+        match self {
+            Self::HeadTooLarge => response::message(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "Request Header Fields Too Large",
+            ),
+            Self::BodyTooLarge => {
+                response::message(StatusCode::PAYLOAD_TOO_LARGE, "Request Entity Too Large")
+            }
+        }
+    }
+}
+
+/// Makes the event of a request.
+pub fn event(head: &request::Parts, body: &[u8], arrival: &Arrival) -> Result<Value, EventError> {
+    if head_size(head) > LARGEST_HEAD {
+        return Err(EventError::HeadTooLarge);
+    }
+    if body.len() > LARGEST_BODY {
+        return Err(EventError::BodyTooLarge);
+    }
+    let headers = joined_headers(&head.headers, body.len(), arrival);
+    let header = |name: &str| headers.get(name).map(String::as_str);
+    let path = decoded_path(head.uri.path());
+    let domain = header("host").unwrap_or_default();
+    let mut event = json!({
+        "version": "2.0",
+        "routeKey": arrival.route_key,
+        "rawPath": path,
+        "rawQueryString": head.uri.query().unwrap_or_default(),
+        "headers": headers,
+        "requestContext": {
+            "accountId": ACCOUNT,
+            "apiId": "local",
+            "domainName": domain,
+            "domainPrefix": domain.split('.').next(),
+            "http": {
+                "method": head.method.as_str(),
+                "path": path,
+                "protocol": protocol(head.version),
+                "sourceIp": arrival.source_ip,
+                "userAgent": header("user-agent").unwrap_or_default(),
+            },
+            "requestId": arrival.request_id,
+            "routeKey": arrival.route_key,
+            "stage": "$default",
+            "time": arrival.received_at.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string(),
+            "timeEpoch": arrival.received_at.as_millisecond(),
+        },
+        "isBase64Encoded": false,
+    });
+    let (text, is_base64_encoded) = encoded_body(&head.headers, body);
+    let cookies = cookies(&head.headers);
+    let query = query_parameters(head.uri.query().unwrap_or_default());
+    // API Gateway leaves out what is empty.
+    let optional = [
+        ("body", (!text.is_empty()).then(|| json!(text))),
+        (
+            "isBase64Encoded",
+            is_base64_encoded.then_some(Value::Bool(true)),
+        ),
+        ("cookies", (!cookies.is_empty()).then(|| json!(cookies))),
+        (
+            "queryStringParameters",
+            (!query.is_empty()).then(|| json!(query)),
+        ),
+        (
+            "pathParameters",
+            (!arrival.path_parameters.is_empty()).then(|| json!(arrival.path_parameters)),
+        ),
+    ];
+    if let Some(members) = event.as_object_mut() {
+        members.extend(
+            optional
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), value?))),
+        );
+    }
+    if text.len() > LARGEST_EVENT || event.to_string().len() > LARGEST_EVENT {
+        return Err(EventError::BodyTooLarge);
+    }
+    Ok(event)
+}
+
+/// The body as the event holds it, and whether that is base64.
+///
+/// Text is what API Gateway takes for text by its content type alone; everything else, also a JSON flavour such as
+/// `application/vnd.docker.distribution.events.v2+json` or no type at all, is base64.
+fn encoded_body(headers: &HeaderMap, body: &[u8]) -> (String, bool) {
+    let content_type = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|it| it.to_str().ok())
+        .unwrap_or_default();
+    let media_type = content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    let is_text = media_type.starts_with("text/")
+        || matches!(
+            media_type.as_str(),
+            "application/json" | "application/xml" | "application/javascript"
+        );
+    match std::str::from_utf8(body) {
+        Ok(text) if is_text || text.is_empty() => (text.to_owned(), false),
+        _ => (BASE64_STANDARD.encode(body), true),
+    }
+}
+
+/// Headers with lower-case names, repeated ones joined by commas; without cookies, which the event holds apart.
+fn joined_headers(
+    headers: &HeaderMap,
+    body_length: usize,
+    arrival: &Arrival,
+) -> BTreeMap<String, String> {
+    let mut joined = BTreeMap::new();
+    for name in headers.keys() {
+        if !HOP_BY_HOP.contains(name) && *name != header::COOKIE {
+            joined.insert(
+                name.as_str().to_owned(),
+                values(headers, name).collect::<Vec<_>>().join(","),
+            );
+        }
+    }
+    joined.insert("content-length".to_owned(), body_length.to_string());
+    joined.insert("x-forwarded-proto".to_owned(), "http".to_owned());
+    let hops = joined
+        .remove("x-forwarded-for")
+        .into_iter()
+        .chain([arrival.source_ip.to_string()]);
+    let hops = hops.collect::<Vec<_>>().join(", ");
+    joined.insert("x-forwarded-for".to_owned(), hops);
+    joined
+}
+
+fn cookies(headers: &HeaderMap) -> Vec<String> {
+    let split = |value: String| {
+        value
+            .split(';')
+            .map(|it| it.trim().to_owned())
+            .collect::<Vec<_>>()
+    };
+    values(headers, &header::COOKIE)
+        .flat_map(split)
+        .filter(|it| !it.is_empty())
+        .collect()
+}
+
+fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + 'a {
+    headers
+        .get_all(name)
+        .into_iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// Query parameters decoded, repeated ones joined by commas.
+fn query_parameters(query: &str) -> BTreeMap<String, String> {
+    let mut parameters = BTreeMap::<String, String>::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        parameters
+            .entry(name.into_owned())
+            .and_modify(|joined| {
+                joined.push(',');
+                joined.push_str(&value);
+            })
+            .or_insert_with(|| value.clone().into_owned());
+    }
+    parameters
+}
+
+/// The path as HTTP APIs hand it on: percent-decoded, in spite of the name `rawPath`, and cut off at a decoded `?`.
+fn decoded_path(path: &str) -> String {
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let escaped = match rest {
+            [b'%', high, low, ..] => hex::decode([*high, *low])
+                .ok()
+                .and_then(|it| it.first().copied()),
+            _ => None,
+        };
+        decoded.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() {
+            tail.get(2..).unwrap_or_default()
+        } else {
+            tail
+        };
+    }
+    let end = decoded
+        .iter()
+        .position(|&it| it == b'?')
+        .unwrap_or(decoded.len());
+    decoded.truncate(end);
+    String::from_utf8_lossy(&decoded).into_owned()
+}
+
+/// The bytes of request line and headers, as HTTP/1.1 writes them.
+fn head_size(head: &request::Parts) -> usize {
+    let target = head.uri.path_and_query().map_or(1, |it| it.as_str().len());
+    let request_line = head.method.as_str().len() + target + "  HTTP/1.1\r\n".len();
+    let header = |(name, value): (&HeaderName, &HeaderValue)| {
+        name.as_str().len() + value.len() + ": \r\n".len()
+    };
+    request_line + head.headers.iter().map(header).sum::<usize>()
+}
+
+fn protocol(version: Version) -> String {
+    format!("{version:?}")
+}

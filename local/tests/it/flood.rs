@@ -1,0 +1,203 @@
+//! Strangers who send much, slowly, or nothing at all.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::world::{Answer, Place, Serve, read_answer};
+
+const CONNECTIONS: usize = 50;
+
+const MEGABYTE: usize = 1 << 20;
+
+/// What 50 times 30 MB may add to the resident set at any moment, in KiB: the 16 MiB that all bodies share, and some.
+const FLAT: u64 = 32 * 1024;
+
+/// Sends up to 30 MB behind `head`, in chunks or not, and tells the answer's status, if the server did not just hang up.
+fn pour(serve: &Serve, head: &str, is_chunked: bool) -> Option<u16> {
+    let mut stream = TcpStream::connect(serve.address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_mins(1)))
+        .unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    let block = vec![b'x'; MEGABYTE / 16];
+    for _ in 0..30 * 16 {
+        let sent = if is_chunked {
+            write!(stream, "{:x}\r\n", block.len())
+                .and_then(|()| stream.write_all(&block))
+                .and_then(|()| stream.write_all(b"\r\n"))
+        } else {
+            stream.write_all(&block)
+        };
+        // The server has heard enough.
+        if sent.is_err() {
+            break;
+        }
+    }
+    let mut answer = Vec::new();
+    let mut part = [0; 1024];
+    while let Ok(read @ 1..) = stream.read(&mut part) {
+        answer.extend_from_slice(&part[..read]);
+    }
+    let answer = String::from_utf8(answer).unwrap();
+    answer.split(' ').nth(1).map(|it| it.parse().unwrap())
+}
+
+/// Pours 30 MB through each of 50 connections at once, and checks that memory stays as it was and good deliveries are taken.
+fn flood(place: &Place, serve: &Serve, what: &str, head: &str, is_chunked: bool) {
+    let (before, peak_before) = (serve.memory("VmRSS"), serve.memory("VmHWM"));
+    let statuses: Vec<_> = std::thread::scope(|scope| {
+        let pours: Vec<_> = (0..CONNECTIONS)
+            .map(|_| scope.spawn(|| pour(serve, head, is_chunked)))
+            .collect();
+        pours.into_iter().map(|it| it.join().unwrap()).collect()
+    });
+    let (after, peak) = (serve.memory("VmRSS"), serve.memory("VmHWM"));
+    let told = statuses.iter().flatten().count();
+    eprintln!(
+        "{what}: {CONNECTIONS} x 30 MB, {told} answers read; resident {before} KiB before, {after} after, peak {peak_before} before, {peak} after"
+    );
+    for status in statuses.into_iter().flatten() {
+        assert!(matches!(status, 413 | 503), "{what}: {status}");
+    }
+    assert!(peak < before + FLAT, "{what}: {before} KiB grew to {peak}");
+    let mut longest = place.delivery("harbor", "harbor.example.com/prod/pass:1");
+    longest.body.resize(MEGABYTE, b' ');
+    serve.queue(&longest);
+}
+
+#[test]
+fn thirty_megabytes_from_fifty_strangers_leave_memory_flat() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));
+    for path in [
+        "/webhooks/harbor",
+        "/webhooks/hub/no-token",
+        "/webhooks/none",
+        "/none",
+    ] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n");
+        let length = 30 * MEGABYTE;
+        flood_any(&place, &serve, path, &head, length);
+    }
+}
+
+fn flood_any(place: &Place, serve: &Serve, path: &str, head: &str, length: usize) {
+    if path.starts_with("/webhooks/h") {
+        flood(
+            place,
+            serve,
+            &format!("{path} with its length"),
+            &format!("{head}Content-Length: {length}\r\n\r\n"),
+            false,
+        );
+        flood(
+            place,
+            serve,
+            &format!("{path} in chunks"),
+            &format!("{head}Transfer-Encoding: chunked\r\n\r\n"),
+            true,
+        );
+    } else {
+        let before = serve.memory("VmRSS");
+        let status = pour(
+            serve,
+            &format!("{head}Transfer-Encoding: chunked\r\n\r\n"),
+            true,
+        );
+        assert!(status.is_none_or(|it| it == 404), "{path}: {status:?}");
+        assert!(serve.memory("VmHWM") < before + FLAT);
+    }
+}
+
+/// Opens a connection and sends the start of a request.
+fn begin(serve: &Serve, start: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(serve.address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_mins(1)))
+        .unwrap();
+    stream.write_all(start.as_bytes()).unwrap();
+    stream
+}
+
+fn answered_soon(place: &Place, serve: &Serve, image: &str) {
+    let asked = Instant::now();
+    serve.queue(&place.delivery("harbor", image));
+    let took = asked.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}");
+}
+
+#[test]
+fn who_is_slow_or_silent_keeps_nobody_waiting_and_is_shown_out() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    let opened = Instant::now();
+    let mut silent: Vec<_> = (0..200).map(|_| begin(&serve, "")).collect();
+    let mut slow_heads: Vec<_> = (0..100)
+        .map(|_| {
+            begin(
+                &serve,
+                "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+            )
+        })
+        .collect();
+    let head = "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n";
+    let mut slow_bodies: Vec<_> = (0..100).map(|_| begin(&serve, head)).collect();
+    let mut kept_alive: Vec<_> = (0..50)
+        .map(|_| begin(&serve, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))
+        .collect();
+    answered_soon(&place, &serve, "harbor.example.com/prod/pass:1");
+    // One more byte now and then does not buy more time.
+    for stream in slow_heads.iter_mut().chain(&mut slow_bodies) {
+        stream.write_all(b"x").unwrap();
+    }
+    answered_soon(&place, &serve, "harbor.example.com/prod/pass:2");
+    let ends = |streams: &mut Vec<TcpStream>| {
+        let mut answers = Vec::new();
+        for mut stream in streams.drain(..) {
+            let mut answer = String::new();
+            // A reset is as good as an end.
+            let _ = stream.read_to_string(&mut answer);
+            answers.push(answer.lines().next().unwrap_or_default().to_owned());
+        }
+        answers.dedup();
+        (answers, opened.elapsed())
+    };
+    let (answers, took) = ends(&mut slow_bodies);
+    eprintln!("slow bodies: {answers:?} after {took:?}");
+    assert_eq!(answers, ["HTTP/1.1 408 Request Timeout"]);
+    for (what, streams) in [
+        ("silent", &mut silent),
+        ("slow heads", &mut slow_heads),
+        ("kept alive", &mut kept_alive),
+    ] {
+        let (answers, took) = ends(streams);
+        eprintln!("{what}: {answers:?} after {took:?}");
+        assert!(took < Duration::from_secs(20), "{what}: {took:?}");
+    }
+    answered_soon(&place, &serve, "harbor.example.com/prod/pass:3");
+}
+
+#[test]
+fn garbage_is_refused_and_the_next_request_answered() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    let long = "x".repeat(20_000);
+    for (garbage, statuses) in [
+        ("\x16\x03\x01\x02\x00\x01\r\n\r\n".to_owned(), &[400][..]),
+        (format!("GET /{long} HTTP/1.1\r\n\r\n"), &[414, 431]),
+        (format!("POST /webhooks/harbor HTTP/1.1\r\nX-Long: {long}\r\n\r\n"), &[431]),
+        ("POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n".to_owned(), &[400]),
+        ("POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx".to_owned(), &[400]),
+        ("POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n".to_owned(), &[400]),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), &[400]),
+    ] {
+        let mut stream = begin(&serve, &garbage);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        if let Ok(Answer { status, .. }) = read_answer(&mut stream) {
+            assert!(statuses.contains(&status), "{status} for {garbage:.60}");
+        }
+        answered_soon(&place, &serve, "harbor.example.com/prod/pass:1");
+    }
+}
