@@ -49,11 +49,11 @@ pub(crate) struct ServeArgs {
         long,
         env = "SCANHOOK_LISTEN",
         default_value = "127.0.0.1:8080",
-        value_name = "ADDRESS"
+        value_name = "IP:PORT"
     )]
     pub(crate) listen: SocketAddr,
     /// Where to offer the queue's SQS endpoint
-    #[arg(long, default_value = "127.0.0.1:9324", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:9324", value_name = "IP:PORT")]
     pub(crate) sqs_listen: SocketAddr,
     /// Where queue, ledger and scratch space are kept
     #[arg(long, default_value = ".scanhook", value_name = "DIR")]

@@ -22,7 +22,7 @@ pub(crate) async fn command(args: CheckArgs, environment: Environment) -> anyhow
         output::notice(&format!("warning: {warning}"));
     }
     output::line(&format!(
-        "{} is valid: {} sources, all secrets resolved",
+        "{} is valid: all secrets resolved, sources: {}",
         args.config,
         config.sources.len()
     ))?;

@@ -75,7 +75,7 @@ impl SqliteLedger {
     /// Opens the ledger of a `serve` that may be running, to read it.
     pub(crate) fn open_to_read(path: &Path) -> anyhow::Result<Self> {
         let open = || -> anyhow::Result<Connection> {
-            if !path.exists() {
+            if !path.try_exists()? {
                 bail!("there is none; `scanhook serve` makes it");
             }
             let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;

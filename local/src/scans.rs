@@ -19,6 +19,7 @@ fn list(args: &ScansListArgs) -> anyhow::Result<Outcome> {
     let records = ledger.latest(args.limit)?;
     match args.output {
         Output::Json => output::json(&records)?,
+        Output::Table if records.is_empty() => output::notice("no scans yet"),
         Output::Table => output::table(
             &[
                 "scan", "image", "verdict", "critical", "high", "fixable", "attempts", "received",

@@ -1,6 +1,9 @@
 //! `scanhook serve`: webhook, queue, event source mapping and scanner in one process.
 
+use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,7 +29,7 @@ use scanhook_scanner::config::{ScannerSettings, find_program, inherited};
 use scanhook_scanner::queue;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
-use scanhook_settings::location::Location;
+use scanhook_settings::location::{LoadError, Location};
 use scanhook_webhook::queue::Queue;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -47,6 +50,9 @@ pub(crate) const DEAD_LETTERS: &str = "scanhook-dlq";
 /// How long requests and scans that have begun may go on after the signal to stop. With the last receive and what it takes
 /// to end processes it stays below the ten seconds that `docker stop` gives.
 const DRAIN: Duration = Duration::from_secs(7);
+
+/// `timeout` and some supervisors send a signal to the process and to its group: what comes within this time is the same.
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
 /// What a scan needs of an invocation beside the CLI's own time: killing, reaping, recording, answering.
 const INVOCATION_MARGIN: Duration = Duration::from_mins(1);
@@ -119,7 +125,7 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
     ));
     let again = tokio::select! {
         () = server.stop() => return Ok(Outcome::Fine),
-        again = signals.next() => again,
+        again = StopSignals::next_after(ONE_SIGNAL) => again?,
     };
     output::notice(&format!(
         "{again}: leaving what has begun to the next start"
@@ -135,7 +141,13 @@ pub(crate) fn load_config(text: &str) -> anyhow::Result<Config> {
     } else {
         Location::File(text.into())
     };
-    location.load().map_err(unusable)
+    location.load().map_err(|err| match &err {
+        LoadError::Read { source, .. } if source.kind() == ErrorKind::NotFound => {
+            let advice = "there is no configuration; write one as README.md shows, or name one with --config";
+            unusable(anyhow::Error::from(err).context(advice))
+        }
+        _ => unusable(err),
+    })
 }
 
 /// Starts everything, or nothing: an error leaves no task behind.
@@ -361,14 +373,19 @@ impl Queues {
 /// The program that `--scanner-cli` names: a bare name is looked for in `PATH`; a link stays one, its name counts.
 fn cli_program(named: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
     let advice = "name the Sysdig CLI with --scanner-cli, or start with --no-scan";
-    if named.components().count() == 1 {
-        return find_program(named, environment).context(advice);
-    }
-    let program = std::path::absolute(named).context(advice)?;
+    let program = if named.components().count() == 1 {
+        find_program(named, environment).context(advice)?
+    } else {
+        std::path::absolute(named).context(advice)?
+    };
+    let metadata = std::fs::metadata(&program).ok().filter(Metadata::is_file);
+    let Some(metadata) = metadata else {
+        anyhow::bail!("there is no CLI at {}; {advice}", named.display());
+    };
     anyhow::ensure!(
-        program.is_file(),
-        "there is no CLI at {}; {advice}",
-        named.display()
+        metadata.permissions().mode() & 0o111 != 0,
+        "{} is not executable; {advice}",
+        program.display()
     );
     Ok(program)
 }
@@ -500,5 +517,11 @@ impl StopSignals {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
         }
+    }
+
+    /// Waits for the first one that comes after `pause`, and tells its name.
+    async fn next_after(pause: Duration) -> anyhow::Result<&'static str> {
+        tokio::time::sleep(pause).await;
+        Ok(Self::open()?.next().await)
     }
 }

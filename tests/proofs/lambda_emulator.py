@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import TARGET, Process, Sqs, Workshop, base_environment, free_port, http, listens, until
+from harness import TARGET, Process, Workshop, base_environment, free_port, http, listens, until
+from serve import Sqs
 
 VENV = TARGET / "proofs-venv"
 QUEUE_ARN = "arn:aws:sqs:us-east-1:000000000000:scanhook"

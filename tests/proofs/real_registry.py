@@ -18,24 +18,19 @@ from urllib.parse import urlsplit
 
 import oci
 from harness import (
-    DEAD_LETTERS,
-    QUEUE,
-    SCANHOOK,
     Process,
     Proof,
-    Server,
     Workshop,
     answers,
     base_environment,
     free_port,
     http,
-    link_stand_in,
     require_binaries,
     require_programs,
     run_proof,
-    start_server,
     until,
 )
+from serve import DEAD_LETTERS, QUEUE, SCANHOOK, Server, link_stand_in, start_server
 
 MANIFESTS = ", ".join([oci.MANIFEST, oci.INDEX, "application/vnd.docker.distribution.manifest.v2+json"])
 
@@ -50,8 +45,11 @@ class Registry:
 
     def push(self, layout: oci.Layout, tag: str, repository: str, *options: str, to: str | None = None) -> None:
         self._skopeo(
-            "copy", "--dest-tls-verify=false", *options,
-            f"oci:{layout.directory}:{tag}", f"docker://{self.host}/{repository}:{to or tag}",
+            "copy",
+            "--dest-tls-verify=false",
+            *options,
+            f"oci:{layout.directory}:{tag}",
+            f"docker://{self.host}/{repository}:{to or tag}",
         )
 
     def pull(self, repository: str, tag: str) -> None:

@@ -19,18 +19,9 @@ from pathlib import Path
 import function_start
 import scanner_function
 import webhook_function
-from harness import (
-    BINARIES,
-    SCANHOOK,
-    Proof,
-    Workshop,
-    base_environment,
-    link_stand_in,
-    require_binaries,
-    run_proof,
-    start_server,
-)
+from harness import BINARIES, Proof, Workshop, base_environment, require_binaries, run_proof
 from lambda_emulator import find_emulator
+from serve import SCANHOOK, link_stand_in, start_server
 from stage import API_TOKEN, CONFIG, TOKENS, Stage
 
 

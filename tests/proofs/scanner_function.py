@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from deliveries import HARBOR, harbor_push, new_digest
-from harness import DEAD_LETTERS, QUEUE, Proof, descendants, text_attributes
+from harness import Proof, descendants
 from lambda_emulator import Function, failed_identifiers, http_event, sqs_event
+from serve import DEAD_LETTERS, QUEUE, text_attributes
 from stage import API_TOKEN, Stage
 from webhook_function import is_answered
 
@@ -58,8 +59,7 @@ class Batch:
 
     def of(self, name: str) -> str:
         """The id of the record for the repository prod/`name`; of the malformed one without."""
-        found = [it["MessageId"] for it in self.messages if repository_of(it) == name]
-        [identifier] = found
+        [identifier] = [str(it["MessageId"]) for it in self.messages if repository_of(it) == name]
         return identifier
 
     def event(self) -> dict[str, Any]:
@@ -71,7 +71,8 @@ class Batch:
 def repository_of(message: dict[str, Any]) -> str:
     if message["Body"] == MALFORMED:
         return "malformed"
-    return json.loads(message["Body"])["image"]["repository"].removeprefix("prod/")
+    repository: str = json.loads(message["Body"])["image"]["repository"]
+    return repository.removeprefix("prod/")
 
 
 def queue_batch(stage: Stage, webhook: Function, hidden: int = 60) -> Batch:

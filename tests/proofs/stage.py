@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from harness import DEAD_LETTERS, QUEUE, Proof, Server, Workshop, start_server
+from harness import Proof, Workshop
 from lambda_emulator import Function, sqs_variables, start_function
+from serve import DEAD_LETTERS, QUEUE, Server, start_server
 
 BODY_LIMIT = 1 << 20
 ATTEMPTS = 4

@@ -22,8 +22,9 @@ from deliveries import (
     new_digest,
     signature,
 )
-from harness import QUEUE, Proof
+from harness import Proof
 from lambda_emulator import Function, http_event
+from serve import QUEUE
 from stage import BODY_LIMIT, TOKENS, Stage
 
 
@@ -48,9 +49,9 @@ def deliveries_are_queued(stage: Stage, webhook: Function) -> None:
     for source, image, path, headers, body in pushes:
         content_type = headers.get("content-type", "no content type")
         for is_base64 in (False, True):
-            form = "base64" if is_base64 else "text"
+            encoding = "base64" if is_base64 else "text"
             answer = webhook.invoke(http_event("POST", path, headers, body, is_base64))
-            queued = is_answered(stage.proof, f"{source}, {content_type}, {form}: 202", answer, 202)["queued"]
+            queued = is_answered(stage.proof, f"{source}, {content_type}, {encoding}: 202", answer, 202)["queued"]
             [message] = stage.server.sqs.take(QUEUE, 1)
             told = [{"scan_id": it["scan_id"], "image": it["image"], "digest": it["digest"]} for it in queued]
             stage.proof.equal("  the message in the queue is the image that was told", [told_by(message)], told)

@@ -218,7 +218,7 @@ fn check_shows_how_to_set_up_each_source() {
     for words in [
         "https://scan.example.com/webhooks/harbor\n",
         "https://scan.example.com/webhooks/hub/<the secret>\n",
-        "scanhook.yaml is valid: 5 sources, all secrets resolved\n",
+        "scanhook.yaml is valid: all secrets resolved, sources: 5\n",
     ] {
         assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
     }

@@ -73,7 +73,7 @@ fn a_bad_configuration_is_refused() {
     let mut place = Place::new();
     refused(
         &serve_on_free_ports(&place, &["--config=none.yaml"]),
-        "none.yaml",
+        "there is no configuration; write one as README.md shows, or name one with --config: could not read the configuration file none.yaml",
     );
     for (yaml, words) in [
         ("", "missing field `sources`"),
@@ -112,6 +112,10 @@ fn a_missing_cli_is_refused_with_a_way_out() {
     refused(
         &serve_on_free_ports(&place, &["--scanner-cli=./bin"]),
         "--no-scan",
+    );
+    refused(
+        &serve_on_free_ports(&place, &["--scanner-cli=./scanhook.yaml"]),
+        "scanhook.yaml is not executable; name the Sysdig CLI with --scanner-cli, or start with --no-scan",
     );
     place
         .environment
@@ -205,6 +209,11 @@ fn what_was_queued_without_a_scanner_is_scanned_after_a_later_start() {
     let taking = place.serve(&["--no-scan"]);
     let scan_id = taking.queue(&place.delivery("ghcr", "ghcr.io/prod/fail:1"));
     assert_eq!(place.scans(), [] as [serde_json::Value; 0]);
+    let list = place.run(&["scans", "list"]);
+    assert_eq!(
+        (list.code, list.stderr.as_str()),
+        (Some(0), "no scans yet\n")
+    );
     taking.stop();
     assert_eq!(place.messages("scanhook").len(), 1);
     let scanning = place.serve(&[]);

@@ -363,10 +363,15 @@ impl Serve {
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// Waits for its end, and tells how it ended and how long that took.
     pub(crate) fn wait(&mut self) -> (ExitStatus, Duration) {
         let asked = Instant::now();
-        let status = wait_for("the end of serve", || self.child.try_wait().unwrap());
+        let status = wait_for("the end of serve", || self.ended());
         (status, asked.elapsed())
     }
 

@@ -144,7 +144,7 @@ impl Attributes {
 
     /// Takes over `changes`, and drops what they empty.
     pub(crate) fn update(&mut self, changes: Self) {
-        if changes.0.contains_key(KMS_KEY) {
+        if changes.0.get(KMS_KEY).is_some_and(|it| !it.is_empty()) {
             self.0
                 .insert(MANAGED_ENCRYPTION.to_owned(), "false".to_owned());
         }

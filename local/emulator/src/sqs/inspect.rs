@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Row, params};
+use rusqlite::Row;
 
 use super::attributes::RETENTION;
 use super::error::Error;
 use super::message::AttributeValue;
+use super::messages::expire;
 use super::queues::{Queue, find};
 use super::store::{Db, Store};
 
@@ -102,32 +103,29 @@ pub(crate) fn peek(
         .collect()
 }
 
-/// Counts the messages of a queue.
+/// Counts the messages of a queue. Those that are visible, be they ever so many, are counted in an index alone.
 pub(crate) fn depth(db: &Db<'_>, queue: &Queue) -> Result<Depth, Error> {
-    let oldest_kept = db.now - queue.attributes.number(&RETENTION) * 1000;
+    expire(db, queue)?;
     let mut statement = db.sql.prepare_cached(
-        "SELECT count(*) FILTER (WHERE visible_at <= ?2),
-                count(*) FILTER (WHERE visible_at > ?2 AND received_at IS NOT NULL),
-                count(*) FILTER (WHERE visible_at > ?2 AND received_at IS NULL),
-                min(sent_at)
-         FROM message WHERE queue = ?1 AND sent_at > ?3",
+        "SELECT (SELECT count(*) FROM message WHERE queue = ?1 AND visible_at <= ?2),
+                count(received_at),
+                count(*) - count(received_at),
+                (SELECT min(sent_at) FROM message WHERE queue = ?1)
+         FROM message WHERE queue = ?1 AND visible_at > ?2",
     )?;
-    Ok(
-        statement.query_row(params![queue.id, db.now, oldest_kept], |row| {
-            let oldest: Option<i64> = row.get(3)?;
-            let age = oldest
-                .map(|sent_at| Duration::from_millis(u64::try_from(db.now - sent_at).unwrap_or(0)));
-            let count = |column| {
-                Ok::<_, rusqlite::Error>(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
-            };
-            Ok(Depth {
-                visible: count(0)?,
-                in_flight: count(1)?,
-                delayed: count(2)?,
-                oldest_age: age,
-            })
-        })?,
-    )
+    Ok(statement.query_row([queue.id, db.now], |row| {
+        let oldest: Option<i64> = row.get(3)?;
+        let age = |sent_at| Duration::from_millis(u64::try_from(db.now - sent_at).unwrap_or(0));
+        let count = |column| {
+            Ok::<_, rusqlite::Error>(u64::try_from(row.get::<_, i64>(column)?).unwrap_or(0))
+        };
+        Ok(Depth {
+            visible: count(0)?,
+            in_flight: count(1)?,
+            delayed: count(2)?,
+            oldest_age: oldest.map(age),
+        })
+    })?)
 }
 
 fn from_row(row: &Row<'_>, now: i64) -> Result<Peeked, Error> {
