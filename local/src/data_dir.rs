@@ -2,8 +2,13 @@
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+
+/// A child that a killed process was just starting holds the lock until it has become another program.
+const PATIENCE: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A data directory that is ours until this is dropped.
 pub(crate) struct DataDir {
@@ -13,7 +18,7 @@ pub(crate) struct DataDir {
 
 impl DataDir {
     /// Creates the directory if there is none, readable by its owner only, and takes it for this process.
-    pub(crate) fn lock(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn lock(path: &Path) -> anyhow::Result<Self> {
         create(path)
             .with_context(|| format!("could not create the data directory {}", path.display()))?;
         let path = path
@@ -26,16 +31,23 @@ impl DataDir {
             .open(path.join("lock"));
         let lock = lock
             .with_context(|| format!("could not write to the data directory {}", path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path, _lock: lock }),
-            Err(TryLockError::WouldBlock) => {
-                bail!(
-                    "another scanhook uses the data directory {}; end it, or name another --data-dir",
-                    path.display()
-                )
+        let taken = tokio::time::timeout(PATIENCE, async {
+            while let Err(err) = lock.try_lock() {
+                match err {
+                    TryLockError::WouldBlock => tokio::time::sleep(LOOK).await,
+                    TryLockError::Error(err) => return Err(err),
+                }
             }
-            Err(TryLockError::Error(err)) => Err(err)
+            Ok(())
+        });
+        match taken.await {
+            Ok(Ok(())) => Ok(Self { path, _lock: lock }),
+            Ok(Err(err)) => Err(err)
                 .with_context(|| format!("could not lock the data directory {}", path.display())),
+            Err(_) => bail!(
+                "another scanhook uses the data directory {}; end it, or name another --data-dir",
+                path.display()
+            ),
         }
     }
 

@@ -154,7 +154,7 @@ pub(crate) fn load_config(text: &str) -> anyhow::Result<Config> {
 pub(crate) async fn start(options: Options) -> anyhow::Result<Server> {
     let Options { environment, .. } = options;
     let config = Arc::new(options.config);
-    let data_dir = DataDir::lock(&options.data_dir)?;
+    let data_dir = DataDir::lock(&options.data_dir).await?;
     let listener = bind(options.listen, "--listen").await?;
     let sqs_listener = bind(options.sqs_listen, "--sqs-listen").await?;
     let (address, sqs_address) = (listener.local_addr()?, sqs_listener.local_addr()?);

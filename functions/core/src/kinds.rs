@@ -37,6 +37,8 @@ pub struct Kind {
     pub title: &'static str,
     /// The one host that all images of this kind are pulled from, if there is but one.
     pub default_registry: Option<&'static str>,
+    /// A host as registries of this kind have it, for samples and examples.
+    pub example_registry: &'static str,
     /// How long the sender of a request with these headers waits for an answer, less what the way there takes.
     pub answer_budget: fn(&HeaderMap) -> Duration,
     /// The types of credential it can really send, the best first.
@@ -169,6 +171,16 @@ fn json<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, ParsePayload
     serde_json::from_slice(body).map_err(|_| ParsePayloadError::Malformed)
 }
 
+/// Whether a body can be read into this kind's wire structs, and nothing more: what a measurement compares with.
+#[cfg(feature = "bench")]
+pub fn bare_parse(kind: &str, body: &[u8]) -> bool {
+    match kind {
+        "ghcr" => ghcr::bare_parse(body),
+        "harbor" => harbor::bare_parse(body),
+        _ => false,
+    }
+}
+
 fn json_headers() -> Vec<(HeaderName, String)> {
     vec![(http::header::CONTENT_TYPE, "application/json".to_owned())]
 }
@@ -247,10 +259,7 @@ pub(crate) mod tests {
     fn the_sample_of_each_kind_is_read_back_as_the_push_it_was_made_for() {
         let digest = format!("sha256:{}", "ab".repeat(32));
         for kind in ALL {
-            let host = match kind.name {
-                "ecr" => "123456789012.dkr.ecr.eu-west-1.amazonaws.com",
-                _ => kind.default_registry.unwrap_or("registry.example.com:5000"),
-            };
+            let host = kind.example_registry;
             let image = Image::parse(&format!("{host}/team/app:1.2.3@{digest}")).unwrap();
             let sample = (kind.sample)(&SamplePush {
                 image: &image,

@@ -221,3 +221,23 @@ fn what_was_queued_without_a_scanner_is_scanned_after_a_later_start() {
     scanning.stop();
     assert_eq!(place.messages("scanhook").len(), 0);
 }
+
+#[test]
+fn a_lock_that_a_killed_server_leaves_for_a_moment_is_waited_for() {
+    let place = Place::new();
+    fs::create_dir(place.data_dir()).unwrap();
+    let path = place.data_dir().join("lock");
+    // A child between fork and exec has the lock of its parent, however that ends.
+    let lock = fs::File::create(&path).unwrap();
+    lock.lock().unwrap();
+    let mut serve = place.start(&[]);
+    wait_for("a look at the lock", || {
+        let files = fs::read_dir(format!("/proc/{}/fd", serve.pid())).unwrap();
+        let mut files = files
+            .flatten()
+            .filter_map(|it| fs::read_link(it.path()).ok());
+        files.find(|it| *it == path)
+    });
+    drop(lock);
+    serve.wait_until_ready();
+}

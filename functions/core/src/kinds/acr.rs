@@ -22,6 +22,7 @@ pub(super) static KIND: Kind = Kind {
     name: "acr",
     title: "Azure Container Registry",
     default_registry: None,
+    example_registry: "example.azurecr.io",
     answer_budget: |headers| {
         if headers.contains_key(&EVENT_GRID) { Duration::from_secs(20) } else { Duration::from_millis(2_500) }
     },

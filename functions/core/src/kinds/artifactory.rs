@@ -18,6 +18,7 @@ pub(super) static KIND: Kind = Kind {
     name: "artifactory",
     title: "JFrog Artifactory",
     default_registry: None,
+    example_registry: "artifactory.example.com",
     answer_budget: |_| Duration::from_millis(2_500),
     auth: &["hmac", "token"],
     hmac: Some(HmacPreset {

@@ -20,6 +20,7 @@ pub(super) static KIND: Kind = Kind {
     name: "distribution",
     title: "Distribution (registry:2, registry:3)",
     default_registry: None,
+    example_registry: "registry.example.com:5000",
     answer_budget: |_| Duration::from_millis(800),
     auth: &["bearer", "token", "basic", "path_token"],
     hmac: None,

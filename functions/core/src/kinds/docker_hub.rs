@@ -18,6 +18,7 @@ pub(super) static KIND: Kind = Kind {
     name: "docker-hub",
     title: "Docker Hub",
     default_registry: Some("docker.io"),
+    example_registry: "docker.io",
     answer_budget: |_| Duration::from_millis(2_500),
     auth: &["path_token"],
     hmac: None,

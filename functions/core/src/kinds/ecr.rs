@@ -19,6 +19,7 @@ pub(super) static KIND: Kind = Kind {
     name: "ecr",
     title: "Amazon ECR",
     default_registry: None,
+    example_registry: "123456789012.dkr.ecr.eu-west-1.amazonaws.com",
     answer_budget: |_| Duration::from_secs(4),
     auth: &["token", "basic"],
     hmac: None,

@@ -22,6 +22,7 @@ pub(super) static KIND: Kind = Kind {
     name: "gar",
     title: "Google Artifact Registry",
     default_registry: None,
+    example_registry: "europe-docker.pkg.dev",
     answer_budget: |_| Duration::from_secs(8),
     auth: &["path_token"],
     hmac: None,

@@ -17,6 +17,7 @@ pub(super) static KIND: Kind = Kind {
     name: "generic",
     title: "Any sender of JSON",
     default_registry: None,
+    example_registry: "registry.example.com",
     answer_budget: |_| Duration::from_millis(2_500),
     auth: &["bearer", "hmac", "token", "basic", "path_token"],
     hmac: None,

@@ -22,6 +22,7 @@ pub(super) static KIND: Kind = Kind {
     name: "ghcr",
     title: "GitHub Container Registry",
     default_registry: Some("ghcr.io"),
+    example_registry: "ghcr.io",
     answer_budget: |_| Duration::from_secs(8),
     auth: &["hmac"],
     hmac: Some(HmacPreset {
@@ -122,6 +123,11 @@ struct WireManifest<'a> {
 struct WireConfig<'a> {
     #[serde(borrow, default)]
     media_type: Text<'a>,
+}
+
+#[cfg(feature = "bench")]
+pub(super) fn bare_parse(body: &[u8]) -> bool {
+    std::hint::black_box(json::<WireHook<'_>>(body)).is_ok()
 }
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {

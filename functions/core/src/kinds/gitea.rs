@@ -20,6 +20,7 @@ pub(super) static KIND: Kind = Kind {
     name: "gitea",
     title: "Gitea, Forgejo",
     default_registry: None,
+    example_registry: "gitea.example.com",
     answer_budget: |_| Duration::from_secs(4),
     auth: &["hmac", "token"],
     hmac: Some(HmacPreset {

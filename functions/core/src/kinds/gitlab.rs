@@ -11,6 +11,7 @@ pub(super) static KIND: Kind = Kind {
     name: "gitlab",
     title: "GitLab (self-managed)",
     default_registry: None,
+    example_registry: "registry.gitlab.example.com",
     // Its documented time-out is 500 ms.
     answer_budget: |_| Duration::from_millis(400),
     auth: &["bearer", "token", "basic", "path_token"],

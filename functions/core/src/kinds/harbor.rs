@@ -19,6 +19,7 @@ pub(super) static KIND: Kind = Kind {
     name: "harbor",
     title: "Harbor",
     default_registry: None,
+    example_registry: "harbor.example.com",
     answer_budget: |_| Duration::from_millis(2_500),
     auth: &["token", "bearer", "basic", "path_token"],
     hmac: None,
@@ -83,6 +84,11 @@ struct WireRepository<'a> {
     namespace: Text<'a>,
     #[serde(borrow, default)]
     name: Text<'a>,
+}
+
+#[cfg(feature = "bench")]
+pub(super) fn bare_parse(body: &[u8]) -> bool {
+    std::hint::black_box(json::<WireNotification<'_>>(body)).is_ok()
 }
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {

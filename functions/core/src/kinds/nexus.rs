@@ -20,6 +20,7 @@ pub(super) static KIND: Kind = Kind {
     name: "nexus",
     title: "Sonatype Nexus",
     default_registry: None,
+    example_registry: "nexus.example.com:8082",
     answer_budget: |_| Duration::from_secs(15),
     auth: &["hmac"],
     hmac: Some(HmacPreset {

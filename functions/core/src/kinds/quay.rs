@@ -18,6 +18,7 @@ pub(super) static KIND: Kind = Kind {
     name: "quay",
     title: "Quay",
     default_registry: Some("quay.io"),
+    example_registry: "quay.io",
     answer_budget: |_| Duration::from_secs(8),
     auth: &["path_token", "basic"],
     hmac: None,

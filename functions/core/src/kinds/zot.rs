@@ -18,6 +18,7 @@ pub(super) static KIND: Kind = Kind {
     name: "zot",
     title: "zot",
     default_registry: None,
+    example_registry: "zot.example.com",
     answer_budget: |_| Duration::from_secs(20),
     auth: &["bearer", "basic", "token", "path_token"],
     hmac: None,

@@ -1,0 +1,235 @@
+//! What one delivery costs, in instructions and in time: `delivery table` measures and prints, `delivery MODE COUNT`
+//! is what it measures.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a measurement prints, fails where it fails, and runs itself under valgrind"
+)]
+
+use std::hint::black_box;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use http::{HeaderMap, HeaderValue, Request, header};
+use http_body_util::BodyExt as _;
+use scanhook_bench::payloads;
+use scanhook_core::auth::{Credential, Presented, Scheme, Verifier};
+use scanhook_core::delivery::{Delivery, VerifiedDelivery, verify};
+use scanhook_core::kinds;
+use scanhook_core::source::Source;
+use scanhook_settings::Environment;
+use scanhook_settings::config::Config;
+use scanhook_webhook::config::webhook;
+use scanhook_webhook::queue::Queue;
+use scanhook_webhook::router::{Webhook, decide, router};
+use sha2::Sha256;
+use tower::Service as _;
+
+const SECRET: &str = "fake-secret-of-a-measurement";
+
+const CONFIG: &str = r#"
+sources:
+  github: { kind: ghcr, auth: [{ type: hmac, secret: "env:SECRET" }] }
+  harbor: { kind: harbor, registry: harbor.platform.example.com, auth: [{ type: token, secret: "env:SECRET" }] }
+"#;
+
+/// What is measured, one at a time.
+const MODES: [&str; 6] = [
+    "ghcr-parse",
+    "hmac",
+    "ghcr-verify",
+    "ghcr-all",
+    "harbor-parse",
+    "harbor-decide",
+];
+
+/// Between two runs with these counts everything but the measured work is the same.
+const COUNTS: [u64; 2] = [100, 600];
+
+/// How often the work is done for its time.
+const TIMED: u64 = 20_000;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    match arguments.as_slice() {
+        [word] if word == "table" => table(),
+        [mode, count] => {
+            let nanoseconds = work(mode, count.parse().unwrap()).await;
+            eprintln!("nanoseconds: {nanoseconds}");
+        }
+        _ => panic!("delivery table | delivery MODE COUNT"),
+    }
+}
+
+/// Does what `mode` says so many times, and returns how long one took.
+async fn work(mode: &str, count: u64) -> u128 {
+    let (ghcr, harbor) = (
+        Bytes::from(payloads::ghcr()),
+        Bytes::from(payloads::harbor()),
+    );
+    let webhook = Arc::new(configured().await);
+    let mut router = router(webhook.clone());
+    let github = request("github", &ghcr);
+    let (headers, sender) = (github.headers().clone(), &webhook.sources["github"]);
+    let pushed = verified(&request("harbor", &harbor), &webhook);
+    let source = &webhook.sources["harbor"].source;
+    let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
+    let right = mac.clone().chain_update(&ghcr).finalize().into_bytes();
+
+    let start = Instant::now();
+    for _ in 0..count {
+        match mode {
+            "ghcr-parse" => assert!(kinds::bare_parse("ghcr", black_box(&ghcr))),
+            "hmac" => {
+                let mac = black_box(&mac).clone().chain_update(black_box(&ghcr));
+                assert!(mac.verify_slice(&right).is_ok());
+            }
+            "ghcr-verify" => assert!(verify_once(&headers, &ghcr, &sender.verifiers)),
+            "ghcr-all" => deliver(&mut router, &webhook, &github).await,
+            "harbor-parse" => assert!(kinds::bare_parse("harbor", black_box(&harbor))),
+            "harbor-decide" => decide_once(source, &pushed),
+            _ => panic!("{mode} is none of {MODES:?}"),
+        }
+    }
+    start.elapsed().as_nanos() / u128::from(count)
+}
+
+async fn configured() -> Webhook {
+    let config = Config::parse(CONFIG).unwrap();
+    let environment: Environment = Arc::new(|_| Some(SECRET.to_owned()));
+    let queue = Queue::Memory(Mutex::new(Vec::new()));
+    webhook(&config, queue, &environment).await.unwrap()
+}
+
+/// An authentic delivery with the headers that GitHub sends.
+fn request(source: &str, body: &Bytes) -> Request<Bytes> {
+    let config = Config::parse(CONFIG).unwrap();
+    let credential = Credential {
+        scheme: config.sources[source].auth[0].scheme.clone(),
+        secret: SECRET.into(),
+    };
+    let Some(Presented::Header(name, value)) = credential.present(body) else {
+        panic!("{source} is not authenticated by a header")
+    };
+    assert!(matches!(
+        credential.scheme,
+        Scheme::Hmac(_) | Scheme::Token(_)
+    ));
+    let request = Request::post(format!("/webhooks/{source}"))
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONTENT_LENGTH, body.len())
+        .header(header::USER_AGENT, "GitHub-Hookshot/24bccdc")
+        .header(header::ACCEPT, "*/*")
+        .header(header::HOST, "hooks.example.com")
+        .header("x-github-delivery", "72d3162e-cc78-11e3-81ab-4c9367dc0958")
+        .header("x-github-event", "package")
+        .header("x-github-hook-id", "292430182")
+        .header("x-github-hook-installation-target-type", "organization")
+        .header(name, value);
+    request.body(body.clone()).unwrap()
+}
+
+fn verified(request: &Request<Bytes>, webhook: &Webhook) -> VerifiedDelivery {
+    let delivery = Delivery {
+        headers: request.headers().clone(),
+        path_token: None,
+        body: request.body().clone(),
+    };
+    let verifiers = &webhook.sources["harbor"].verifiers;
+    verify(delivery, verifiers).unwrap_or_else(|_| panic!("the secret is right"))
+}
+
+fn verify_once(headers: &HeaderMap<HeaderValue>, body: &Bytes, verifiers: &[Verifier]) -> bool {
+    let delivery = Delivery {
+        headers: headers.clone(),
+        path_token: None,
+        body: body.clone(),
+    };
+    verify(black_box(delivery), verifiers).is_ok()
+}
+
+fn decide_once(source: &Source, delivery: &VerifiedDelivery) {
+    let selected = decide(source, black_box(delivery)).unwrap_or_else(|err| panic!("{err}"));
+    assert_eq!(black_box(selected).requests.len(), 11);
+}
+
+/// Everything from the request to the answer, with its line in the log.
+async fn deliver(router: &mut Router, webhook: &Webhook, request: &Request<Bytes>) {
+    let request = request.clone().map(Body::from);
+    let response = router.call(request).await.unwrap();
+    assert_eq!(response.status(), 202);
+    black_box(response.into_body().collect().await.unwrap());
+    if let Queue::Memory(sent) = &webhook.queue {
+        sent.lock().unwrap().clear();
+    }
+}
+
+/// Runs this program with this mode and count, under `before` if that is not empty, and returns what it printed.
+fn run(before: &[&str], mode: &str, count: u64) -> String {
+    let myself = std::env::current_exe().unwrap();
+    let mut words: Vec<_> = before.iter().map(|it| (*it).to_owned()).collect();
+    words.push(myself.to_str().unwrap().to_owned());
+    let mut command = Command::new(&words[0]);
+    command
+        .args(&words[1..])
+        .args([mode, &count.to_string()])
+        .stdout(Stdio::null());
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{text}");
+    text
+}
+
+fn number_after(text: &str, word: &str) -> u64 {
+    let (_, rest) = text.split_once(word).unwrap_or_else(|| panic!("{text}"));
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+fn table() {
+    let valgrind = [
+        "valgrind",
+        "--tool=callgrind",
+        "--callgrind-out-file=/dev/null",
+    ];
+    println!(
+        "12 KB GHCR: {} bytes; 4 KB Harbor: {} bytes\n",
+        payloads::ghcr().len(),
+        payloads::harbor().len()
+    );
+    println!("{:<14} {:>12} {:>12}", "", "instructions", "microseconds");
+    let figures = MODES.map(|mode| {
+        let [few, many] = COUNTS.map(|it| number_after(&run(&valgrind, mode, it), "Collected :"));
+        let instructions = (many - few) / (COUNTS[1] - COUNTS[0]);
+        let nanoseconds = number_after(&run(&[], mode, TIMED), "nanoseconds:");
+        println!(
+            "{mode:<14} {instructions:>12} {:>10}.{:01}",
+            nanoseconds / 1000,
+            nanoseconds % 1000 / 100
+        );
+        instructions
+    });
+    let [parse, hmac, verified, all, harbor_parse, harbor_decide] = figures;
+    let percent = |part: u64, whole: u64| format!("{} %", part * 100 / whole);
+    println!(
+        "\nGHCR, everything but the HMAC, of its bare parse   {:>8}   at most 200 %",
+        percent(all - hmac, parse)
+    );
+    println!(
+        "GHCR, verification, of the bare HMAC               {:>8}   at most 102 %",
+        percent(verified, hmac)
+    );
+    println!(
+        "Harbor, parse and select, of its bare parse        {:>8}   at most 200 %",
+        percent(harbor_decide, harbor_parse)
+    );
+}

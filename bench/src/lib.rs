@@ -1,0 +1,3 @@
+//! What the measurements are made on: [`payloads`] of the size that registries send.
+
+pub mod payloads;
