@@ -131,7 +131,7 @@ fn configuration() -> String {
     let sources: Vec<_> = kinds::ALL
         .iter()
         .map(|kind| {
-            let (name, registry) = (kind.name, registry(kind));
+            let (name, registry) = (kind.name, kind.example_registry);
             let auth = kind.auth.first().copied().unwrap_or("path_token");
             format!(
                 r#"  {name}: {{ kind: {name}, registry: "{registry}", auth: [{{ type: {auth}, secret: "env:DEMO_{name}" }}] }}"#
@@ -142,11 +142,6 @@ fn configuration() -> String {
         "sources:\n{}\nscanner: {{ api_token: \"env:DEMO_SYSDIG\", concurrency: 2 }}\nretry: {{ attempts: 6, base: 1s, cap: 2s }}\n",
         sources.join("\n"),
     )
-}
-
-fn registry(kind: &Kind) -> String {
-    kind.default_registry
-        .map_or_else(|| format!("{}.example.com", kind.name), str::to_owned)
 }
 
 fn stories() -> Vec<Story> {

@@ -19,6 +19,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use crate::gateway::Peer;
+
 use self::body::{Cut, LimitedBody, Memory, Share};
 
 mod body;
@@ -56,9 +58,15 @@ pub(crate) async fn serve(
         let Some((stream, permit)) = accepted else {
             continue;
         };
+        let peer = stream.peer_addr().map(|it| Peer(it.ip())).ok();
         let service = hyper::service::service_fn({
             let (router, memory) = (router.clone(), memory.clone());
-            move |request| answer(router.clone(), Share::of(&memory), request)
+            move |mut request: Request<Incoming>| {
+                if let Some(peer) = peer {
+                    request.extensions_mut().insert(peer);
+                }
+                answer(router.clone(), Share::of(&memory), request)
+            }
         });
         let mut connection = hyper::server::conn::http1::Builder::new();
         connection

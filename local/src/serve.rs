@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::args::ServeArgs;
 use crate::data_dir::DataDir;
 use crate::ledger::SqliteLedger;
-use crate::{Outcome, listener, output, unusable};
+use crate::{Outcome, gateway, listener, output, unusable};
 
 /// The embedded queue's name.
 const QUEUE: &str = "scanhook";
@@ -205,7 +205,9 @@ pub(crate) async fn start(options: Options) -> anyhow::Result<Server> {
         url: queues.url.clone(),
     };
     let webhook = scanhook_webhook::config::webhook(&config, queue, &environment).await?;
-    let router = scanhook_webhook::router::router(Arc::new(webhook)).merge(readiness(queues));
+    let body_limit = webhook.body_limit;
+    let function = scanhook_webhook::router::router(Arc::new(webhook));
+    let router = gateway::in_front_of(function, body_limit).merge(readiness(queues));
     tasks.spawn(listener::serve(
         listener,
         router,

@@ -101,6 +101,11 @@ async fn check(kind: &'static Kind, expectation: &Path) -> Result<(), String> {
     let body = std::fs::read(format!("{stem}.json")).unwrap();
     let headers = std::fs::read_to_string(format!("{stem}.headers")).unwrap_or_default();
     let outcomes = read_json::<Expectation>(expectation).outcomes();
+    let payload = if kind.name == "generic" {
+        documented_payload(expectation)
+    } else {
+        String::new()
+    };
     let mut seen = Vec::new();
     for outcome in &outcomes {
         let registries: BTreeSet<_> = outcome.images.iter().map(|it| &it.registry).collect();
@@ -113,7 +118,7 @@ async fn check(kind: &'static Kind, expectation: &Path) -> Result<(), String> {
             BTreeSet::new()
         };
         let registry = registry.map_or(SOME_REGISTRY, String::as_str);
-        let told = deliver(kind, registry, &hosts, &headers, &body).await;
+        let told = deliver(kind, registry, &hosts, &payload, &headers, &body).await;
         let mut images = outcome.images.clone();
         for image in &mut images {
             image.registry.get_or_insert_with(|| registry.to_owned());
@@ -131,6 +136,26 @@ async fn check(kind: &'static Kind, expectation: &Path) -> Result<(), String> {
         seen.push(told);
     }
     Err(format!("{seen:?} is none of {outcomes:?}"))
+}
+
+/// The map that the documentation offers for the sender whose folder this sample lies in.
+fn documented_payload(sample: &Path) -> String {
+    let sender = sample
+        .parent()
+        .unwrap()
+        .file_name()
+        .unwrap()
+        .to_str()
+        .unwrap();
+    let page =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../docs/registries/{sender}.md"));
+    let page =
+        std::fs::read_to_string(&page).unwrap_or_else(|err| panic!("{}: {err}", page.display()));
+    let (_, payload) = page
+        .split_once("    payload:\n")
+        .expect("the page has a map");
+    let (payload, _) = payload.split_once("```").expect("the map ends");
+    format!("    payload:\n{payload}")
 }
 
 /// Every host that a payload names anywhere.
@@ -161,13 +186,18 @@ async fn deliver(
     kind: &'static Kind,
     registry: &str,
     hosts: &BTreeSet<String>,
+    payload: &str,
     headers: &str,
     body: &[u8],
 ) -> (StatusCode, Vec<ExpectedImage>) {
-    let config = json!({"sources": {"corpus": {
-        "kind": kind.name, "registry": registry, "hosts": hosts, "auth": [{"type": kind.auth[0], "secret": "env:SECRET"}],
-    }}});
-    let config = Config::parse(&config.to_string()).unwrap();
+    let auth = json!([{"type": kind.auth[0], "secret": "env:SECRET"}]);
+    let yaml = format!(
+        "sources:\n  corpus:\n    kind: {}\n    registry: {}\n    hosts: {}\n    auth: {auth}\n{payload}",
+        kind.name,
+        json!(registry),
+        json!(hosts),
+    );
+    let config = Config::parse(&yaml).unwrap();
     let credential = Credential {
         scheme: config.sources["corpus"].auth[0].scheme.clone(),
         secret: SecretString::from(SECRET),

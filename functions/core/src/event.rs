@@ -50,6 +50,23 @@ pub struct EventInfo {
     pub occurred_at: Option<Timestamp>,
 }
 
+impl EventInfo {
+    /// Takes what of it may travel on.
+    pub fn new(
+        event_type: &str,
+        id: Option<&str>,
+        actor: Option<&str>,
+        occurred_at: Option<Timestamp>,
+    ) -> Self {
+        Self {
+            id: id.map(FreeText::new),
+            event_type: FreeText::new(event_type),
+            actor: actor.map(FreeText::new),
+            occurred_at,
+        }
+    }
+}
+
 /// What the payload says of the content that was pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
@@ -176,6 +193,8 @@ pub enum Event {
     Push(PushEvent),
     /// Nothing that could be scanned.
     Other(SkipReason),
+    /// The sender asks for this code to be repeated, to see that its deliveries are wanted.
+    Validation(FreeText),
 }
 
 /// An authentic delivery that is no payload of its source's kind.

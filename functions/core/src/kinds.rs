@@ -6,7 +6,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 
 use crate::auth::{Algorithm, Encoding, HmacScheme};
@@ -14,10 +14,20 @@ use crate::delivery::VerifiedDelivery;
 use crate::event::{Event, ParsePayloadError};
 use crate::image::Image;
 
+mod acr;
+mod artifactory;
 mod distribution;
 mod docker_hub;
+mod ecr;
+mod gar;
+pub mod generic;
 mod ghcr;
+mod gitea;
+mod gitlab;
 mod harbor;
+mod nexus;
+mod quay;
+mod zot;
 
 /// A registry type. Compared by name.
 pub struct Kind {
@@ -27,18 +37,54 @@ pub struct Kind {
     pub title: &'static str,
     /// The one host that all images of this kind are pulled from, if there is but one.
     pub default_registry: Option<&'static str>,
-    /// How long the sender waits for an answer, less what the way there takes.
-    pub answer_budget: Duration,
+    /// A host as registries of this kind have it, for samples and examples.
+    pub example_registry: &'static str,
+    /// How long the sender of a request with these headers waits for an answer, less what the way there takes.
+    pub answer_budget: fn(&HeaderMap) -> Duration,
     /// The types of credential it can really send, the best first.
     pub auth: &'static [&'static str],
     /// How it signs, if it signs.
     pub hmac: Option<HmacPreset>,
+    /// Events that a source may ask for besides pushes.
+    pub events: &'static [&'static str],
+    /// Whether its payloads tell a repository key that may or may not belong into the pull string.
+    pub repo_key: bool,
+    /// Whether it asks by `OPTIONS` before it delivers, as the CloudEvents webhook specification has it.
+    pub handshake: bool,
     /// Reads one authentic delivery. Every event of it is told, in its order.
-    pub parse: fn(&VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError>,
+    pub parse: fn(&VerifiedDelivery, &Options) -> Result<Vec<Event>, ParsePayloadError>,
     /// Writes the delivery that this registry would send for a push.
     pub sample: fn(&SamplePush<'_>) -> Sample,
     /// What to do at the registry, in a few lines; `{url}` stands for the source's URL.
     pub setup: &'static str,
+}
+
+/// What of a source's configuration its parser needs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// The events of [`Kind::events`] that are wanted.
+    pub events: Vec<String>,
+    /// What becomes of the repository's key in the pull string; `None`: what is usual for the kind.
+    pub repo_key: Option<RepoKey>,
+    /// Where the fields of a generic body are; `None`: in the default body.
+    pub payload: Option<Box<generic::Mapping>>,
+}
+
+impl Options {
+    fn has_event(&self, name: &str) -> bool {
+        self.events.iter().any(|it| it == name)
+    }
+}
+
+/// What becomes of the key of an Artifactory or Nexus repository in the pull string.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RepoKey {
+    /// It is the first part of the path.
+    Keep,
+    /// It is not in the path: a sub-domain or a port stands for it.
+    Drop,
+    /// Another key takes its place, such as that of a virtual repository.
+    Name(String),
 }
 
 /// Where a registry that signs puts its signature.
@@ -85,11 +131,21 @@ pub struct Sample {
 }
 
 /// Every kind there is, by name.
-pub static ALL: [&Kind; 4] = [
+pub static ALL: [&Kind; 14] = [
+    &acr::KIND,
+    &artifactory::KIND,
     &distribution::KIND,
     &docker_hub::KIND,
+    &ecr::KIND,
+    &gar::KIND,
+    &generic::KIND,
     &ghcr::KIND,
+    &gitea::KIND,
+    &gitlab::KIND,
     &harbor::KIND,
+    &nexus::KIND,
+    &quay::KIND,
+    &zot::KIND,
 ];
 
 /// Finds a kind by its name.
@@ -132,7 +188,6 @@ fn json_headers() -> Vec<(HeaderName, String)> {
 #[cfg(test)]
 pub(crate) mod tests {
     use bytes::Bytes;
-    use http::HeaderMap;
     use proptest::prelude::*;
     use secrecy::SecretString;
 
@@ -142,7 +197,17 @@ pub(crate) mod tests {
 
     /// Parses a body as this kind, sent with these headers, and writes each event as a line.
     pub(crate) fn parse(kind: &Kind, headers: &[(&str, &str)], body: &[u8]) -> String {
-        match (kind.parse)(&verified(headers, body)) {
+        parse_with(kind, &Options::default(), headers, body)
+    }
+
+    /// The same for a source with these options.
+    pub(crate) fn parse_with(
+        kind: &Kind,
+        options: &Options,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> String {
+        match (kind.parse)(&verified(headers, body), options) {
             Ok(events) => events.iter().map(line).collect::<Vec<_>>().join("\n"),
             Err(err) => format!("400 {err}"),
         }
@@ -170,6 +235,7 @@ pub(crate) mod tests {
     fn line(event: &Event) -> String {
         match event {
             Event::Other(reason) => reason.as_str().to_owned(),
+            Event::Validation(code) => format!("validation {}", code.as_str()),
             Event::Push(push) => format!(
                 "{:?} {}/{} tag={} digest={} type={} id={} actor={} at={}",
                 push.content,
@@ -193,7 +259,7 @@ pub(crate) mod tests {
     fn the_sample_of_each_kind_is_read_back_as_the_push_it_was_made_for() {
         let digest = format!("sha256:{}", "ab".repeat(32));
         for kind in ALL {
-            let host = kind.default_registry.unwrap_or("registry.example.com:5000");
+            let host = kind.example_registry;
             let image = Image::parse(&format!("{host}/team/app:1.2.3@{digest}")).unwrap();
             let sample = (kind.sample)(&SamplePush {
                 image: &image,
@@ -205,7 +271,8 @@ pub(crate) mod tests {
                 .iter()
                 .map(|(name, value)| (name.as_str(), value.as_str()))
                 .collect();
-            let events = (kind.parse)(&verified(&headers, &sample.body)).unwrap();
+            let events =
+                (kind.parse)(&verified(&headers, &sample.body), &Options::default()).unwrap();
             let [Event::Push(push)] = events.as_slice() else {
                 panic!("{}: {events:?}", kind.name)
             };
@@ -229,8 +296,8 @@ pub(crate) mod tests {
         #[test]
         fn no_body_makes_a_parser_panic(body: Vec<u8>, text in "[\\[\\]{}\":,a-z0-9 ]{0,200}") {
             for kind in ALL {
-                let _ = (kind.parse)(&verified(&[], &body));
-                let _ = (kind.parse)(&verified(&[], text.as_bytes()));
+                let _ = (kind.parse)(&verified(&[], &body), &Options::default());
+                let _ = (kind.parse)(&verified(&[], text.as_bytes()), &Options::default());
             }
         }
     }

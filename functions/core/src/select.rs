@@ -1,6 +1,6 @@
 //! Which of a delivery's events are scanned. Total: every event becomes a scan request or a skip with its reason.
 
-use crate::event::{Content, Event, EventInfo, PushEvent, Skip, SkipReason};
+use crate::event::{Content, Event, EventInfo, FreeText, PushEvent, Skip, SkipReason};
 use crate::image::{Image, Pin, Tag};
 use crate::media_type;
 use crate::source::{Source, SourceName, Untagged};
@@ -23,6 +23,8 @@ pub struct Selected {
     pub requests: Vec<ScanRequest>,
     /// Not to be queued.
     pub skips: Vec<Skip>,
+    /// The code that the sender wants to see again.
+    pub validation: Option<FreeText>,
 }
 
 /// Decides each event of a delivery by its source's configuration.
@@ -31,6 +33,10 @@ pub fn select(source: &Source, events: Vec<Event>) -> Selected {
     for event in events {
         let push = match event {
             Event::Push(push) => push,
+            Event::Validation(code) => {
+                selected.validation = Some(code);
+                continue;
+            }
             Event::Other(reason) => {
                 selected.skips.push(Skip::of_event(reason));
                 continue;
@@ -105,7 +111,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::event::FreeText;
     use crate::image::{Digest, Registry, Repository};
     use crate::kinds;
     use crate::source::Filter;
@@ -133,6 +138,7 @@ mod tests {
                 exclude: globs(&["*-dev"]),
             },
             untagged: Untagged::Skip,
+            options: kinds::Options::default(),
         }
     }
 

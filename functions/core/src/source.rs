@@ -6,7 +6,7 @@ use globset::GlobSet;
 use serde::{Deserialize, Serialize};
 
 use crate::image::Registry;
-use crate::kinds::Kind;
+use crate::kinds::{Kind, Options};
 
 /// The name of a source: in its URL, in each message of it and, as message group, in SQS, which allows letters,
 /// digits and punctuation, but no space, and at most 128 characters. Here: letters, digits, `-`, `_`, `.`, at most 64.
@@ -107,6 +107,8 @@ pub struct Source {
     pub tags: Filter,
     /// What happens to manifests without a tag.
     pub untagged: Untagged,
+    /// What its parser needs to know.
+    pub options: Options,
 }
 
 impl Source {

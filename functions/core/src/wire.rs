@@ -8,7 +8,10 @@ use std::marker::PhantomData;
 
 use jiff::Timestamp;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use crate::image::{Digest, Tag};
 
 /// A string, or nothing.
 #[derive(Default)]
@@ -18,6 +21,16 @@ impl Text<'_> {
     /// The string, if there is one and it is not empty.
     pub(crate) fn get(&self) -> Option<&str> {
         self.0.as_deref().filter(|it| !it.is_empty())
+    }
+
+    /// The string as a tag, if it is one. A digest where a tag should be is none.
+    pub(crate) fn tag(&self) -> Option<Tag> {
+        self.get().and_then(|it| Tag::parse(it).ok())
+    }
+
+    /// The string as a digest, if it is one.
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        self.get().and_then(|it| Digest::parse(it).ok())
     }
 }
 
@@ -143,6 +156,67 @@ impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for ObjectVisitor<T> {
 
     ignore_others!(scalars: visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64), visit_str(&str));
     ignore_others!(lists of 'de);
+}
+
+/// Any JSON in which no key is repeated: a plain value would silently keep the last one.
+pub(crate) struct UniqueValue(pub(crate) Value);
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = UniqueValue;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value without a repeated key")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<UniqueValue, E> {
+        Ok(UniqueValue(Value::Bool(value)))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<UniqueValue, E> {
+        Ok(UniqueValue(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<UniqueValue, E> {
+        Ok(UniqueValue(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<UniqueValue, E> {
+        Ok(UniqueValue(value.into()))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<UniqueValue, E> {
+        Ok(UniqueValue(text.into()))
+    }
+
+    fn visit_unit<E>(self) -> Result<UniqueValue, E> {
+        Ok(UniqueValue(Value::Null))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<UniqueValue, A::Error> {
+        let mut values = Vec::new();
+        while let Some(UniqueValue(value)) = seq.next_element()? {
+            values.push(value);
+        }
+        Ok(UniqueValue(Value::Array(values)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<UniqueValue, A::Error> {
+        let mut values = Map::new();
+        while let Some((key, UniqueValue(value))) = map.next_entry::<String, _>()? {
+            if values.insert(key, value).is_some() {
+                return Err(A::Error::custom("a key is repeated"));
+            }
+        }
+        Ok(UniqueValue(Value::Object(values)))
+    }
+}
+
+impl<'de> Deserialize<'de> for UniqueValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueVisitor)
+    }
 }
 
 /// Reads an object that may be null, absent or of another type: then its default.

@@ -1,20 +1,22 @@
 //! The configuration, checked: every value here can be used as it is.
 
+mod auth;
+mod payload;
+mod source;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use globset::{Glob, GlobBuilder, GlobMatcher, GlobSet, GlobSetBuilder};
-use scanhook_core::auth::{Algorithm, Credential, Encoding, HmacScheme, Scheme};
+use globset::GlobMatcher;
+use scanhook_core::auth::{Credential, Scheme};
 use scanhook_core::image::Registry;
-use scanhook_core::kinds::{self, Kind};
 use scanhook_core::retry::RetryPolicy;
-use scanhook_core::source::{Filter, Source, SourceName};
+use scanhook_core::source::{Source, SourceName};
 
+use self::source::{glob, source};
 use crate::Environment;
 use crate::secrets::{ResolveSecretError, Secret, SecretRef, Strength};
-use crate::wire::{
-    WireAuth, WireConfig, WireRegistry, WireRetry, WireScanner, WireSource, WireTags,
-};
+use crate::wire::{WireConfig, WireRegistry, WireRetry, WireScanner};
 
 /// Something in the configuration is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -227,222 +229,11 @@ fn without_values(message: &str) -> String {
     }
 }
 
-fn source(
-    name: SourceName,
-    wire: WireSource,
-    path: &str,
-    warnings: &mut Vec<String>,
-) -> Result<SourceConfig, ConfigError> {
-    let kind = kinds::find(&wire.kind).ok_or_else(|| {
-        let names: Vec<_> = kinds::ALL.iter().map(|it| it.name).collect();
-        error(
-            &format!("{path}.kind"),
-            format!("expected one of {}", names.join(", ")),
-        )
-    })?;
-    let host = |key: &str, text: &str| {
-        Registry::normalise(text).map_err(|err| error(&format!("{path}.{key}"), err.to_string()))
-    };
-    let registry = match wire.registry.as_deref().or(kind.default_registry) {
-        Some(text) => host("registry", text)?,
-        None => {
-            return Err(error(
-                &format!("{path}.registry"),
-                "missing: the host images are pulled from",
-            ));
-        }
-    };
-    let hosts = wire
-        .hosts
-        .iter()
-        .enumerate()
-        .map(|(index, it)| host(&format!("hosts[{index}]"), it));
-    if wire.auth.is_empty() {
-        let problem =
-            "missing: a source needs at least one credential, or anybody could cause scans";
-        return Err(error(&format!("{path}.auth"), problem));
-    }
-    let auth = wire.auth.into_iter().enumerate();
-    let auth = auth
-        .map(|(index, it)| auth_config(it, kind, &format!("{path}.auth[{index}]")))
-        .collect::<Result<Vec<_>, _>>()?;
-    let unknown = auth
-        .iter()
-        .map(|it: &AuthConfig| it.scheme.as_str())
-        .filter(|it| !kind.auth.contains(it));
-    warnings.extend(unknown.map(|it| {
-        format!(
-            "{path}.auth: {} itself sends no {it} credential",
-            kind.title
-        )
-    }));
-    let unused = [
-        ("platforms", !wire.platforms.is_empty()),
-        ("events", !wire.events.is_empty()),
-        ("repo_key", wire.repo_key.is_some()),
-        ("rate_limit", wire.rate_limit.is_some()),
-    ];
-    warn_of_unused(path, &unused, warnings);
-    let WireTags { include, exclude } = wire.tags;
-    let source = Source {
-        name,
-        kind,
-        registry,
-        hosts: hosts.collect::<Result<_, _>>()?,
-        repositories: filter(&wire.include, &wire.exclude, path)?,
-        tags: filter(&include, &exclude, &format!("{path}.tags"))?,
-        untagged: wire.untagged,
-    };
-    Ok(SourceConfig {
-        source,
-        auth,
-        policies: checked_policies(wire.policies, path)?,
-    })
-}
-
 fn warn_of_unused(path: &str, settings: &[(&str, bool)], warnings: &mut Vec<String>) {
     let set = settings.iter().filter(|(_, is_set)| *is_set);
     warnings.extend(
         set.map(|(key, _)| format!("{path}.{key} is set, but this version does not act on it yet")),
     );
-}
-
-fn filter(include: &[String], exclude: &[String], path: &str) -> Result<Filter, ConfigError> {
-    Ok(Filter {
-        include: glob_set(include, &format!("{path}.include"))?,
-        exclude: glob_set(exclude, &format!("{path}.exclude"))?,
-    })
-}
-
-fn glob_set(patterns: &[String], path: &str) -> Result<GlobSet, ConfigError> {
-    let mut set = GlobSetBuilder::new();
-    for (index, pattern) in patterns.iter().enumerate() {
-        set.add(glob(pattern, &format!("{path}[{index}]"))?);
-    }
-    set.build()
-        .map_err(|_| error(path, "the patterns are too large"))
-}
-
-fn glob(pattern: &str, path: &str) -> Result<Glob, ConfigError> {
-    let glob = GlobBuilder::new(pattern).literal_separator(true).build();
-    glob.map_err(|_| {
-        error(
-            path,
-            "not a pattern: *, ** and ? stand for characters, {a,b} for alternatives",
-        )
-    })
-}
-
-fn auth_config(wire: WireAuth, kind: &Kind, path: &str) -> Result<AuthConfig, ConfigError> {
-    let allowed: &[&str] = match wire.auth_type.as_str() {
-        "hmac" => &["header", "algorithm", "encoding", "prefix"],
-        "token" => &["header"],
-        "basic" => &["username"],
-        "bearer" | "path_token" => &[],
-        _ => {
-            return Err(error(
-                &format!("{path}.type"),
-                "expected one of hmac, token, bearer, basic, path_token",
-            ));
-        }
-    };
-    let given = [
-        ("header", wire.header.is_some()),
-        ("algorithm", wire.algorithm.is_some()),
-        ("encoding", wire.encoding.is_some()),
-        ("prefix", wire.prefix.is_some()),
-        ("username", wire.username.is_some()),
-    ];
-    if let Some((key, _)) = given
-        .iter()
-        .find(|(key, is_given)| *is_given && !allowed.contains(key))
-    {
-        return Err(error(
-            &format!("{path}.{key}"),
-            "does not belong to this type of credential",
-        ));
-    }
-    let scheme = match wire.auth_type.as_str() {
-        "hmac" => Scheme::Hmac(hmac_scheme(&wire, kind, path)?),
-        "token" => Scheme::Token(header(
-            wire.header.as_deref().unwrap_or("authorization"),
-            path,
-        )?),
-        "basic" => {
-            let username = wire
-                .username
-                .ok_or_else(|| error(&format!("{path}.username"), "missing"))?;
-            if username.contains(':') {
-                return Err(error(
-                    &format!("{path}.username"),
-                    "a user name can't hold a colon (RFC 7617)",
-                ));
-            }
-            Scheme::Basic(username)
-        }
-        "bearer" => Scheme::Bearer,
-        _ => Scheme::PathToken,
-    };
-    Ok(AuthConfig {
-        scheme,
-        secret: wire.secret,
-    })
-}
-
-fn hmac_scheme(wire: &WireAuth, kind: &Kind, path: &str) -> Result<HmacScheme, ConfigError> {
-    let missing = |key: &str| {
-        let problem = format!(
-            "missing: {} has no signature of its own, so say how its deliveries are signed",
-            kind.name
-        );
-        error(&format!("{path}.{key}"), problem)
-    };
-    let preset = kind.hmac.map(|it| it.scheme());
-    let header = match (&wire.header, &preset) {
-        (Some(name), _) => header(name, path)?,
-        (None, Some(preset)) => preset.header.clone(),
-        (None, None) => return Err(missing("header")),
-    };
-    let algorithm = match (wire.algorithm.as_deref(), &preset) {
-        (Some("sha1"), _) => Algorithm::Sha1,
-        (Some("sha256"), _) => Algorithm::Sha256,
-        (Some("sha512"), _) => Algorithm::Sha512,
-        (Some(_), _) => {
-            return Err(error(
-                &format!("{path}.algorithm"),
-                "expected one of sha1, sha256, sha512",
-            ));
-        }
-        (None, Some(preset)) => preset.algorithm,
-        (None, None) => return Err(missing("algorithm")),
-    };
-    let encoding = match (wire.encoding.as_deref(), &preset) {
-        (Some("base64"), _) => Encoding::Base64,
-        (None, Some(preset)) => preset.encoding,
-        (Some("hex"), _) | (None, None) => Encoding::Hex,
-        (Some(_), _) => {
-            return Err(error(
-                &format!("{path}.encoding"),
-                "expected one of hex, base64",
-            ));
-        }
-    };
-    let prefix = wire
-        .prefix
-        .clone()
-        .or(preset.map(|it| it.prefix))
-        .unwrap_or_default();
-    Ok(HmacScheme {
-        header,
-        algorithm,
-        encoding,
-        prefix,
-    })
-}
-
-fn header(name: &str, path: &str) -> Result<http::HeaderName, ConfigError> {
-    name.parse()
-        .map_err(|_| error(&format!("{path}.header"), "not the name of a header"))
 }
 
 /// Divides a host into its labels by `/`, so that `*` in a pattern stands for one label.
@@ -644,13 +435,13 @@ sources:
             "sources: at least one source is needed"
         );
         assert_eq!(check("sources: [1, 2]"), "sources: expected a map");
-        insta::assert_snapshot!(check_with("colour: red"), @"sources.prod.colour: unknown field `colour`, expected one of `kind`, `registry`, `hosts`, `auth`, `include`, `exclude`, `tags`, `untagged`, `platforms`, `policies`, `events`, `repo_key`, `rate_limit`");
+        insta::assert_snapshot!(check_with("colour: red"), @"sources.prod.colour: unknown field `colour`, expected one of `kind`, `registry`, `hosts`, `auth`, `include`, `exclude`, `tags`, `untagged`, `platforms`, `policies`, `events`, `repo_key`, `payload`, `rate_limit`");
         insta::assert_snapshot!(check_with("registry: other.example.com"), @"sources.prod: duplicate field `registry`");
         insta::assert_snapshot!(check(&format!("{GOOD}{}", GOOD.replace("sources:\n", ""))), @r#"sources: the key "prod" is repeated"#);
         insta::assert_snapshot!(check_with("hosts: [\"user@host\"]"), @"sources.prod.hosts[0]: not a registry host: a name or address, lower case, with an optional port");
         insta::assert_snapshot!(check_with("include: [\"{\"]"), @"sources.prod.include[0]: not a pattern: *, ** and ? stand for characters, {a,b} for alternatives");
         insta::assert_snapshot!(check_with("untagged: perhaps"), @"sources.prod.untagged: expected `skip` or `scan`");
-        insta::assert_snapshot!(check(&GOOD.replace("harbor\n", "harbour\n")), @"sources.prod.kind: expected one of distribution, docker-hub, ghcr, harbor");
+        insta::assert_snapshot!(check(&GOOD.replace("harbor\n", "harbour\n")), @"sources.prod.kind: expected one of acr, artifactory, distribution, docker-hub, ecr, gar, generic, ghcr, gitea, gitlab, harbor, nexus, quay, zot");
         insta::assert_snapshot!(check(&GOOD.replace("    registry: harbor.example.com\n", "")), @"sources.prod.registry: missing: the host images are pulled from");
         insta::assert_snapshot!(check(&GOOD.replace("prod:", "\"a b\":")), @"sources.a b: a source's name is 1 to 64 letters, digits, '-', '_' or '.', and starts with a letter or digit");
         insta::assert_snapshot!(check(&format!("{GOOD}limits: {{ body: 1GiB }}")), @"limits.body: must be between 1KiB and 4MiB");
@@ -764,6 +555,34 @@ sources:
                 );
             }
         }
+    }
+
+    #[test]
+    fn what_belongs_to_other_kinds_is_refused() {
+        insta::assert_snapshot!(check_with("events: [quarantine]"), @"sources.prod.events[0]: Harbor has no events besides pushes");
+        insta::assert_snapshot!(check_with("repo_key: drop"), @"sources.prod.repo_key: Harbor has no repository key in its payloads");
+        insta::assert_snapshot!(check_with("payload: { repository: /a, tag: /b }"), @"sources.prod.payload: only sources of kind generic have a payload map");
+        let acr = GOOD.replace("harbor\n", "acr\n");
+        insta::assert_snapshot!(check(&format!("{acr}    events: [quarantine]\n")), @"ok");
+        insta::assert_snapshot!(check(&format!("{acr}    events: [delete]\n")), @"sources.prod.events[0]: expected one of quarantine");
+    }
+
+    #[test]
+    fn a_payload_map_is_checked_when_it_is_read() {
+        let generic = |payload: &str| {
+            check(&format!(
+                "{}    payload: {payload}\n",
+                GOOD.replace("harbor\n", "generic\n")
+            ))
+        };
+        insta::assert_snapshot!(generic("{ repository: [/a, /b], tag: /t, match: { /type: [PUSH], \"header:Ce-Type\": null } }"), @"ok");
+        insta::assert_snapshot!(generic("{ repository: a, tag: /t }"), @"sources.prod.payload.repository: expected a JSON Pointer such as /data/tag");
+        insta::assert_snapshot!(generic("{ repository: /a }"), @"sources.prod.payload: either tag or digest must be named");
+        insta::assert_snapshot!(generic("{ repository: [], tag: /t }"), @"sources.prod.payload.repository: at least one pointer is needed");
+        insta::assert_snapshot!(generic("{ repository: /a, tag: t }"), @"sources.prod.payload.tag: expected a JSON Pointer such as /data/tag");
+        insta::assert_snapshot!(generic("{ repository: /a, tag: /t, match: { type: [PUSH] } }"), @"sources.prod.payload.match.(key): expected a JSON Pointer such as /data/tag");
+        insta::assert_snapshot!(generic("{ repository: /a, tag: /t, match: { /a: [x], /a: [y] } }"), @r#"sources.prod.payload.match: the key "/a" is repeated"#);
+        insta::assert_snapshot!(generic("{ repository: /a, tag: /t, label: /x }"), @"sources.prod.payload.label: unknown field `label`, expected one of `events`, `match`, `ping`, `repository`, `tag`, `digest`, `host`, `media_type`, `id`, `type`, `actor`, `time`");
     }
 
     #[test]

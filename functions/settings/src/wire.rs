@@ -51,7 +51,38 @@ pub(crate) struct WireSource {
     #[serde(default)]
     pub(crate) events: Vec<String>,
     pub(crate) repo_key: Option<String>,
+    pub(crate) payload: Option<WirePayload>,
     pub(crate) rate_limit: Option<WireRateLimit>,
+}
+
+/// A map of JSON Pointers; what is not named is not read.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WirePayload {
+    #[serde(default)]
+    pub(crate) events: String,
+    #[serde(default, rename = "match")]
+    pub(crate) matches: Entries<Option<Vec<String>>>,
+    #[serde(default)]
+    pub(crate) ping: Entries<Option<Vec<String>>>,
+    pub(crate) repository: OneOrMany,
+    pub(crate) tag: Option<String>,
+    pub(crate) digest: Option<String>,
+    pub(crate) host: Option<String>,
+    pub(crate) media_type: Option<String>,
+    pub(crate) id: Option<String>,
+    #[serde(rename = "type")]
+    pub(crate) event_type: Option<String>,
+    pub(crate) actor: Option<String>,
+    pub(crate) time: Option<String>,
+}
+
+/// A text, or a list of texts.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+pub(crate) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
 }
 
 #[derive(serde::Deserialize)]

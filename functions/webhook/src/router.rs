@@ -12,12 +12,12 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use jiff::Timestamp;
 use scanhook_core::auth::Verifier;
 use scanhook_core::delivery::{Delivery, VerifiedDelivery, verify};
-use scanhook_core::event::{ParsePayloadError, Skip};
+use scanhook_core::event::{FreeText, ParsePayloadError, Skip};
 use scanhook_core::image::{Digest, Tag};
 use scanhook_core::message::{QueueMessage, ScanId};
 use scanhook_core::select::{Selected, select};
@@ -53,8 +53,11 @@ pub struct Sender {
 /// Builds the routes of the contract that API Gateway serves.
 pub fn router(webhook: Arc<Webhook>) -> Router {
     Router::new()
-        .route("/webhooks/{source}", post(deliver))
-        .route("/webhooks/{source}/{token}", post(deliver))
+        .route("/webhooks/{source}", post(deliver).options(handshake))
+        .route(
+            "/webhooks/{source}/{token}",
+            post(deliver).options(handshake),
+        )
         .route("/healthz", get(|| async { "ok" }))
         .method_not_allowed_fallback(|| async { Rejection::MethodNotAllowed })
         .fallback(|| async { Rejection::NotFound })
@@ -66,6 +69,7 @@ struct Taken {
     delivery: ScanId,
     queued: Vec<QueueMessage>,
     skipped: Vec<Skip>,
+    validation: Option<FreeText>,
 }
 
 /// Why a delivery was not taken, with what only our log is told.
@@ -135,7 +139,7 @@ async fn take(
     let received_at = (webhook.now)();
     let (parts, body) = request.into_parts();
     let body = read(&parts.headers, body, webhook.body_limit).await?;
-    let deadline = Instant::now() + sender.source.kind.answer_budget;
+    let deadline = Instant::now() + (sender.source.kind.answer_budget)(&parts.headers);
     let traceparent = traceparent(&parts.headers);
     let delivery = Delivery {
         headers: parts.headers,
@@ -143,7 +147,11 @@ async fn take(
         body,
     };
     let delivery = verify(delivery, &sender.verifiers).map_err(|_| Rejection::Unauthorized)?;
-    let Selected { requests, skips } = decide(&sender.source, &delivery)?;
+    let Selected {
+        requests,
+        skips,
+        validation,
+    } = decide(&sender.source, &delivery)?;
     let messages = requests
         .into_iter()
         .map(|it| QueueMessage::new(it, (webhook.new_id)(), received_at, traceparent.clone()));
@@ -156,12 +164,48 @@ async fn take(
         delivery: (webhook.new_id)(),
         queued,
         skipped: skips,
+        validation,
     })
+}
+
+static REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
+static ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
+
+/// Answers who asks whether deliveries are wanted, by repeating its origin. Source: "HTTP 1.1 Web Hooks for Event
+/// Delivery" of CloudEvents, section 4.
+async fn handshake(
+    State(webhook): State<Arc<Webhook>>,
+    path: Result<RawPathParams, RawPathParamsRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Rejection> {
+    let path = path.map_err(|_| Rejection::NotFound)?;
+    let mut path = path.iter().map(|(_, value)| value);
+    let sender = path
+        .next()
+        .and_then(|it| webhook.sources.get(it))
+        .ok_or(Rejection::NotFound)?;
+    if !sender.source.kind.handshake {
+        return Err(Rejection::MethodNotAllowed);
+    }
+    let origin = headers
+        .get(&REQUEST_ORIGIN)
+        .cloned()
+        .ok_or(Rejection::MethodNotAllowed)?;
+    let path_token = path.next().map(str::to_owned);
+    let delivery = Delivery {
+        headers,
+        path_token,
+        body: Bytes::new(),
+    };
+    verify(delivery, &sender.verifiers).map_err(|_| Rejection::Unauthorized)?;
+    tracing::info!(event = "handshake", source = %sender.source.name, "a sender asked whether it may deliver");
+    Ok([(ALLOWED_ORIGIN.clone(), origin)].into_response())
 }
 
 /// Parses a verified delivery and selects from it: all that lies between the signature and the queue.
 pub fn decide(source: &Source, delivery: &VerifiedDelivery) -> Result<Selected, ParsePayloadError> {
-    Ok(select(source, (source.kind.parse)(delivery)?))
+    let events = (source.kind.parse)(delivery, &source.options)?;
+    Ok(select(source, events))
 }
 
 /// Reads the body, never more than `limit` bytes of it and nothing at all if it says it is longer.
@@ -262,6 +306,9 @@ impl IntoResponse for Taken {
             delivery: &'a ScanId,
             queued: Vec<Queued<'a>>,
             skipped: &'a [Skip],
+            /// Event Grid's name for it, and the only one it takes.
+            #[serde(rename = "validationResponse", skip_serializing_if = "Option::is_none")]
+            validation: Option<&'a FreeText>,
         }
         #[derive(Serialize)]
         struct Queued<'a> {
@@ -280,6 +327,7 @@ impl IntoResponse for Taken {
             delivery: &self.delivery,
             queued: queued.collect(),
             skipped: &self.skipped,
+            validation: self.validation.as_ref(),
         };
         let Ok(json) = serde_json::to_vec(&answer) else {
             unreachable!("strings always serialise")

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Sample, SamplePush, json};
+use super::{Kind, Options, Sample, SamplePush, json};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
@@ -20,9 +20,13 @@ pub(super) static KIND: Kind = Kind {
     name: "distribution",
     title: "Distribution (registry:2, registry:3)",
     default_registry: None,
-    answer_budget: Duration::from_millis(800),
+    example_registry: "registry.example.com:5000",
+    answer_budget: |_| Duration::from_millis(800),
     auth: &["bearer", "token", "basic", "path_token"],
     hmac: None,
+    events: &[],
+    repo_key: false,
+    handshake: false,
     parse,
     sample,
     setup: "\
@@ -98,7 +102,10 @@ struct WireActor<'a> {
     name: Text<'a>,
 }
 
-fn parse(delivery: &VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError> {
+pub(super) fn parse(
+    delivery: &VerifiedDelivery,
+    _: &Options,
+) -> Result<Vec<Event>, ParsePayloadError> {
     let envelope: WireEnvelope<'_> = json(delivery.body())?;
     Ok(envelope.events.iter().map(event).collect())
 }
@@ -143,7 +150,7 @@ fn host_of(url: &str) -> Option<&str> {
     rest.split('/').next().filter(|it| !it.is_empty())
 }
 
-fn sample(push: &SamplePush<'_>) -> Sample {
+pub(super) fn sample(push: &SamplePush<'_>) -> Sample {
     let image = push.image;
     let digest = image.pin.digest();
     let reference = digest.map_or_else(|| image.pin.tag().map_or("", Tag::as_str), Digest::as_str);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Sample, SamplePush, json, json_headers};
+use super::{Kind, Options, Sample, SamplePush, json, json_headers};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent};
 use crate::image::{Tag, docker_hub_repository};
@@ -18,9 +18,13 @@ pub(super) static KIND: Kind = Kind {
     name: "docker-hub",
     title: "Docker Hub",
     default_registry: Some("docker.io"),
-    answer_budget: Duration::from_millis(2_500),
+    example_registry: "docker.io",
+    answer_budget: |_| Duration::from_millis(2_500),
     auth: &["path_token"],
     hmac: None,
+    events: &[],
+    repo_key: false,
+    handshake: false,
     parse,
     sample,
     setup: "\
@@ -60,7 +64,7 @@ struct WireRepository<'a> {
     name: Text<'a>,
 }
 
-fn parse(delivery: &VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError> {
+fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let WirePush {
         push_data,
         repository,

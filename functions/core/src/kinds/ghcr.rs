@@ -11,7 +11,7 @@ use http::{HeaderName, header};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{HmacPreset, Kind, Sample, SamplePush, json};
+use super::{HmacPreset, Kind, Options, Sample, SamplePush, json};
 use crate::auth::{Algorithm, Encoding};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
@@ -22,7 +22,8 @@ pub(super) static KIND: Kind = Kind {
     name: "ghcr",
     title: "GitHub Container Registry",
     default_registry: Some("ghcr.io"),
-    answer_budget: Duration::from_secs(8),
+    example_registry: "ghcr.io",
+    answer_budget: |_| Duration::from_secs(8),
     auth: &["hmac"],
     hmac: Some(HmacPreset {
         header: "x-hub-signature-256",
@@ -30,6 +31,9 @@ pub(super) static KIND: Kind = Kind {
         encoding: Encoding::Hex,
         prefix: "sha256=",
     }),
+    events: &[],
+    repo_key: false,
+    handshake: false,
     parse,
     sample,
     setup: "\
@@ -126,7 +130,7 @@ pub(super) fn bare_parse(body: &[u8]) -> bool {
     std::hint::black_box(json::<WireHook<'_>>(body)).is_ok()
 }
 
-fn parse(delivery: &VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError> {
+fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let body = payload(delivery)?;
     let hook: WireHook<'_> = json(&body)?;
     let Some(package) = hook.package.as_ref().or(hook.registry_package.as_ref()) else {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Sample, SamplePush, json, json_headers};
+use super::{Kind, Options, Sample, SamplePush, json, json_headers};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
@@ -19,9 +19,13 @@ pub(super) static KIND: Kind = Kind {
     name: "harbor",
     title: "Harbor",
     default_registry: None,
-    answer_budget: Duration::from_millis(2_500),
+    example_registry: "harbor.example.com",
+    answer_budget: |_| Duration::from_millis(2_500),
     auth: &["token", "bearer", "basic", "path_token"],
     hmac: None,
+    events: &[],
+    repo_key: false,
+    handshake: false,
     parse,
     sample,
     setup: "\
@@ -87,7 +91,7 @@ pub(super) fn bare_parse(body: &[u8]) -> bool {
     std::hint::black_box(json::<WireNotification<'_>>(body)).is_ok()
 }
 
-fn parse(delivery: &VerifiedDelivery) -> Result<Vec<Event>, ParsePayloadError> {
+fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let notification: WireNotification<'_> = json(delivery.body())?;
     let event_type = notification
         .event_type

@@ -311,7 +311,7 @@ async fn a_stalled_queue_is_answered_within_each_kinds_patience() {
             url: "http://127.0.0.1:9/000000000000/scans".to_owned(),
         };
         let webhook = Arc::new(started(queue).await);
-        let budget = webhook.sources[source].source.kind.answer_budget;
+        let budget = (webhook.sources[source].source.kind.answer_budget)(&http::HeaderMap::new());
         let start = Instant::now();
         let request = signed(source, push(source)).map(http_body_util::Full::new);
         assert_is_unavailable(&send(&webhook, request).await);

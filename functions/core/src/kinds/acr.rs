@@ -1,0 +1,292 @@
+//! Azure Container Registry: its own webhook, and Event Grid in both of its schemas, with their handshakes.
+//!
+//! Event Grid drops a delivery for good after a 400, 401, 403 or 413. Sources: Azure's container registry webhook
+//! reference; Event Grid's "Azure Container Registry as an Event Grid source" and "Endpoint validation".
+
+use std::time::Duration;
+
+use http::HeaderName;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Kind, Options, Sample, SamplePush, json, json_headers};
+use crate::delivery::VerifiedDelivery;
+use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
+use crate::image::Repository;
+use crate::wire::{Instant, Text, object};
+
+/// Event Grid names itself by this header and waits 30 seconds.
+static EVENT_GRID: HeaderName = HeaderName::from_static("aeg-event-type");
+
+pub(super) static KIND: Kind = Kind {
+    name: "acr",
+    title: "Azure Container Registry",
+    default_registry: None,
+    example_registry: "example.azurecr.io",
+    answer_budget: |headers| {
+        if headers.contains_key(&EVENT_GRID) { Duration::from_secs(20) } else { Duration::from_millis(2_500) }
+    },
+    auth: &["token", "bearer", "basic", "path_token"],
+    hmac: None,
+    events: &["quarantine"],
+    repo_key: false,
+    handshake: true,
+    parse,
+    sample,
+    setup: "\
+A registry webhook:
+  az acr webhook create --registry <name> --name scanhook --actions push --uri {url} --headers \"Authorization=<the secret>\"
+or an Event Grid subscription of the registry:
+  Event type  Container Image Pushed
+  Endpoint    Web Hook, {url}
+  Delivery    header Authorization, secret, <the secret>
+Its validation is answered by itself.",
+};
+
+/// A native body, an Event Grid event or a CloudEvent: the last two wrap the first in `data`.
+#[derive(Deserialize)]
+struct WireEnvelope<'a> {
+    #[serde(borrow, default)]
+    id: Text<'a>,
+    #[serde(default)]
+    timestamp: Instant,
+    #[serde(borrow, default)]
+    action: Text<'a>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    target: WireTarget<'a>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    request: WireRequest<'a>,
+    #[serde(borrow, default, rename = "eventType")]
+    event_type: Text<'a>,
+    #[serde(borrow, default, rename = "type")]
+    cloud_event_type: Text<'a>,
+    #[serde(borrow)]
+    data: Option<WireData<'a>>,
+}
+
+#[derive(Deserialize)]
+struct WireData<'a> {
+    #[serde(default)]
+    timestamp: Instant,
+    #[serde(borrow, default)]
+    action: Text<'a>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    target: WireTarget<'a>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    request: WireRequest<'a>,
+    #[serde(borrow, default, rename = "validationCode")]
+    validation_code: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireTarget<'a> {
+    #[serde(borrow, default, rename = "mediaType")]
+    media_type: Text<'a>,
+    #[serde(borrow, default)]
+    digest: Text<'a>,
+    #[serde(borrow, default)]
+    repository: Text<'a>,
+    #[serde(borrow, default)]
+    tag: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireRequest<'a> {
+    #[serde(borrow, default)]
+    host: Text<'a>,
+}
+
+fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
+    let body = delivery.body();
+    let is_list = body.iter().find(|it| !it.is_ascii_whitespace()) == Some(&b'[');
+    let envelopes: Vec<WireEnvelope<'_>> = if is_list {
+        json(body)?
+    } else {
+        vec![json(body)?]
+    };
+    envelopes.iter().map(|it| event(it, options)).collect()
+}
+
+fn event(envelope: &WireEnvelope<'_>, options: &Options) -> Result<Event, ParsePayloadError> {
+    let id = envelope.id.get();
+    let Some(event_type) = envelope
+        .event_type
+        .get()
+        .or(envelope.cloud_event_type.get())
+    else {
+        let action = envelope
+            .action
+            .get()
+            .ok_or(ParsePayloadError::Missing("action"))?;
+        return push(
+            action,
+            &envelope.target,
+            &envelope.request,
+            id,
+            &envelope.timestamp,
+            options,
+        );
+    };
+    let data = envelope
+        .data
+        .as_ref()
+        .ok_or(ParsePayloadError::Missing("data"))?;
+    if event_type == "Microsoft.EventGrid.SubscriptionValidationEvent" {
+        let code = data
+            .validation_code
+            .get()
+            .ok_or(ParsePayloadError::Missing("validation code"))?;
+        return Ok(Event::Validation(FreeText::new(code)));
+    }
+    // Samples of 2018 have the short name.
+    if !matches!(
+        event_type,
+        "Microsoft.ContainerRegistry.ImagePushed" | "ImagePushed"
+    ) {
+        return Ok(Event::Other(SkipReason::NotAPush));
+    }
+    push(
+        data.action.get().unwrap_or("push"),
+        &data.target,
+        &data.request,
+        id,
+        &data.timestamp,
+        options,
+    )
+}
+
+fn push(
+    action: &str,
+    target: &WireTarget<'_>,
+    request: &WireRequest<'_>,
+    id: Option<&str>,
+    at: &Instant,
+    options: &Options,
+) -> Result<Event, ParsePayloadError> {
+    match action {
+        "push" => {}
+        // Raised for each push and, in quarantine mode, instead of it until the image is released.
+        "quarantine" if options.has_event("quarantine") => {}
+        "ping" => return Ok(Event::Other(SkipReason::Ping)),
+        _ => return Ok(Event::Other(SkipReason::NotAPush)),
+    }
+    let repository = target
+        .repository
+        .get()
+        .and_then(|it| Repository::parse(it).ok());
+    Ok(Event::Push(PushEvent {
+        host: request.host.get().map(str::to_owned),
+        repository: repository.ok_or(ParsePayloadError::Missing("repository"))?,
+        tag: target.tag.tag(),
+        digest: target.digest.digest(),
+        content: Content::of([target.media_type.get()]),
+        info: EventInfo::new(action, id, None, at.0),
+    }))
+}
+
+fn sample(push: &SamplePush<'_>) -> Sample {
+    let image = push.image;
+    let body = json!({
+        "id": push.id,
+        "timestamp": push.at,
+        "action": "push",
+        "target": {
+            "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+            "size": 524, "length": 524,
+            "digest": image.pin.digest(), "repository": image.repository, "tag": image.pin.tag(),
+        },
+        "request": {"id": push.id, "host": image.registry, "method": "PUT", "useragent": "scanhook-send"},
+    });
+    Sample {
+        headers: json_headers(),
+        body: body.to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::tests::parse_with;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn check(body: &str) -> String {
+        parse_with(&KIND, &Options::default(), &[], body.as_bytes())
+    }
+
+    fn native(action: &str, tag: &str) -> String {
+        format!(
+            r#"{{"id":"i","timestamp":"2026-11-21T20:00:00.123456789Z","action":"{action}","target":{{"digest":"{DIGEST}","repository":"hello-world","tag":"{tag}"}},"request":{{"host":"reg.azurecr.example"}}}}"#
+        )
+    }
+
+    #[test]
+    fn the_native_body_and_both_envelopes_tell_the_same() {
+        insta::assert_snapshot!(check(&native("push", "v1")), @"Image reg.azurecr.example/hello-world tag=v1 digest=sha256:012345 type=push id=i actor=- at=2026-11-21T20:00:00.123456789Z");
+        let event_grid = format!(
+            r#"[{{"id":"e","eventType":"ImagePushed","data":{}}}]"#,
+            native("push", "v1")
+        );
+        insta::assert_snapshot!(check(&event_grid), @"Image reg.azurecr.example/hello-world tag=v1 digest=sha256:012345 type=push id=e actor=- at=2026-11-21T20:00:00.123456789Z");
+        let cloud_event = format!(
+            r#"{{"specversion":"1.0","id":"c","type":"Microsoft.ContainerRegistry.ImagePushed","data":{}}}"#,
+            native("push", "")
+        );
+        insta::assert_snapshot!(check(&cloud_event), @"Image reg.azurecr.example/hello-world tag=- digest=sha256:012345 type=push id=c actor=- at=2026-11-21T20:00:00.123456789Z");
+        let batch = format!("[{cloud_event},{cloud_event}]");
+        assert_eq!(check(&batch).lines().count(), 2);
+    }
+
+    #[test]
+    fn pings_deletes_and_charts_are_no_pushes() {
+        assert_eq!(check(r#"{"action":"ping"}"#), "ping");
+        for action in [
+            "delete",
+            "chart_push",
+            "chart_delete",
+            "quarantine",
+            "unknown",
+        ] {
+            assert_eq!(check(&native(action, "v1")), "not_a_push");
+        }
+        let deleted = format!(
+            r#"{{"eventType":"Microsoft.ContainerRegistry.ImageDeleted","data":{}}}"#,
+            native("delete", "")
+        );
+        assert_eq!(check(&deleted), "not_a_push");
+    }
+
+    #[test]
+    fn quarantine_is_a_push_where_it_is_asked_for() {
+        let options = Options {
+            events: vec!["quarantine".to_owned()],
+            ..Options::default()
+        };
+        assert!(
+            parse_with(&KIND, &options, &[], native("quarantine", "v1").as_bytes())
+                .starts_with("Image ")
+        );
+    }
+
+    #[test]
+    fn a_validation_event_tells_its_code() {
+        let body = r#"[{"eventType":"Microsoft.EventGrid.SubscriptionValidationEvent","data":{"validationCode":"C-1","validationUrl":"https://evil.example"}}]"#;
+        assert_eq!(check(body), "validation C-1");
+    }
+
+    #[test]
+    fn a_push_of_nothing_that_can_be_named_is_refused() {
+        for body in [
+            "",
+            "{}",
+            "[7]",
+            r#"{"action":"push"}"#,
+            r#"{"action":"push","target":{"repository":"-x"}}"#,
+            r#"{"eventType":"ImagePushed"}"#,
+            r#"{"action":"push","action":"ping"}"#,
+        ] {
+            assert!(check(body).starts_with("400 "), "{body}");
+        }
+        assert_eq!(check("[]"), "");
+    }
+}

@@ -1,0 +1,241 @@
+//! JFrog Artifactory: predefined webhooks of domain `docker`. The payload names no registry host.
+//!
+//! Sources: JFrog's documentation of webhooks, "Docker domain"; jfrog/terraform-provider-artifactory, `docker_webhook`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{HmacPreset, Kind, Options, RepoKey, Sample, SamplePush, json, json_headers};
+use crate::auth::{Algorithm, Encoding};
+use crate::delivery::VerifiedDelivery;
+use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
+use crate::image::{Digest, Repository, Tag};
+use crate::wire::{Text, object};
+
+pub(super) static KIND: Kind = Kind {
+    name: "artifactory",
+    title: "JFrog Artifactory",
+    default_registry: None,
+    example_registry: "artifactory.example.com",
+    answer_budget: |_| Duration::from_millis(2_500),
+    auth: &["hmac", "token"],
+    hmac: Some(HmacPreset {
+        header: "x-jfrog-event-auth",
+        algorithm: Algorithm::Sha256,
+        encoding: Encoding::Hex,
+        prefix: "",
+    }),
+    events: &["promoted"],
+    repo_key: true,
+    handshake: false,
+    parse,
+    sample,
+    setup: "\
+In Artifactory: Administration, Webhooks, New Webhook
+  URL           {url}
+  Events        Docker: tag was pushed
+  Secret token  <the secret>
+  Use secret for payload signing  on   (with `type: token, header: X-JFrog-Event-Auth`: off)
+`repo_key: drop` for the sub-domain method, `repo_key: NAME` where people pull from a virtual repository.",
+};
+
+#[derive(Deserialize)]
+struct WireHook<'a> {
+    #[serde(borrow, default)]
+    domain: Text<'a>,
+    #[serde(borrow, default)]
+    event_type: Text<'a>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    data: WireData<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireData<'a> {
+    #[serde(borrow, default)]
+    repo_key: Text<'a>,
+    #[serde(borrow, default)]
+    path: Text<'a>,
+    #[serde(borrow, default)]
+    sha256: Text<'a>,
+    #[serde(borrow, default)]
+    image_name: Text<'a>,
+    #[serde(borrow, default)]
+    image_type: Text<'a>,
+    #[serde(borrow, default)]
+    tag: Text<'a>,
+}
+
+fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
+    let hook: WireHook<'_> = json(delivery.body())?;
+    let (Some(domain), Some(event_type)) = (hook.domain.get(), hook.event_type.get()) else {
+        return Err(ParsePayloadError::Missing("domain or event type"));
+    };
+    let data = &hook.data;
+    let is_wanted =
+        event_type == "pushed" || event_type == "promoted" && options.has_event("promoted");
+    if domain != "docker" || !is_wanted {
+        return Ok(vec![Event::Other(SkipReason::NotAPush)]);
+    }
+    if data.repo_key.get() == Some("sample_repo") && data.sha256.get() == Some("sample_checksum") {
+        return Ok(vec![Event::Other(SkipReason::Ping)]);
+    }
+    let digest = data
+        .sha256
+        .get()
+        .and_then(|it| Digest::parse(&format!("sha256:{it}")).ok());
+    // A manifest that was pushed by digest lies under a folder of that name.
+    let tag = data
+        .tag
+        .get()
+        .filter(|it| !it.starts_with("sha256:") && !it.starts_with("sha256__"));
+    let tag = tag
+        .map(|it| Tag::parse(it).map_err(|_| ParsePayloadError::Missing("tag")))
+        .transpose()?;
+    let is_image = data.image_type.get().is_none_or(|it| it == "docker");
+    Ok(vec![Event::Push(PushEvent {
+        host: None,
+        repository: repository(data, options)?,
+        tag,
+        digest,
+        content: if is_image {
+            Content::Image
+        } else {
+            Content::Artifact
+        },
+        info: EventInfo::new(event_type, None, None, None),
+    })])
+}
+
+/// The key of the repository and the path in it, without its last two segments: the tag's folder and the manifest.
+fn repository(data: &WireData<'_>, options: &Options) -> Result<Repository, ParsePayloadError> {
+    let missing = ParsePayloadError::Missing("repository");
+    let folder = data
+        .path
+        .get()
+        .and_then(|it| it.rsplit_once('/'))
+        .and_then(|(it, _)| it.rsplit_once('/'));
+    let image = folder
+        .map(|(it, _)| it)
+        .or(data.image_name.get())
+        .ok_or(missing)?;
+    let name = match (&options.repo_key, data.repo_key.get()) {
+        (Some(RepoKey::Drop), _) => image.to_owned(),
+        (Some(RepoKey::Name(key)), _) => format!("{key}/{image}"),
+        (Some(RepoKey::Keep) | None, Some(key)) => format!("{key}/{image}"),
+        (Some(RepoKey::Keep) | None, None) => return Err(missing),
+    };
+    Repository::try_from(name).map_err(|_| missing)
+}
+
+fn sample(push: &SamplePush<'_>) -> Sample {
+    let image = push.image;
+    let path = image.repository.as_str();
+    let (repo_key, name) = path.split_once('/').unwrap_or(("docker-local", path));
+    let tag = image.pin.tag().map_or("latest", Tag::as_str);
+    let body = json!({
+        "domain": "docker",
+        "event_type": "pushed",
+        "data": {
+            "repo_key": repo_key, "path": format!("{name}/{tag}/manifest.json"), "name": "manifest.json",
+            "sha256": image.pin.digest().map(Digest::hex), "size": 1024,
+            "image_name": name, "tag": tag, "image_type": "docker",
+            "platforms": [{"architecture": "amd64", "os": "linux"}],
+        },
+        "subscription_key": "scanhook",
+        "source": "scanhook-send",
+    });
+    Sample {
+        headers: json_headers(),
+        body: body.to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::tests::parse_with;
+
+    fn push(data: &str) -> String {
+        format!(
+            r#"{{"domain":"docker","event_type":"pushed","data":{{"repo_key":"docker-local",{data}}}}}"#
+        )
+    }
+
+    fn check(body: &str) -> String {
+        parse_with(&KIND, &Options::default(), &[], body.as_bytes())
+    }
+
+    #[test]
+    fn the_repository_is_the_key_and_the_path_without_tag_and_manifest() {
+        let hex = "0123456789abcdef".repeat(4);
+        let body = push(&format!(
+            r#""path":"team/app/v1/list.manifest.json","sha256":"{hex}","image_name":"app","tag":"v1""#
+        ));
+        insta::assert_snapshot!(check(&body), @"Image -/docker-local/team/app tag=v1 digest=sha256:012345 type=pushed id=- actor=- at=-");
+        let with = |repo_key| {
+            let options = Options {
+                repo_key: Some(repo_key),
+                ..Options::default()
+            };
+            parse_with(&KIND, &options, &[], body.as_bytes())
+        };
+        assert!(with(RepoKey::Drop).contains("-/team/app "));
+        assert!(
+            with(RepoKey::Name("docker-virtual".to_owned())).contains("-/docker-virtual/team/app ")
+        );
+        insta::assert_snapshot!(check(&push(r#""image_name":"app","tag":"sha256__00""#)), @"Image -/docker-local/app tag=- digest=- type=pushed id=- actor=- at=-");
+    }
+
+    #[test]
+    fn other_artifacts_domains_and_tests_are_told_apart() {
+        assert!(
+            check(&push(
+                r#""path":"c/1/manifest.json","tag":"1","image_type":"oci""#
+            ))
+            .starts_with("Artifact ")
+        );
+        let good = push(r#""path":"a/1/manifest.json","tag":"1""#);
+        for (part, other) in [
+            ("\"docker\"", "\"artifact\""),
+            ("pushed", "deleted"),
+            ("pushed", "promoted"),
+        ] {
+            assert_eq!(check(&good.replacen(part, other, 1)), "not_a_push");
+        }
+        assert_eq!(
+            check(
+                r#"{"domain":"docker","event_type":"pushed","data":{"repo_key":"sample_repo","sha256":"sample_checksum"}}"#
+            ),
+            "ping"
+        );
+        let options = Options {
+            events: vec!["promoted".to_owned()],
+            ..Options::default()
+        };
+        assert!(
+            parse_with(
+                &KIND,
+                &options,
+                &[],
+                good.replace("pushed", "promoted").as_bytes()
+            )
+            .starts_with("Image ")
+        );
+    }
+
+    #[test]
+    fn a_push_of_nothing_that_can_be_named_is_refused() {
+        for body in [
+            "{}".to_owned(),
+            r#"{"domain":"docker","event_type":"pushed","data":{}}"#.to_owned(),
+            push(r#""tag":"1""#),
+            push(r#""path":"-a/1/manifest.json","tag":"1""#),
+            push(r#""path":"a/1/manifest.json","tag":"$(id)""#),
+            push(r#""tag":"1","tag":"2","path":"a/1/m""#),
+        ] {
+            assert!(check(&body).starts_with("400 "), "{body}");
+        }
+    }
+}

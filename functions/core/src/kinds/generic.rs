@@ -1,0 +1,292 @@
+//! Any JSON, by a map of JSON Pointers (RFC 6901): CI jobs, and registries without a kind of their own.
+//!
+//! Without a map the body is `{"repository", "tag", "digest", "registry", "id", "type", "actor", "occurred_at"}`.
+
+use std::time::Duration;
+
+use http::HeaderName;
+use serde_json::{Value, json};
+
+use super::{Kind, Options, Sample, SamplePush, json, json_headers};
+use crate::delivery::VerifiedDelivery;
+use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
+use crate::image::{Digest, Repository, Tag};
+use crate::wire::{Instant, UniqueValue};
+
+pub(super) static KIND: Kind = Kind {
+    name: "generic",
+    title: "Any sender of JSON",
+    default_registry: None,
+    example_registry: "registry.example.com",
+    answer_budget: |_| Duration::from_millis(2_500),
+    auth: &["bearer", "hmac", "token", "basic", "path_token"],
+    hmac: None,
+    events: &[],
+    repo_key: false,
+    handshake: false,
+    parse,
+    sample,
+    setup: "\
+In a CI job, after the push:
+  curl --fail --retry 5 -H \"Authorization: Bearer $SECRET\" -H 'Content-Type: application/json' {url} \\
+    -d '{\"repository\":\"team/app\",\"tag\":\"1.2.3\",\"digest\":\"sha256:...\"}'
+Other bodies are read by the source's `payload` map.",
+};
+
+/// Where the fields of a body are. Each is a JSON Pointer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    /// The array of events, or empty for the body itself, be it an object or an array.
+    pub events: String,
+    /// What must hold for an event to be a push.
+    pub matches: Vec<Condition>,
+    /// What holds for a test; none means that nothing is one.
+    pub ping: Vec<Condition>,
+    /// The parts of the repository's path, joined by slashes.
+    pub repository: Vec<String>,
+    /// The tag.
+    pub tag: Option<String>,
+    /// The digest.
+    pub digest: Option<String>,
+    /// The registry's host, which is only compared.
+    pub host: Option<String>,
+    /// A media or artifact type.
+    pub media_type: Option<String>,
+    /// The event's id.
+    pub id: Option<String>,
+    /// The sender's word for what happened.
+    pub event_type: Option<String>,
+    /// Who pushed.
+    pub actor: Option<String>,
+    /// When: RFC 3339, or seconds.
+    pub time: Option<String>,
+}
+
+impl Default for Mapping {
+    fn default() -> Self {
+        let pointer = |name: &str| Some(format!("/{name}"));
+        Self {
+            events: String::new(),
+            matches: Vec::new(),
+            ping: Vec::new(),
+            repository: vec!["/repository".to_owned()],
+            tag: pointer("tag"),
+            digest: pointer("digest"),
+            host: pointer("registry"),
+            media_type: pointer("media_type"),
+            id: pointer("id"),
+            event_type: pointer("type"),
+            actor: pointer("actor"),
+            time: pointer("occurred_at"),
+        }
+    }
+}
+
+/// Something that must hold for an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Where to look.
+    pub place: Place,
+    /// The texts of which one must be there; `None`: nothing may be there.
+    pub allowed: Option<Vec<String>>,
+}
+
+/// Where a condition looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the event, at this JSON Pointer.
+    Pointer(String),
+    /// In a header of the delivery, which is not signed.
+    Header(HeaderName),
+}
+
+impl Condition {
+    fn holds(&self, event: &Value, delivery: &VerifiedDelivery) -> bool {
+        let (text, is_there) = match &self.place {
+            Place::Pointer(pointer) => {
+                let value = event.pointer(pointer).filter(|it| !it.is_null());
+                (value.and_then(Value::as_str), value.is_some())
+            }
+            Place::Header(name) => (delivery.header(name), delivery.header(name).is_some()),
+        };
+        match &self.allowed {
+            Some(allowed) => text.is_some_and(|text| allowed.iter().any(|it| it == text)),
+            None => !is_there,
+        }
+    }
+}
+
+fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
+    let UniqueValue(body) = json(delivery.body())?;
+    let mapping = options.payload.as_deref().unwrap_or(&DEFAULT);
+    let events = body
+        .pointer(&mapping.events)
+        .ok_or(ParsePayloadError::Missing("array of events"))?;
+    let events = events
+        .as_array()
+        .map_or(std::slice::from_ref(events), Vec::as_slice);
+    events
+        .iter()
+        .map(|it| event(it, mapping, delivery))
+        .collect()
+}
+
+static DEFAULT: std::sync::LazyLock<Mapping> = std::sync::LazyLock::new(Mapping::default);
+
+fn event(
+    event: &Value,
+    mapping: &Mapping,
+    delivery: &VerifiedDelivery,
+) -> Result<Event, ParsePayloadError> {
+    if !event.is_object() {
+        return Err(ParsePayloadError::Malformed);
+    }
+    if !mapping.ping.is_empty() && mapping.ping.iter().all(|it| it.holds(event, delivery)) {
+        return Ok(Event::Other(SkipReason::Ping));
+    }
+    if !mapping.matches.iter().all(|it| it.holds(event, delivery)) {
+        return Ok(Event::Other(SkipReason::NotAPush));
+    }
+    let text = |pointer: &Option<String>| {
+        let value = pointer.as_deref().and_then(|it| event.pointer(it));
+        value.and_then(Value::as_str).filter(|it| !it.is_empty())
+    };
+    let digest = text(&mapping.digest).and_then(|it| Digest::parse(it).ok());
+    let tag = text(&mapping.tag).filter(|it| !it.starts_with("sha256:"));
+    let tag = tag
+        .map(|it| Tag::parse(it).map_err(|_| ParsePayloadError::Missing("tag")))
+        .transpose()?;
+    if tag.is_none() && digest.is_none() {
+        return Err(ParsePayloadError::Missing("tag or digest"));
+    }
+    let time = mapping.time.as_deref().and_then(|it| event.pointer(it));
+    let time: Option<Instant> = time.and_then(|it| serde_json::from_value(it.clone()).ok());
+    Ok(Event::Push(PushEvent {
+        host: text(&mapping.host).map(str::to_owned),
+        repository: repository(event, mapping)?,
+        tag,
+        digest,
+        content: Content::of([text(&mapping.media_type)]),
+        info: EventInfo::new(
+            text(&mapping.event_type).unwrap_or("push"),
+            text(&mapping.id),
+            text(&mapping.actor),
+            time.and_then(|it| it.0),
+        ),
+    }))
+}
+
+fn repository(event: &Value, mapping: &Mapping) -> Result<Repository, ParsePayloadError> {
+    let missing = ParsePayloadError::Missing("repository");
+    let parts = mapping
+        .repository
+        .iter()
+        .map(|it| event.pointer(it).and_then(Value::as_str).ok_or(missing));
+    let path = parts.collect::<Result<Vec<_>, _>>()?.join("/");
+    Repository::try_from(path).map_err(|_| missing)
+}
+
+fn sample(push: &SamplePush<'_>) -> Sample {
+    let image = push.image;
+    let body = json!({
+        "repository": image.repository, "tag": image.pin.tag(), "digest": image.pin.digest(), "registry": image.registry,
+        "id": push.id, "type": "push", "actor": "scanhook-send", "occurred_at": push.at,
+    });
+    Sample {
+        headers: json_headers(),
+        body: body.to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::tests::parse_with;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn check(mapping: Option<Mapping>, body: &str) -> String {
+        let options = Options {
+            payload: mapping.map(Box::new),
+            ..Options::default()
+        };
+        parse_with(&KIND, &options, &[("ce-type", "push.v1")], body.as_bytes())
+    }
+
+    fn mapping() -> Mapping {
+        let pointer = |text: &str| Place::Pointer(text.to_owned());
+        let one_of = |place, texts: &[&str]| Condition {
+            place,
+            allowed: Some(texts.iter().map(|it| (*it).to_owned()).collect()),
+        };
+        Mapping {
+            events: "/events".to_owned(),
+            matches: vec![
+                one_of(pointer("/type"), &["TAG_PUSH", "PUSH"]),
+                one_of(
+                    Place::Header(HeaderName::from_static("ce-type")),
+                    &["push.v1"],
+                ),
+                Condition {
+                    place: pointer("/error"),
+                    allowed: None,
+                },
+            ],
+            ping: vec![one_of(pointer("/type"), &["TEST"])],
+            repository: vec![
+                "/contents/namespace".to_owned(),
+                "/contents/repository".to_owned(),
+            ],
+            tag: Some("/contents/tag".to_owned()),
+            digest: Some("/contents/digest".to_owned()),
+            ..Mapping::default()
+        }
+    }
+
+    #[test]
+    fn the_default_body_and_a_list_of_it_are_read_without_a_map() {
+        let one = format!(
+            r#"{{"repository":"team/app","tag":"1","digest":"{DIGEST}","registry":"h.io","id":"i","actor":"ci","occurred_at":1417566161}}"#
+        );
+        insta::assert_snapshot!(check(None, &one), @"Image h.io/team/app tag=1 digest=sha256:012345 type=push id=i actor=ci at=2014-12-03T00:22:41Z");
+        assert_eq!(check(None, &format!("[{one},{one}]")).lines().count(), 2);
+        assert_eq!(check(None, "[]"), "");
+    }
+
+    #[test]
+    fn a_map_says_where_everything_is_and_what_must_hold() {
+        let event = |event_type: &str, more: &str| {
+            format!(
+                r#"{{"events":[{{"type":"{event_type}","contents":{{"namespace":"foo","repository":"bar","tag":"v1"}}{more}}}]}}"#
+            )
+        };
+        insta::assert_snapshot!(check(Some(mapping()), &event("TAG_PUSH", "")), @"Image -/foo/bar tag=v1 digest=- type=TAG_PUSH id=- actor=- at=-");
+        assert!(check(Some(mapping()), &event("PUSH", r#","error":null"#)).starts_with("Image "));
+        assert_eq!(
+            check(Some(mapping()), &event("PUSH", r#","error":{}"#)),
+            "not_a_push"
+        );
+        assert_eq!(check(Some(mapping()), &event("DELETE", "")), "not_a_push");
+        assert_eq!(check(Some(mapping()), &event("TEST", "")), "ping");
+    }
+
+    #[test]
+    fn what_names_no_image_or_repeats_a_key_is_refused() {
+        for body in [
+            "",
+            "7",
+            "[7]",
+            "{}",
+            r#"{"repository":"a"}"#,
+            r#"{"tag":"1"}"#,
+            r#"{"repository":"-a","tag":"1"}"#,
+            r#"{"repository":"a","tag":"$(id)"}"#,
+            r#"{"repository":"a","tag":1}"#,
+            r#"{"repository":"a","tag":"1","tag":"2"}"#,
+            r#"{"repository":"a","tag":"1","x":{"y":1,"y":2}}"#,
+        ] {
+            assert!(check(None, body).starts_with("400 "), "{body}");
+        }
+        assert!(check(Some(mapping()), "{}").starts_with("400 "));
+    }
+}

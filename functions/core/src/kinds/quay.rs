@@ -1,0 +1,163 @@
+//! Quay: a repository notification without any event type; a push is told by its list of updated tags.
+//!
+//! Quay switches a notification off after three failed tries in a row. Source: quay/quay,
+//! `notifications/notificationevent.py` and `notifications/notificationmethod.py`.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Kind, Options, Sample, SamplePush, json, json_headers};
+use crate::delivery::VerifiedDelivery;
+use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
+use crate::image::{Repository, Tag};
+use crate::wire::Text;
+
+pub(super) static KIND: Kind = Kind {
+    name: "quay",
+    title: "Quay",
+    default_registry: Some("quay.io"),
+    example_registry: "quay.io",
+    answer_budget: |_| Duration::from_secs(8),
+    auth: &["path_token", "basic"],
+    hmac: None,
+    events: &[],
+    repo_key: false,
+    handshake: false,
+    parse,
+    sample,
+    setup: "\
+In Quay, in the repository's settings: Create Notification
+  When this event occurs  Push to Repository
+  Then issue              Webhook POST
+  Webhook URL             {url}
+With `type: basic`, put user name and secret into the URL: https://user:secret@host/webhooks/...
+Quay disables a notification after three failed tries in a row.",
+};
+
+#[derive(Deserialize)]
+struct WireNotification<'a> {
+    #[serde(borrow, default)]
+    repository: Text<'a>,
+    #[serde(borrow, default)]
+    docker_url: Text<'a>,
+    #[serde(borrow)]
+    updated_tags: Option<Vec<Text<'a>>>,
+    #[serde(default)]
+    pruned_image_count: Option<serde_json::Number>,
+}
+
+fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
+    let notification: WireNotification<'_> = json(delivery.body())?;
+    // Builds, vulnerabilities, mirroring and expiry have no such list.
+    let Some(tags) = notification
+        .updated_tags
+        .as_deref()
+        .filter(|it| !it.is_empty())
+    else {
+        return Ok(vec![Event::Other(SkipReason::NotAPush)]);
+    };
+    let names: Vec<_> = tags.iter().filter_map(Text::get).collect();
+    // The body of the test button, word for word.
+    if names == ["latest", "foo"] && notification.pruned_image_count == Some(3.into()) {
+        return Ok(vec![Event::Other(SkipReason::Ping)]);
+    }
+    let missing = ParsePayloadError::Missing("repository");
+    let url = notification
+        .docker_url
+        .get()
+        .map(|it| it.split_once("://").map_or(it, |(_, rest)| rest));
+    let (host, path) = match (
+        url.and_then(|it| it.split_once('/')),
+        notification.repository.get(),
+    ) {
+        (Some((host, path)), _) => (Some(host), path),
+        (None, Some(path)) => (None, path),
+        (None, None) => return Err(missing),
+    };
+    let repository = Repository::parse(path).map_err(|_| missing)?;
+    tags.iter()
+        .map(|tag| {
+            Ok(Event::Push(PushEvent {
+                host: host.map(str::to_owned),
+                repository: repository.clone(),
+                tag: Some(tag.tag().ok_or(ParsePayloadError::Missing("tag"))?),
+                digest: None,
+                content: Content::Image,
+                info: EventInfo::new("repo_push", None, None, None),
+            }))
+        })
+        .collect()
+}
+
+fn sample(push: &SamplePush<'_>) -> Sample {
+    let image = push.image;
+    let path = image.repository.as_str();
+    let (namespace, name) = path.split_once('/').unwrap_or(("library", path));
+    let body = json!({
+        "repository": path, "namespace": namespace, "name": name,
+        "docker_url": image.name(),
+        "homepage": format!("https://{}/repository/{path}", image.registry),
+        "updated_tags": [image.pin.tag().map_or("latest", Tag::as_str)],
+    });
+    Sample {
+        headers: json_headers(),
+        body: body.to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(body: &str) -> String {
+        crate::kinds::tests::parse(&KIND, &[], body.as_bytes())
+    }
+
+    #[test]
+    fn each_updated_tag_is_an_image() {
+        insta::assert_snapshot!(check(r#"{"repository":"a/b","docker_url":"https://quay.example.com:8443/a/b","updated_tags":["1","2"]}"#), @"
+        Image quay.example.com:8443/a/b tag=1 digest=- type=repo_push id=- actor=- at=-
+        Image quay.example.com:8443/a/b tag=2 digest=- type=repo_push id=- actor=- at=-
+        ");
+        insta::assert_snapshot!(check(r#"{"repository":"a/b","updated_tags":["1"]}"#), @"Image -/a/b tag=1 digest=- type=repo_push id=- actor=- at=-");
+    }
+
+    #[test]
+    fn what_has_no_updated_tags_is_no_push() {
+        for body in [
+            r#"{"repository":"a/b","updated_tags":[]}"#,
+            r#"{"repository":"a/b","build_id":"x","docker_tags":["latest"]}"#,
+            r#"{"repository":"a/b","tags":["latest"],"vulnerability":{"id":"CVE-1"}}"#,
+            r#"{"message":"Mirror started"}"#,
+        ] {
+            assert_eq!(check(body), "not_a_push", "{body}");
+        }
+    }
+
+    #[test]
+    fn the_test_button_is_a_ping() {
+        assert_eq!(
+            check(r#"{"repository":"a/b","updated_tags":["latest","foo"],"pruned_image_count":3}"#),
+            "ping"
+        );
+        assert!(
+            check(r#"{"repository":"a/b","updated_tags":["latest","foo"]}"#).starts_with("Image")
+        );
+    }
+
+    #[test]
+    fn a_push_of_nothing_that_can_be_named_is_refused() {
+        for body in [
+            r#"{"updated_tags":["1"]}"#,
+            r#"{"repository":"-a","updated_tags":["1"]}"#,
+            r#"{"repository":"a/b","updated_tags":[7]}"#,
+            r#"{"repository":"a/b","updated_tags":["$(id)"]}"#,
+            r#"{"repository":"a/b","updated_tags":["1"],"updated_tags":["2"]}"#,
+            "[]",
+        ] {
+            assert!(check(body).starts_with("400 "), "{body}");
+        }
+    }
+}

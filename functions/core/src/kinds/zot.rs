@@ -1,0 +1,239 @@
+//! zot: CloudEvents in binary mode: the type stands in `Ce-Type`, the body is the data. It names no host.
+//!
+//! zot never repeats a delivery. Source: project-zot/zot, `pkg/extensions/events`.
+
+use std::time::Duration;
+
+use http::HeaderName;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{Kind, Options, Sample, SamplePush, json, json_headers};
+use crate::delivery::VerifiedDelivery;
+use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
+use crate::image::{Digest, Repository, Tag};
+use crate::wire::{Instant, Text, list_or_none, object};
+
+pub(super) static KIND: Kind = Kind {
+    name: "zot",
+    title: "zot",
+    default_registry: None,
+    example_registry: "zot.example.com",
+    answer_budget: |_| Duration::from_secs(20),
+    auth: &["bearer", "basic", "token", "path_token"],
+    hmac: None,
+    events: &[],
+    repo_key: false,
+    handshake: false,
+    parse,
+    sample,
+    setup: "\
+In zot's config.json, under extensions:
+  \"events\": { \"enable\": true, \"sinks\": [{
+    \"type\": \"http\", \"address\": \"{url}\",
+    \"credentials\": { \"token\": \"<the secret>\" } }] }
+zot never repeats a delivery.",
+};
+
+static CE_TYPE: HeaderName = HeaderName::from_static("ce-type");
+static CE_ID: HeaderName = HeaderName::from_static("ce-id");
+static CE_TIME: HeaderName = HeaderName::from_static("ce-time");
+
+#[derive(Deserialize)]
+struct WireImage<'a> {
+    #[serde(borrow, default)]
+    name: Text<'a>,
+    /// A tag or a digest.
+    #[serde(borrow, default)]
+    reference: Text<'a>,
+    #[serde(borrow, default)]
+    digest: Text<'a>,
+    #[serde(borrow, default, rename = "mediaType")]
+    media_type: Text<'a>,
+    /// JSON in a string.
+    #[serde(borrow, default)]
+    manifest: Text<'a>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    actor: WireActor<'a>,
+}
+
+#[derive(Deserialize, Default)]
+struct WireActor<'a> {
+    #[serde(borrow, default)]
+    name: Text<'a>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct WireManifest<'a> {
+    #[serde(borrow, default)]
+    artifact_type: Text<'a>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    config: WireDescriptor<'a>,
+    #[serde(borrow, default, deserialize_with = "list_or_none")]
+    layers: Vec<WireDescriptor<'a>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct WireDescriptor<'a> {
+    #[serde(borrow, default)]
+    media_type: Text<'a>,
+}
+
+fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
+    // The prefix of the type is configurable.
+    let event_type = delivery
+        .header(&CE_TYPE)
+        .ok_or(ParsePayloadError::Missing("Ce-Type"))?;
+    let image: WireImage<'_> = json(delivery.body())?;
+    if !event_type.ends_with(".image.updated") {
+        return Ok(vec![Event::Other(SkipReason::NotAPush)]);
+    }
+    let repository = image.name.get().and_then(|it| Repository::parse(it).ok());
+    let (tag, digest) = (
+        image.reference.tag(),
+        image.digest.digest().or(image.reference.digest()),
+    );
+    if tag.is_none() && digest.is_none() {
+        return Err(ParsePayloadError::Missing("reference or digest"));
+    }
+    // A manifest that can't be read says nothing, and then it is an image.
+    let manifest: WireManifest<'_> = image
+        .manifest
+        .get()
+        .and_then(|it| serde_json::from_str(it).ok())
+        .unwrap_or_default();
+    let types = [
+        &image.media_type,
+        &manifest.artifact_type,
+        &manifest.config.media_type,
+    ];
+    let types = types
+        .into_iter()
+        .chain(manifest.layers.iter().map(|it| &it.media_type));
+    let at: Option<jiff::Timestamp> = delivery.header(&CE_TIME).and_then(|it| it.parse().ok());
+    let at = Instant(at.filter(|it| *it >= jiff::Timestamp::UNIX_EPOCH));
+    Ok(vec![Event::Push(PushEvent {
+        host: None,
+        repository: repository.ok_or(ParsePayloadError::Missing("name"))?,
+        tag,
+        digest,
+        content: Content::of(types.map(Text::get)),
+        info: EventInfo::new(
+            event_type,
+            delivery.header(&CE_ID),
+            image.actor.name.get(),
+            at.0,
+        ),
+    })])
+}
+
+fn sample(push: &SamplePush<'_>) -> Sample {
+    let image = push.image;
+    let digest = image.pin.digest().map(Digest::as_str);
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json"},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"}],
+    });
+    let body = json!({
+        "name": image.repository,
+        "reference": image.pin.tag().map(Tag::as_str).or(digest),
+        "digest": digest,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "manifest": manifest.to_string(),
+        "actor": {"name": "scanhook-send"},
+    });
+    let mut headers = json_headers();
+    let cloud_event = [
+        ("ce-specversion", "1.0".to_owned()),
+        ("ce-type", "zotregistry.image.updated".to_owned()),
+        ("ce-source", "zotregistry.dev".to_owned()),
+        ("ce-id", push.id.to_owned()),
+        ("ce-time", push.at.to_string()),
+    ];
+    headers.extend(cloud_event.map(|(name, value)| (HeaderName::from_static(name), value)));
+    Sample {
+        headers,
+        body: body.to_string().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::tests::parse as check_with;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn check(event_type: &str, body: &str) -> String {
+        let headers = [
+            ("ce-type", event_type),
+            ("ce-id", "c"),
+            ("ce-time", "2026-11-21T21:30:13.283972592Z"),
+        ];
+        check_with(&KIND, &headers, body.as_bytes())
+    }
+
+    fn image(reference: &str, manifest: &str) -> String {
+        let manifest = serde_json::to_string(manifest).unwrap();
+        format!(
+            r#"{{"name":"team/app","reference":"{reference}","digest":"{DIGEST}","manifest":{manifest},"actor":{{"name":"jane"}}}}"#
+        )
+    }
+
+    #[test]
+    fn an_update_under_a_tag_or_a_digest_is_a_push() {
+        insta::assert_snapshot!(check("zotregistry.image.updated", &image("1.20", "{}")), @"Image -/team/app tag=1.20 digest=sha256:012345 type=zotregistry.image.updated id=c actor=jane at=2026-11-21T21:30:13.283972592Z");
+        insta::assert_snapshot!(check("com.example.image.updated", &image(DIGEST, "not json")), @"Image -/team/app tag=- digest=sha256:012345 type=com.example.image.updated id=c actor=jane at=2026-11-21T21:30:13.283972592Z");
+    }
+
+    #[test]
+    fn charts_and_signatures_are_told_by_the_manifest() {
+        for manifest in [
+            r#"{"config":{"mediaType":"application/vnd.cncf.helm.config.v1+json"}}"#,
+            r#"{"layers":[{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json"}]}"#,
+            r#"{"artifactType":"application/vnd.in-toto+json"}"#,
+        ] {
+            assert!(
+                check("zotregistry.image.updated", &image("1", manifest)).starts_with("Artifact "),
+                "{manifest}"
+            );
+        }
+    }
+
+    #[test]
+    fn other_types_are_no_pushes_and_a_missing_type_is_refused() {
+        for event_type in [
+            "zotregistry.image.deleted",
+            "zotregistry.image.lint_failed",
+            "zotregistry.image.scanned",
+            "zotregistry.repository.created",
+        ] {
+            assert_eq!(check(event_type, &image("1", "")), "not_a_push");
+        }
+        assert_eq!(
+            check_with(&KIND, &[], image("1", "").as_bytes()),
+            "400 the payload names no valid Ce-Type"
+        );
+    }
+
+    #[test]
+    fn a_push_of_nothing_that_can_be_named_is_refused() {
+        for body in [
+            "{}",
+            "[]",
+            r#"{"name":"a"}"#,
+            r#"{"name":"-a","reference":"1"}"#,
+            r#"{"name":"a","reference":"$(id)"}"#,
+            r#"{"name":"a","name":"b","reference":"1"}"#,
+        ] {
+            assert!(
+                check("zotregistry.image.updated", body).starts_with("400 "),
+                "{body}"
+            );
+        }
+    }
+}

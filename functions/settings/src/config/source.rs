@@ -1,0 +1,155 @@
+//! One source: what it is, and what of its pushes is wanted.
+
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
+use scanhook_core::image::Registry;
+use scanhook_core::kinds::{self, Kind, Options, RepoKey};
+use scanhook_core::source::{Filter, Source, SourceName};
+
+use super::auth::auth_config;
+use super::payload::mapping;
+use super::{AuthConfig, ConfigError, SourceConfig, checked_policies, error, warn_of_unused};
+use crate::wire::{WirePayload, WireSource, WireTags};
+
+/// Checks a source; what of it is not acted on is added to `warnings`.
+pub(super) fn source(
+    name: SourceName,
+    wire: WireSource,
+    path: &str,
+    warnings: &mut Vec<String>,
+) -> Result<SourceConfig, ConfigError> {
+    let kind = kinds::find(&wire.kind).ok_or_else(|| {
+        let names: Vec<_> = kinds::ALL.iter().map(|it| it.name).collect();
+        error(
+            &format!("{path}.kind"),
+            format!("expected one of {}", names.join(", ")),
+        )
+    })?;
+    let host = |key: &str, text: &str| {
+        Registry::normalise(text).map_err(|err| error(&format!("{path}.{key}"), err.to_string()))
+    };
+    let registry = match wire.registry.as_deref().or(kind.default_registry) {
+        Some(text) => host("registry", text)?,
+        None => {
+            return Err(error(
+                &format!("{path}.registry"),
+                "missing: the host images are pulled from",
+            ));
+        }
+    };
+    let hosts = wire
+        .hosts
+        .iter()
+        .enumerate()
+        .map(|(index, it)| host(&format!("hosts[{index}]"), it));
+    if wire.auth.is_empty() {
+        let problem =
+            "missing: a source needs at least one credential, or anybody could cause scans";
+        return Err(error(&format!("{path}.auth"), problem));
+    }
+    let auth = wire.auth.into_iter().enumerate();
+    let auth = auth
+        .map(|(index, it)| auth_config(it, kind, &format!("{path}.auth[{index}]")))
+        .collect::<Result<Vec<_>, _>>()?;
+    let unknown = auth
+        .iter()
+        .map(|it: &AuthConfig| it.scheme.as_str())
+        .filter(|it| !kind.auth.contains(it));
+    warnings.extend(unknown.map(|it| {
+        format!(
+            "{path}.auth: {} itself sends no {it} credential",
+            kind.title
+        )
+    }));
+    let unused = [
+        ("platforms", !wire.platforms.is_empty()),
+        ("rate_limit", wire.rate_limit.is_some()),
+    ];
+    warn_of_unused(path, &unused, warnings);
+    let options = options(kind, wire.events, wire.repo_key, wire.payload, path)?;
+    let WireTags { include, exclude } = wire.tags;
+    let source = Source {
+        name,
+        kind,
+        registry,
+        hosts: hosts.collect::<Result<_, _>>()?,
+        repositories: filter(&wire.include, &wire.exclude, path)?,
+        tags: filter(&include, &exclude, &format!("{path}.tags"))?,
+        untagged: wire.untagged,
+        options,
+    };
+    Ok(SourceConfig {
+        source,
+        auth,
+        policies: checked_policies(wire.policies, path)?,
+    })
+}
+
+/// What the kind's parser needs to know.
+fn options(
+    kind: &Kind,
+    events: Vec<String>,
+    repo_key: Option<String>,
+    payload: Option<WirePayload>,
+    path: &str,
+) -> Result<Options, ConfigError> {
+    let unknown = events
+        .iter()
+        .position(|it| !kind.events.contains(&it.as_str()));
+    if let Some(index) = unknown {
+        let known = match kind.events {
+            [] => format!("{} has no events besides pushes", kind.title),
+            known => format!("expected one of {}", known.join(", ")),
+        };
+        return Err(error(&format!("{path}.events[{index}]"), known));
+    }
+    if repo_key.is_some() && !kind.repo_key {
+        let problem = format!("{} has no repository key in its payloads", kind.title);
+        return Err(error(&format!("{path}.repo_key"), problem));
+    }
+    if payload.is_some() && kind.name != "generic" {
+        return Err(error(
+            &format!("{path}.payload"),
+            "only sources of kind generic have a payload map",
+        ));
+    }
+    let repo_key = repo_key.map(|it| match it.as_str() {
+        "keep" => RepoKey::Keep,
+        "drop" => RepoKey::Drop,
+        _ => RepoKey::Name(it),
+    });
+    let payload = payload
+        .map(|it| mapping(it, &format!("{path}.payload")))
+        .transpose()?;
+    Ok(Options {
+        events,
+        repo_key,
+        payload: payload.map(Box::new),
+    })
+}
+
+fn filter(include: &[String], exclude: &[String], path: &str) -> Result<Filter, ConfigError> {
+    Ok(Filter {
+        include: glob_set(include, &format!("{path}.include"))?,
+        exclude: glob_set(exclude, &format!("{path}.exclude"))?,
+    })
+}
+
+fn glob_set(patterns: &[String], path: &str) -> Result<GlobSet, ConfigError> {
+    let mut set = GlobSetBuilder::new();
+    for (index, pattern) in patterns.iter().enumerate() {
+        set.add(glob(pattern, &format!("{path}[{index}]"))?);
+    }
+    set.build()
+        .map_err(|_| error(path, "the patterns are too large"))
+}
+
+/// Reads a pattern in which `*` stays within one component.
+pub(super) fn glob(pattern: &str, path: &str) -> Result<Glob, ConfigError> {
+    let glob = GlobBuilder::new(pattern).literal_separator(true).build();
+    glob.map_err(|_| {
+        error(
+            path,
+            "not a pattern: *, ** and ? stand for characters, {a,b} for alternatives",
+        )
+    })
+}

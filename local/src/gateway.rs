@@ -1,0 +1,102 @@
+//! API Gateway in front of the webhook: each request becomes an event, goes through the conversion that Lambda's own
+//! runtime does, and comes back the same way. So a delivery meets the same normalisation here as in AWS.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::panic::AssertUnwindSafe;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use http::header;
+use http::request::Parts;
+use http_body_util::{BodyExt as _, Limited};
+use lambda_http::request::LambdaRequest;
+use lambda_http::{Adapter, Context, LambdaEvent, Service as _};
+use scanhook_emulator::apigw::{self, Arrival};
+use scanhook_emulator::clock::Clock;
+use scanhook_webhook::rejection::Rejection;
+
+/// Where a request came from, if the listener knows it.
+#[derive(Clone, Copy)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// Puts API Gateway before a function. Bodies over `body_limit` are not even made events of: the function would refuse them.
+pub(crate) fn in_front_of(function: Router, body_limit: usize) -> Router {
+    Router::new()
+        .fallback(async move |request: Request| answer(function.clone(), body_limit, request).await)
+}
+
+async fn answer(function: Router, body_limit: usize, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let length = head
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|it| it.to_str().ok());
+    if length
+        .and_then(|it| it.parse().ok())
+        .is_some_and(|it: usize| it > body_limit)
+    {
+        return Rejection::TooLarge.into_response();
+    }
+    let body = match Limited::new(body, body_limit).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(err) if err.is::<http_body_util::LengthLimitError>() => {
+            return Rejection::TooLarge.into_response();
+        }
+        Err(_) => return Rejection::UnreadableBody.into_response(),
+    };
+    let event = match apigw::event(&head, &body, &arrival(&head)) {
+        Ok(event) => event,
+        Err(err) => return err.response().map(Body::from),
+    };
+    let invoked = AssertUnwindSafe(invoke(function, event))
+        .catch_unwind()
+        .await;
+    let response: http::Response<Bytes> = match invoked {
+        Ok(Some(answer)) => apigw::response(&answer),
+        // The runtime reports a panic and API Gateway tells the caller no more than that.
+        Ok(None) | Err(_) => apigw::internal_server_error(),
+    };
+    response.map(Body::from)
+}
+
+/// Runs a function on an event, with the conversions of `lambda_http` before and after it.
+async fn invoke(function: Router, event: serde_json::Value) -> Option<serde_json::Value> {
+    let request: LambdaRequest = serde_json::from_value(event).ok()?;
+    let answer = Adapter::from(function).call(LambdaEvent::new(request, Context::default()));
+    serde_json::to_value(answer.await.ok()?).ok()
+}
+
+fn arrival(head: &Parts) -> Arrival {
+    let (route_key, path_parameters) = route(head);
+    let peer = head.extensions.get::<Peer>();
+    Arrival {
+        request_id: ulid::Ulid::generate().to_string(),
+        source_ip: peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |it| it.0),
+        received_at: Clock::System.now(),
+        route_key,
+        path_parameters,
+    }
+}
+
+/// The route of the template that a request takes, and its parameters.
+fn route(head: &Parts) -> (String, BTreeMap<String, String>) {
+    let segments: Vec<_> = head.uri.path().split('/').skip(1).collect();
+    let (path, parameters) = match segments.as_slice() {
+        ["webhooks", source] => ("/webhooks/{source}", vec![("source", *source)]),
+        ["webhooks", source, token] => (
+            "/webhooks/{source}/{token}",
+            vec![("source", *source), ("token", *token)],
+        ),
+        ["healthz"] => ("/healthz", Vec::new()),
+        _ => return ("$default".to_owned(), BTreeMap::new()),
+    };
+    let parameters = parameters
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    (format!("{} {path}", head.method), parameters.collect())
+}
