@@ -106,7 +106,11 @@ fn flood_any(place: &Place, serve: &Serve, path: &str, head: &str, length: usize
             &format!("{head}Transfer-Encoding: chunked\r\n\r\n"),
             true,
         );
-        assert!(status.is_none_or(|it| it == 404), "{path}: {status:?}");
+        // API Gateway refuses a long body before it looks for a route.
+        assert!(
+            status.is_none_or(|it| matches!(it, 404 | 413)),
+            "{path}: {status:?}"
+        );
         assert!(serve.memory("VmHWM") < before + FLAT);
     }
 }
