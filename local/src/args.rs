@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::faults::Fault;
+
 /// Scans every container image that is pushed to a registry with Sysdig.
 #[derive(Debug, Parser)]
 #[command(name = "scanhook", version, propagate_version = true)]
@@ -67,6 +69,16 @@ pub(crate) struct ServeArgs {
     /// The Sysdig CLI; without a slash it is looked for in PATH
     #[arg(long, default_value = "sysdig-cli-scanner", value_name = "PATH")]
     pub(crate) scanner_cli: PathBuf,
+    /// Break things on purpose: sqs-throttle=P%, sqs-latency=TIME, scanner-crash=P%, scanner-hang=P%
+    ///
+    /// sqs-throttle refuses this share of the requests to the queue's endpoint with `RequestThrottled`; sqs-latency has each
+    /// of them wait (200ms, 2s). scanner-crash ends this share of the scanner's invocations within their first second, as a
+    /// crash of the function would; scanner-hang stops them as early and lets them run into the function's timeout.
+    #[arg(long, value_name = "FAULT=VALUE,...", value_delimiter = ',')]
+    pub(crate) fault: Vec<Fault>,
+    /// Decides which requests and invocations the faults strike: the same seed, the same ones
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "fault")]
+    pub(crate) seed: u64,
 }
 
 #[derive(Debug, clap::Args)]

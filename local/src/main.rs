@@ -1,6 +1,6 @@
 //! scanhook on one machine: the same handlers as in AWS, on an embedded queue, and the commands around them.
 //!
-//! In reading order: [`args`] (the commands), [`serve`] (the local server) with [`listener`], [`gateway`], [`data_dir`] and [`ledger`],
+//! In reading order: [`args`] (the commands), [`serve`] (the local server) with [`listener`], [`gateway`], [`faults`], [`data_dir`] and [`ledger`],
 //! [`demo`], [`send`], [`scans`] and [`check`] (one file each), [`output`] (the only one that prints).
 //!
 //! **Invariant**: exit codes are 0 for success, 1 for findings or failures, 2 for usage or configuration.
@@ -9,6 +9,7 @@ mod args;
 mod check;
 mod data_dir;
 mod demo;
+mod faults;
 mod gateway;
 mod ledger;
 mod listener;

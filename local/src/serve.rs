@@ -20,7 +20,6 @@ use http::StatusCode;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_emulator::clock::Clock;
-use scanhook_emulator::faults::Faults;
 use scanhook_emulator::mapping::{self, HandlerError, Invocation, Mapping};
 use scanhook_emulator::sqs::{self, Peeked, Store};
 use scanhook_scanner::batch::{self, MARGIN, Scanner};
@@ -38,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::ServeArgs;
 use crate::data_dir::DataDir;
+use crate::faults::Plan;
 use crate::ledger::SqliteLedger;
 use crate::{Outcome, gateway, listener, output, unusable};
 
@@ -96,6 +96,15 @@ struct Stopping {
 }
 
 pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow::Result<Outcome> {
+    let plan = Plan::new(&args.fault, args.seed).map_err(unusable)?;
+    if args.queue_url.is_some() && plan.strikes_queue() {
+        let advice = "the sqs-… faults strike the embedded queue, which --queue-url replaces";
+        return Err(unusable(anyhow::anyhow!(advice)));
+    }
+    if args.no_scan && plan.strikes_scanner() {
+        let advice = "the scanner-… faults strike the scanner, which --no-scan leaves out";
+        return Err(unusable(anyhow::anyhow!(advice)));
+    }
     let config = load_config(&args.config)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -114,7 +123,7 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         },
     };
     let mut signals = StopSignals::open()?;
-    let mut server = start(options).await.map_err(unusable)?;
+    let mut server = start_with(options, plan).await.map_err(unusable)?;
     output::notice(&format!(
         "scanhook takes deliveries at http://{}/webhooks/SOURCE\nits queue speaks SQS: AWS_ENDPOINT_URL_SQS=http://{}",
         server.address, server.sqs_address,
@@ -152,6 +161,11 @@ pub(crate) fn load_config(text: &str) -> anyhow::Result<Config> {
 
 /// Starts everything, or nothing: an error leaves no task behind.
 pub(crate) async fn start(options: Options) -> anyhow::Result<Server> {
+    start_with(options, Plan::default()).await
+}
+
+/// Starts everything, with faults on purpose.
+async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let Options { environment, .. } = options;
     let config = Arc::new(options.config);
     let data_dir = DataDir::lock(&options.data_dir).await?;
@@ -173,12 +187,7 @@ pub(crate) async fn start(options: Options) -> anyhow::Result<Server> {
     };
     let mut tasks = JoinSet::new();
     let endpoint_stopping = stopping.endpoint.clone().cancelled_owned();
-    let endpoint = sqs::serve(
-        sqs_listener,
-        store.clone(),
-        Faults::none(),
-        endpoint_stopping,
-    );
+    let endpoint = sqs::serve(sqs_listener, store.clone(), plan.queue(), endpoint_stopping);
     tasks.spawn(async move {
         if let Err(err) = endpoint.await {
             tracing::error!("the SQS endpoint ended: {err}");
@@ -197,7 +206,7 @@ pub(crate) async fn start(options: Options) -> anyhow::Result<Server> {
         if options.queue_url.is_none() {
             release_abandoned(&store, &ledger).await?;
         }
-        let mapping = mapping(&config, &queues, function_timeout, scanner)?;
+        let mapping = mapping(&config, &queues, function_timeout, scanner, plan)?;
         tasks.spawn(mapping.run(stopping.intake.clone().cancelled_owned()));
     }
     let queue = Queue::Sqs {
@@ -432,6 +441,7 @@ fn mapping(
     queues: &Queues,
     function_timeout: Duration,
     scanner: Arc<Scanner<SqliteLedger>>,
+    plan: Plan,
 ) -> anyhow::Result<Mapping<impl Fn(Invocation) -> Handled + Send + Sync + 'static>> {
     let config = mapping::Config {
         queue_url: queues.url.clone(),
@@ -446,14 +456,19 @@ fn mapping(
         receive_wait: RECEIVE_WAIT,
         drain: DRAIN,
     };
+    let strikes = plan.scanner();
     let handler = move |invocation: Invocation| -> Handled {
         let scanner = Arc::clone(&scanner);
-        Box::pin(async move {
+        let handled = async move {
             let event = serde_json::from_value(invocation.event)?;
             Ok(serde_json::to_value(
                 batch::handle(&scanner, event, invocation.deadline).await,
             )?)
-        })
+        };
+        match strikes.next() {
+            None => Box::pin(handled),
+            Some(strike) => Box::pin(strike.hit(handled)),
+        }
     };
     Ok(Mapping::new(
         queues.client.clone(),

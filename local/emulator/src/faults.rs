@@ -15,9 +15,37 @@ pub struct Faults {
     pub throttle: f64,
     /// What every request waits before it is served.
     pub latency: Duration,
-    /// Decides which requests are struck.
-    pub seed: u64,
-    calls: AtomicU64,
+    draws: Draws,
+}
+
+/// A sequence of values that a seed decides, drawn one by one.
+#[derive(Debug, Default)]
+pub struct Draws {
+    seed: u64,
+    drawn: AtomicU64,
+}
+
+impl Draws {
+    /// The sequence of `seed`, from its start.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            drawn: AtomicU64::new(0),
+        }
+    }
+
+    /// Draws the next value, from 0 up to but not 1 (splitmix64).
+    #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+    pub fn draw(&self) -> f64 {
+        let number = self.drawn.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let mut bits = self
+            .seed
+            .wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^= bits >> 31;
+        (bits >> 11) as f64 / (1_u64 << 53) as f64
+    }
 }
 
 impl Faults {
@@ -31,8 +59,7 @@ impl Faults {
         Self {
             throttle,
             latency,
-            seed,
-            calls: AtomicU64::new(0),
+            draws: Draws::new(seed),
         }
     }
 
@@ -41,8 +68,7 @@ impl Faults {
         if !self.latency.is_zero() {
             clock.sleep(self.latency).await;
         }
-        let call = self.calls.fetch_add(1, Ordering::Relaxed);
-        if self.throttle > 0.0 && share(self.seed, call) < self.throttle {
+        if self.throttle > 0.0 && self.draws.draw() < self.throttle {
             return Err(Error::new(
                 Code::RequestThrottled,
                 "The request was denied due to request throttling.",
@@ -50,14 +76,4 @@ impl Faults {
         }
         Ok(())
     }
-}
-
-/// The `number`th value from 0 to 1 of the sequence `seed` (splitmix64).
-#[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
-fn share(seed: u64, number: u64) -> f64 {
-    let mut bits = seed.wrapping_add(number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^= bits >> 31;
-    (bits >> 11) as f64 / (1_u64 << 53) as f64
 }
