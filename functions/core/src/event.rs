@@ -1,16 +1,18 @@
 //! What a parser finds in a delivery, the same for every kind of registry.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::image::{Digest, Repository, Tag};
 use crate::media_type;
 
 /// Text of a payload that travels on to the queue and to logs: at most 256 characters, none of them a control
-/// character or one that SQS refuses (U+FFFE and U+FFFF, which JSON does not escape).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// character or one that SQS refuses (U+FFFE and U+FFFF, which JSON does not escape). A copy shares its text.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(from = "String")]
-pub struct FreeText(String);
+pub struct FreeText(Arc<str>);
 
 /// At most this many characters of a free text are kept.
 const MAX_FREE_TEXT: usize = 256;
@@ -21,12 +23,19 @@ impl FreeText {
         let is_kept = |it: &char| {
             !it.is_control() && !matches!(it, '\u{fffe}' | '\u{ffff}' | '\u{2028}' | '\u{2029}')
         };
-        Self(text.chars().filter(is_kept).take(MAX_FREE_TEXT).collect())
+        let kept: String = text.chars().filter(is_kept).take(MAX_FREE_TEXT).collect();
+        Self(kept.into())
     }
 
     /// The cleaned text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Serialize for FreeText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

@@ -7,8 +7,9 @@
 //! specification, "Pulling manifests".
 
 use std::fmt;
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Why a text is no (part of an) image reference. Says nothing of the text itself, which may be hostile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,15 +36,16 @@ pub enum ParseImageError {
 macro_rules! text_newtype {
     ($name:ident, $doc:literal, $error:ident, $check:path) => {
         #[doc = $doc]
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        #[doc = " A copy shares its text."]
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[serde(try_from = "String")]
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks `text` and takes it as it is.
             pub fn parse(text: &str) -> Result<Self, ParseImageError> {
                 if $check(text) {
-                    Ok(Self(text.to_owned()))
+                    Ok(Self(text.into()))
                 } else {
                     Err(ParseImageError::$error)
                 }
@@ -65,17 +67,19 @@ macro_rules! text_newtype {
             type Error = ParseImageError;
 
             fn try_from(text: String) -> Result<Self, ParseImageError> {
-                if $check(&text) {
-                    Ok(Self(text))
-                } else {
-                    Err(ParseImageError::$error)
-                }
+                Self::parse(&text)
             }
         }
 
         impl From<$name> for String {
             fn from(value: $name) -> Self {
-                value.0
+                value.as_str().to_owned()
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
             }
         }
     };
@@ -365,17 +369,23 @@ fn is_path_component(component: &str) -> bool {
     true
 }
 
+/// Whether every byte is good. Looks at all of them, which takes a few vector instructions; stopping early would take
+/// a comparison for each byte.
+fn every_byte(text: &str, is_good: impl Fn(u8) -> bool) -> bool {
+    text.bytes().fold(true, |good, it| good & is_good(it))
+}
+
 fn is_tag(text: &str) -> bool {
     text.len() <= 128
-        && text
-            .bytes()
-            .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'_' | b'.' | b'-'))
+        && every_byte(text, |it| {
+            it.is_ascii_alphanumeric() || matches!(it, b'_' | b'.' | b'-')
+        })
         && text.starts_with(|it: char| it.is_ascii_alphanumeric() || it == '_')
 }
 
 fn is_digest(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(|it| {
-        it.len() == 64 && it.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
+        it.len() == 64 && every_byte(it, |it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
     })
 }
 

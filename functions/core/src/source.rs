@@ -1,18 +1,19 @@
 //! A configured sender: its name, its kind, and what of its pushes is wanted.
 
 use std::fmt;
+use std::sync::Arc;
 
 use globset::GlobSet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::image::Registry;
 use crate::kinds::{Kind, Options};
 
 /// The name of a source: in its URL, in each message of it and, as message group, in SQS, which allows letters,
-/// digits and punctuation, but no space, and at most 128 characters. Here: letters, digits, `-`, `_`, `.`, at most 64.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SourceName(String);
+/// digits and punctuation, but no space, and at most 128 characters. Here: letters, digits, `-`, `_`, `.`, at most 64. A copy shares its text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub struct SourceName(Arc<str>);
 
 /// Not the name of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +39,7 @@ impl TryFrom<String> for SourceName {
                 .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'_' | b'.'))
             && text.starts_with(|it: char| it.is_ascii_alphanumeric());
         if is_good {
-            Ok(Self(text))
+            Ok(Self(text.into()))
         } else {
             Err(ParseSourceNameError)
         }
@@ -47,7 +48,13 @@ impl TryFrom<String> for SourceName {
 
 impl From<SourceName> for String {
     fn from(name: SourceName) -> Self {
-        name.0
+        name.as_str().to_owned()
+    }
+}
+
+impl Serialize for SourceName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 
@@ -86,7 +93,8 @@ pub struct Filter {
 impl Filter {
     /// Whether `text` is wanted.
     pub fn wants(&self, text: &str) -> bool {
-        (self.include.is_empty() || self.include.is_match(text)) && !self.exclude.is_match(text)
+        (self.include.is_empty() || self.include.is_match(text))
+            && (self.exclude.is_empty() || !self.exclude.is_match(text))
     }
 }
 
@@ -114,6 +122,8 @@ pub struct Source {
 impl Source {
     /// Whether a host that a payload names, in any spelling, is this source's registry.
     pub fn owns_host(&self, host: &str) -> bool {
-        Registry::normalise(host).is_ok_and(|it| it == self.registry || self.hosts.contains(&it))
+        host == self.registry.as_str()
+            || Registry::normalise(host)
+                .is_ok_and(|it| it == self.registry || self.hosts.contains(&it))
     }
 }

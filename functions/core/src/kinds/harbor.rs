@@ -168,8 +168,9 @@ fn push(
 /// The host of `host[:port]/project/repository:tag`, with or without a scheme.
 fn host_of(resource_url: &str) -> Option<&str> {
     let rest = resource_url
-        .split_once("://")
-        .map_or(resource_url, |(_, rest)| rest);
+        .strip_prefix("https://")
+        .or_else(|| resource_url.strip_prefix("http://"))
+        .unwrap_or(resource_url);
     rest.split_once('/')
         .map(|(host, _)| host)
         .filter(|it| !it.is_empty())
