@@ -25,7 +25,7 @@ pub async fn load(environment: &Environment) -> anyhow::Result<Webhook> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let sdk = scanhook_settings::aws::sdk_config(ATTEMPT).await;
+    let sdk = scanhook_settings::aws::function_config(environment, "SQS", ATTEMPT);
     let queue = Queue::Sqs {
         client: aws_sdk_sqs::Client::new(&sdk),
         url,
