@@ -177,27 +177,24 @@ async fn handshake(
     State(webhook): State<Arc<Webhook>>,
     path: Result<RawPathParams, RawPathParamsRejection>,
     headers: HeaderMap,
-) -> Result<Response, Rejection> {
-    let path = path.map_err(|_| Rejection::NotFound)?;
+) -> Result<Response, Response> {
+    let path = path.map_err(|_| Rejection::NotFound.into_response())?;
     let mut path = path.iter().map(|(_, value)| value);
     let sender = path
         .next()
         .and_then(|it| webhook.sources.get(it))
-        .ok_or(Rejection::NotFound)?;
-    if !sender.source.kind.handshake {
-        return Err(Rejection::MethodNotAllowed);
-    }
-    let origin = headers
-        .get(&REQUEST_ORIGIN)
-        .cloned()
-        .ok_or(Rejection::MethodNotAllowed)?;
+        .ok_or_else(|| Rejection::NotFound.into_response())?;
+    let origin = headers.get(&REQUEST_ORIGIN).cloned();
+    let Some(origin) = origin.filter(|_| sender.source.kind.handshake) else {
+        return Err(([(header::ALLOW, "POST")], Rejection::MethodNotAllowed).into_response());
+    };
     let path_token = path.next().map(str::to_owned);
     let delivery = Delivery {
         headers,
         path_token,
         body: Bytes::new(),
     };
-    verify(delivery, &sender.verifiers).map_err(|_| Rejection::Unauthorized)?;
+    verify(delivery, &sender.verifiers).map_err(|_| Rejection::Unauthorized.into_response())?;
     tracing::info!(event = "handshake", source = %sender.source.name, "a sender asked whether it may deliver");
     Ok([(ALLOWED_ORIGIN.clone(), origin)].into_response())
 }

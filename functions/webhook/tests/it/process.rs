@@ -234,6 +234,7 @@ async fn run(requests: &[Request<Bytes>]) -> Ran {
         "GITHUB_OLD",
         "GITHUB_NEW",
         "OTHER_GITHUB",
+        "AZURE",
     ] {
         child.env(variable, secret(variable));
     }

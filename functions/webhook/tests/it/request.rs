@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode, header};
 use http_body::Frame;
 
 use crate::world::{
     LIMIT, SOURCES, assert_is_problem, bare, check, instead, memory, method, push, queued,
-    scan_of_push, send, signed, started, with,
+    scan_of_push, secret, send, signed, started, with,
 };
 
 /// A body of `chunks` times 64 KiB that counts how many of them were read, and says nothing of its length.
@@ -158,9 +158,7 @@ async fn a_content_type_is_never_a_reason_to_refuse() {
 #[tokio::test]
 async fn only_post_is_a_delivery() {
     let webhook = Arc::new(started(memory()).await);
-    for name in [
-        "GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW",
-    ] {
+    for name in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "BREW"] {
         for path in ["/webhooks/prod", "/webhooks/prod/x", "/webhooks/nobody"] {
             let mut request = method(signed("prod", push("prod")), name);
             *request.uri_mut() = path.parse().unwrap();
@@ -182,6 +180,41 @@ async fn only_post_is_a_delivery() {
         }
     }
     assert!(queued(&webhook).is_empty());
+}
+
+/// Asks as CloudEvents' senders do whether an origin may deliver, and tells the status and what is allowed.
+async fn ask(path: &str, origin: Option<&str>) -> (u16, Vec<HeaderValue>) {
+    let mut request = method(bare("azure", ""), "OPTIONS");
+    *request.uri_mut() = path.parse().unwrap();
+    if let Some(origin) = origin {
+        request = with(request, "webhook-request-origin", origin);
+    }
+    let webhook = Arc::new(started(memory()).await);
+    let answer = send(&webhook, request.map(http_body_util::Full::new)).await;
+    let names = ["webhook-allowed-origin", "allow"];
+    let allowed = names
+        .iter()
+        .filter_map(|it| answer.headers.get(*it).cloned());
+    if answer.status.as_u16() >= 400 {
+        assert_is_problem(&answer);
+    }
+    (answer.status.as_u16(), allowed.collect())
+}
+
+#[tokio::test]
+async fn only_a_sender_with_the_secret_of_a_kind_that_asks_is_told_that_it_may_deliver() {
+    let origin = Some("eventgrid.azure.net");
+    let right = format!("/webhooks/azure/{}", secret("AZURE"));
+    let allowed = vec![HeaderValue::from_static("eventgrid.azure.net")];
+    assert_eq!(ask(&right, origin).await, (200, allowed));
+    assert_eq!(ask("/webhooks/azure/wrong", origin).await, (401, vec![]));
+    assert_eq!(ask("/webhooks/azure", origin).await, (401, vec![]));
+    assert_eq!(ask("/webhooks/nobody", origin).await, (404, vec![]));
+    let post = vec![HeaderValue::from_static("POST")];
+    assert_eq!(ask(&right, None).await, (405, post.clone()));
+    let hub = format!("/webhooks/hub/{}", secret("HUB"));
+    assert_eq!(ask(&hub, origin).await, (405, post.clone()));
+    assert_eq!(ask("/webhooks/prod", origin).await, (405, post));
 }
 
 #[tokio::test]

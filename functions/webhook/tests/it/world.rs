@@ -54,6 +54,10 @@ sources:
   other-github:
     kind: ghcr
     auth: [{ type: hmac, secret: "env:OTHER_GITHUB" }]
+  azure:
+    kind: acr
+    registry: example.azurecr.io
+    auth: [{ type: path_token, secret: "env:AZURE" }]
 "#;
 
 /// Of a body, as `limits.body` has it by default.
@@ -333,7 +337,7 @@ pub(crate) fn push(source: &str) -> String {
     .to_string()
 }
 
-/// Every source of [`CONFIG`].
+/// The sources of [`CONFIG`] that [`push`] knows.
 pub(crate) const SOURCES: [&str; 5] = ["hub", "prod", "mirror", "github", "other-github"];
 
 /// What [`check`] says of [`push`].
