@@ -22,8 +22,8 @@ fn account(login: &str, kind: &str) -> Value {
     })
 }
 
-/// A `package` event of GitHub for a tagged image, about 12 KB.
-pub fn ghcr() -> Vec<u8> {
+/// A repository with all its addresses.
+fn repository() -> Value {
     let repository = "https://api.github.com/repos/example-team/checkout-service";
     let addresses = [
         "archive_url",
@@ -63,7 +63,7 @@ pub fn ghcr() -> Vec<u8> {
         "teams_url",
         "trees_url",
     ];
-    let mut hook_repository = json!({
+    let mut told = json!({
         "id": 987_654_321, "node_id": "R_kgDOExample", "name": "checkout-service",
         "full_name": "example-team/checkout-service", "private": true, "owner": account("example-team", "Organization"),
         "html_url": "https://github.com/example-team/checkout-service", "description": "Takes the money", "fork": false,
@@ -73,10 +73,17 @@ pub fn ghcr() -> Vec<u8> {
         "has_pages": false, "forks_count": 0, "archived": false, "disabled": false, "open_issues_count": 12,
         "license": null, "topics": ["payments", "service"], "visibility": "private", "default_branch": "main",
     });
-    for address in addresses {
-        let value = format!("{repository}/{}", address.trim_end_matches("_url"));
-        hook_repository[address] = value.into();
+    if let Value::Object(told) = &mut told {
+        told.extend(addresses.map(|it| {
+            let address = format!("{repository}/{}", it.trim_end_matches("_url"));
+            (it.to_owned(), address.into())
+        }));
     }
+    told
+}
+
+/// A `package` event of GitHub for a tagged image, about 12 KB.
+pub fn ghcr() -> Vec<u8> {
     let layers: Vec<_> = (0..8)
         .map(|it| {
             json!({"digest": digest(100 + it), "media_type": "application/vnd.oci.image.layer.v1.tar+gzip", "size": 31_415_926})
@@ -131,7 +138,7 @@ pub fn ghcr() -> Vec<u8> {
                 "vendor": "GitHub Inc",
             },
         },
-        "repository": hook_repository,
+        "repository": repository(),
         "organization": {"login": "example-team", "id": 1_234_567, "url": "https://api.github.com/orgs/example-team", "description": ""},
         "sender": account("deploy-robot", "User"),
     });
