@@ -11,6 +11,7 @@
 )]
 
 mod case;
+mod documentation;
 mod outcome;
 mod ways;
 
