@@ -208,6 +208,8 @@ impl Strike {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn plan(text: &str, seed: u64) -> Result<Plan, String> {
@@ -314,5 +316,12 @@ mod tests {
             answered.unwrap_err().to_string(),
             "the function crashed, as --fault scanner-crash asks"
         );
+    }
+
+    #[test]
+    fn a_hang_never_answers() {
+        let strike = plan("scanner-hang=100%", 1).unwrap().scanner().next();
+        let answered = strike.unwrap().hit(async { Ok(Value::Null) });
+        assert!(answered.now_or_never().is_none());
     }
 }

@@ -199,12 +199,12 @@ where
                 Vec::new()
             }
             Err(failure) => {
-                let error = &failure as &dyn std::error::Error;
+                let error = with_causes(&failure);
                 tracing::warn!(
                     error,
                     request_id,
                     records = batch.len(),
-                    "the whole batch failed: {failure}"
+                    "the whole batch failed: {error}"
                 );
                 Vec::new()
             }
@@ -248,6 +248,14 @@ where
     }
 }
 
+/// An error and what caused it, in a line.
+fn with_causes(err: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(err), |it| it.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
 /// Why a whole batch failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -261,4 +269,18 @@ enum Failure {
     Cancelled,
     #[error("the function's answer is invalid")]
     Response(#[from] ResponseError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_told_with_its_cause() {
+        let cause = std::io::Error::other("exit status 137");
+        assert_eq!(
+            with_causes(&Failure::Function(cause.into())),
+            "the function returned an error: exit status 137"
+        );
+    }
 }

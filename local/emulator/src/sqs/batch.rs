@@ -36,12 +36,11 @@ impl Outcome {
     }
 }
 
-/// Checks the ids of a batch of `operation` (`Send`, `Delete` or `ChangeVisibility`).
+/// Checks the ids of a batch of `operation` (`SendMessage`, `DeleteMessage` or `ChangeMessageVisibility`).
 pub(crate) fn check_ids(operation: &str, ids: &[&str]) -> Result<(), Error> {
     if ids.is_empty() {
-        let message = format!(
-            "There should be at least one {operation}MessageBatchRequestEntry in the request."
-        );
+        let message =
+            format!("There should be at least one {operation}BatchRequestEntry in the request.");
         return Err(Error::new(Code::EmptyBatchRequest, message));
     }
     if ids.len() > MOST_ENTRIES {

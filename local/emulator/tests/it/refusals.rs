@@ -570,15 +570,15 @@ async fn batches_are_checked_as_a_whole() {
     let entry = |id: &str, body: &str| json!({"Id": id, "MessageBody": body, "ReceiptHandle": "x", "VisibilityTimeout": 0});
     let eleven: Vec<_> = (0..11).map(|it| entry(&it.to_string(), "x")).collect();
     for (operation, name) in [
-        ("SendMessageBatch", "Send"),
-        ("DeleteMessageBatch", "Delete"),
-        ("ChangeMessageVisibilityBatch", "ChangeVisibility"),
+        ("SendMessageBatch", "SendMessage"),
+        ("DeleteMessageBatch", "DeleteMessage"),
+        ("ChangeMessageVisibilityBatch", "ChangeMessageVisibility"),
     ] {
         for (entries, code, message) in [
             (
                 json!([]),
                 "EmptyBatchRequest",
-                format!("at least one {name}MessageBatchRequestEntry"),
+                format!("at least one {name}BatchRequestEntry"),
             ),
             (
                 json!(eleven),

@@ -80,7 +80,9 @@ impl<T> WireBatch<T> {
 }
 
 pub(super) async fn send_batch(call: Call) -> Result<Value, Error> {
-    let (name, entries) = call.parse::<WireBatch<WireMessage>>()?.check("Send")?;
+    let (name, entries) = call
+        .parse::<WireBatch<WireMessage>>()?
+        .check("SendMessage")?;
     let size: usize = entries.iter().map(|entry| entry.entry.size()).sum();
     if size > LARGEST_BATCH {
         let message = format!(
@@ -267,7 +269,9 @@ pub(super) async fn delete(call: Call) -> Result<Value, Error> {
 }
 
 pub(super) async fn delete_batch(call: Call) -> Result<Value, Error> {
-    let (name, entries) = call.parse::<WireBatch<WireReceipt>>()?.check("Delete")?;
+    let (name, entries) = call
+        .parse::<WireBatch<WireReceipt>>()?
+        .check("DeleteMessage")?;
     let entries = entries.into_iter().map(|it| (it.id, it.entry)).collect();
     each(call, name, entries, |db, queue, entry: WireReceipt| {
         entry.delete(db, queue)
@@ -286,7 +290,7 @@ pub(super) async fn change_visibility(call: Call) -> Result<Value, Error> {
 pub(super) async fn change_visibility_batch(call: Call) -> Result<Value, Error> {
     let (name, entries) = call
         .parse::<WireBatch<WireReceipt>>()?
-        .check("ChangeVisibility")?;
+        .check("ChangeMessageVisibility")?;
     let entries = entries.into_iter().map(|it| (it.id, it.entry)).collect();
     each(call, name, entries, |db, queue, entry: WireReceipt| {
         entry.change_visibility(db, queue)
