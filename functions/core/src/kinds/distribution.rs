@@ -118,7 +118,7 @@ fn event(event: &WireEvent<'_>) -> Event {
     let url = target.url.get();
     let is_manifest = target.media_type.get().is_some_and(media_type::is_manifest)
         // Registries up to 2.1 call manifests application/octet-stream (distribution#1617).
-        || url.is_some_and(|it| it.contains("/manifests/"));
+        || url.is_some_and(is_manifest_url);
     let repository = target
         .repository
         .get()
@@ -143,6 +143,11 @@ fn event(event: &WireEvent<'_>) -> Event {
             occurred_at: event.timestamp.0,
         },
     })
+}
+
+/// Whether the URL ends in `/manifests/<reference>`; a repository's name may have such a component, too.
+fn is_manifest_url(url: &str) -> bool {
+    url.rsplit('/').nth(1) == Some("manifests")
 }
 
 fn host_of(url: &str) -> Option<&str> {
