@@ -152,6 +152,11 @@ fn event(
         value.and_then(Value::as_str).filter(|it| !it.is_empty())
     };
     let digest = text(&mapping.digest).and_then(|it| Digest::parse(it).ok());
+    // A number for a tag, taken for none, would make the image an untagged one, and nobody would be told.
+    let place = mapping.tag.as_deref().and_then(|it| event.pointer(it));
+    if !place.is_none_or(|it| it.is_string() || it.is_null()) {
+        return Err(ParsePayloadError::Missing("tag"));
+    }
     let tag = text(&mapping.tag).filter(|it| !it.starts_with("sha256:"));
     let tag = tag
         .map(|it| Tag::parse(it).map_err(|_| ParsePayloadError::Missing("tag")))
