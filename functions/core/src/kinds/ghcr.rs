@@ -197,6 +197,7 @@ fn name(package: &WirePackage<'_>) -> Result<(Option<String>, Repository), Parse
         .package_version
         .package_url
         .get()
+        .map(|it| it.split_once("://").map_or(it, |(_, rest)| rest))
         .and_then(|it| it.split_once('/'));
     let (host, path) = match (url, package.owner.login.get(), package.name.get()) {
         (Some((host, path)), _, _) => {
