@@ -1,0 +1,172 @@
+//! The queues of a server: its own, or those of AWS.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use aws_credential_types::Credentials;
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::config::{BehaviorVersion, Region};
+use aws_sdk_sqs::types::QueueAttributeName;
+use axum::Router;
+use axum::routing::get;
+use http::StatusCode;
+use scanhook_core::message::QueueMessage;
+use scanhook_core::record::{ScanRecord, State};
+use scanhook_emulator::sqs::{self, Peeked, Store};
+use scanhook_settings::config::Config;
+
+use crate::ledger::SqliteLedger;
+
+/// The embedded queue's name.
+const QUEUE: &str = "scanhook";
+
+/// Its dead-letter queue's name.
+pub(crate) const DEAD_LETTERS: &str = "scanhook-dlq";
+
+/// Six times the function's timeout, as AWS advises, within what SQS allows.
+pub(crate) async fn ensure_queues(
+    store: &Store,
+    config: &Config,
+    function_timeout: Duration,
+) -> anyhow::Result<()> {
+    let fortnight = Duration::from_hours(14 * 24).as_secs().to_string();
+    let dead_letters = store
+        .ensure_queue(DEAD_LETTERS, &[("MessageRetentionPeriod", &fortnight)])
+        .await?;
+    let redrive = serde_json::json!({"deadLetterTargetArn": dead_letters, "maxReceiveCount": config.retry.attempts});
+    let visibility = (function_timeout * 6)
+        .min(Duration::from_hours(12))
+        .as_secs()
+        .to_string();
+    let attributes = [
+        ("VisibilityTimeout", visibility.as_str()),
+        ("RedrivePolicy", &redrive.to_string()),
+    ];
+    store.ensure_queue(QUEUE, &attributes).await?;
+    Ok(())
+}
+
+/// Gives back what an earlier process was scanning when it was killed: nobody works on that any more, and it would stay
+/// hidden for the rest of its invocation. What waits for its next attempt goes on waiting.
+pub(crate) async fn release_abandoned(store: &Store, ledger: &SqliteLedger) -> anyhow::Result<()> {
+    let ledger = ledger.clone();
+    let is_abandoned = move |message: &Peeked| {
+        let scan_id = QueueMessage::parse(&message.body).map(|it| it.scan_id);
+        let records = scan_id.map(|it| ledger.find(it.as_str()).unwrap_or_default());
+        let is_waiting = |it: &ScanRecord| {
+            it.state == State::Retrying && u64::from(it.attempts) == message.receive_count
+        };
+        !records.is_ok_and(|it| it.iter().any(is_waiting))
+    };
+    let released = store.release(QUEUE, Box::new(is_abandoned)).await?;
+    if released > 0 {
+        tracing::info!(
+            released,
+            "{released} scans that an earlier process had begun begin again"
+        );
+    }
+    Ok(())
+}
+
+/// The queue that messages go through, and where those end that can't be scanned.
+pub(crate) struct Queues {
+    pub(super) client: Client,
+    pub(super) url: String,
+    pub(super) arn: String,
+    pub(super) dead_letter_url: String,
+}
+
+impl Queues {
+    pub(super) fn embedded(address: SocketAddr) -> Self {
+        let base = format!("http://{address}");
+        Self {
+            client: embedded_client(&base),
+            url: sqs::queue_url(&base, QUEUE),
+            arn: sqs::queue_arn(sqs::REGION, QUEUE),
+            dead_letter_url: sqs::queue_url(&base, DEAD_LETTERS),
+        }
+    }
+
+    /// Asks the queue for its ARN and its dead-letter queue.
+    pub(super) async fn outside(url: &str) -> anyhow::Result<Self> {
+        let client = Client::new(
+            &scanhook_settings::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await,
+        );
+        let names = [
+            QueueAttributeName::QueueArn,
+            QueueAttributeName::RedrivePolicy,
+        ];
+        let call = client
+            .get_queue_attributes()
+            .queue_url(url)
+            .set_attribute_names(Some(names.to_vec()));
+        let output = call
+            .send()
+            .await
+            .with_context(|| format!("could not read the attributes of the queue {url}"))?;
+        let attribute = |name| {
+            output
+                .attributes()
+                .and_then(|it| it.get(&name))
+                .context("the queue tells no ARN or no redrive policy")
+        };
+        let redrive: serde_json::Value =
+            serde_json::from_str(attribute(QueueAttributeName::RedrivePolicy)?)?;
+        let dead_letters = redrive
+            .get("deadLetterTargetArn")
+            .and_then(serde_json::Value::as_str);
+        let name = dead_letters
+            .and_then(|it| it.rsplit(':').next())
+            .context("the queue's redrive policy names no queue")?;
+        let arn = attribute(QueueAttributeName::QueueArn)?.clone();
+        let dead_letter_url = client
+            .get_queue_url()
+            .queue_name(name)
+            .send()
+            .await
+            .context("could not find the dead-letter queue")?;
+        let dead_letter_url = dead_letter_url
+            .queue_url()
+            .context("the dead-letter queue has no URL")?
+            .to_owned();
+        Ok(Self {
+            client,
+            url: url.to_owned(),
+            arn,
+            dead_letter_url,
+        })
+    }
+}
+
+/// A client of the embedded endpoint, which takes any credentials.
+fn embedded_client(base: &str) -> Client {
+    let config = aws_sdk_sqs::Config::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::new(sqs::REGION))
+        .credentials_provider(Credentials::new(
+            "embedded", "embedded", None, None, "embedded",
+        ))
+        .endpoint_url(base)
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .build();
+    Client::from_conf(config)
+}
+
+/// The routes that only a server of its own has.
+pub(crate) fn readiness(queues: Queues) -> Router {
+    let probe = move || {
+        let call = queues
+            .client
+            .get_queue_attributes()
+            .queue_url(&queues.url)
+            .send();
+        async move {
+            match tokio::time::timeout(Duration::from_secs(2), call).await {
+                Ok(Ok(_)) => (StatusCode::OK, "ready"),
+                _ => (StatusCode::SERVICE_UNAVAILABLE, "the queue does not answer"),
+            }
+        }
+    };
+    Router::new().route("/readyz", get(probe))
+}

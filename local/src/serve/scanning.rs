@@ -1,0 +1,137 @@
+//! The scanner handler behind its event source mapping.
+
+use std::fs::Metadata;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use scanhook_emulator::clock::Clock;
+use scanhook_emulator::mapping::{self, HandlerError, Invocation, Mapping};
+use scanhook_scanner::batch::{self, MARGIN, Scanner};
+use scanhook_scanner::cli::{Cli, Slots};
+use scanhook_scanner::config::{ScannerSettings, find_program, inherited};
+use scanhook_scanner::queue;
+use scanhook_settings::Environment;
+use scanhook_settings::config::Config;
+
+use super::DRAIN;
+use super::queues::Queues;
+use crate::faults::Plan;
+use crate::ledger::SqliteLedger;
+
+/// What a scan needs of an invocation beside the CLI's own time: killing, reaping, recording, answering.
+const INVOCATION_MARGIN: Duration = Duration::from_mins(1);
+
+/// How long one receive waits for a message. Receives end with the server, so this bounds its end too.
+const RECEIVE_WAIT: Duration = Duration::from_secs(1);
+
+/// What the event source mapping allows the scanner for one invocation.
+pub(crate) fn function_timeout(config: &Config) -> Duration {
+    config
+        .scanner
+        .as_ref()
+        .map_or(Duration::from_mins(10), |it| it.timeout)
+        + INVOCATION_MARGIN
+}
+
+/// The program that `--scanner-cli` names: a bare name is looked for in `PATH`; a link stays one, its name counts.
+fn cli_program(named: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
+    let advice = "name the Sysdig CLI with --scanner-cli, or start with --no-scan";
+    let program = if named.components().count() == 1 {
+        find_program(named, environment).context(advice)?
+    } else {
+        std::path::absolute(named).context(advice)?
+    };
+    let metadata = std::fs::metadata(&program).ok().filter(Metadata::is_file);
+    let Some(metadata) = metadata else {
+        anyhow::bail!("there is no CLI at {}; {advice}", named.display());
+    };
+    anyhow::ensure!(
+        metadata.permissions().mode() & 0o111 != 0,
+        "{} is not executable; {advice}",
+        program.display()
+    );
+    Ok(program)
+}
+
+/// The scanner handler, as Lambda runs it.
+pub(crate) async fn scanner(
+    config: &Arc<Config>,
+    environment: &Environment,
+    queues: &Queues,
+    program: &Path,
+    scratch: &Path,
+    ledger: SqliteLedger,
+) -> anyhow::Result<Arc<Scanner<SqliteLedger>>> {
+    let program = cli_program(program, environment)?;
+    let settings = ScannerSettings::load(environment, Arc::clone(config)).await?;
+    let concurrency = config.scanner.as_ref().map_or(1, |it| it.concurrency);
+    let queue = queue::Queue::open(
+        queues.client.clone(),
+        queues.url.clone(),
+        queues.dead_letter_url.clone(),
+        config.retry.attempts,
+    );
+    Ok(Arc::new(Scanner {
+        settings,
+        queue: queue.await?,
+        ledger,
+        cli: Cli {
+            program,
+            inherited: inherited(environment),
+        },
+        slots: Slots::open(scratch, concurrency)?,
+        margin: MARGIN,
+        now: Arc::new(|| Clock::System.now()),
+    }))
+}
+
+/// One record to an invocation, so that a crash has no innocent neighbours.
+pub(crate) fn mapping(
+    config: &Config,
+    queues: &Queues,
+    function_timeout: Duration,
+    scanner: Arc<Scanner<SqliteLedger>>,
+    plan: Plan,
+) -> anyhow::Result<Mapping<impl Fn(Invocation) -> Handled + Send + Sync + 'static>> {
+    let config = mapping::Config {
+        queue_url: queues.url.clone(),
+        queue_arn: queues.arn.clone(),
+        batch_size: 1,
+        batching_window: Duration::ZERO,
+        maximum_concurrency: config
+            .scanner
+            .as_ref()
+            .map_or(1, |it| it.concurrency as usize),
+        function_timeout,
+        receive_wait: RECEIVE_WAIT,
+        drain: DRAIN,
+    };
+    let strikes = plan.scanner();
+    let handler = move |invocation: Invocation| -> Handled {
+        let scanner = Arc::clone(&scanner);
+        let handled = async move {
+            let event = serde_json::from_value(invocation.event)?;
+            Ok(serde_json::to_value(
+                batch::handle(&scanner, event, invocation.deadline).await,
+            )?)
+        };
+        match strikes.next() {
+            None => Box::pin(handled),
+            Some(strike) => Box::pin(strike.hit(handled)),
+        }
+    };
+    Ok(Mapping::new(
+        queues.client.clone(),
+        config,
+        Clock::System,
+        handler,
+    )?)
+}
+
+/// What the handler comes to.
+pub(crate) type Handled =
+    Pin<Box<dyn Future<Output = Result<serde_json::Value, HandlerError>> + Send>>;
