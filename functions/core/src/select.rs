@@ -42,7 +42,7 @@ pub fn select(source: &Source, events: Vec<Event>) -> Selected {
                 continue;
             }
         };
-        match request(source, push, &selected.requests) {
+        match request(source, push, &mut selected.requests) {
             Ok(request) => selected.requests.push(request),
             Err(skip) => selected.skips.push(skip),
         }
@@ -50,17 +50,23 @@ pub fn select(source: &Source, events: Vec<Event>) -> Selected {
     selected
 }
 
-fn request(source: &Source, push: PushEvent, earlier: &[ScanRequest]) -> Result<ScanRequest, Skip> {
+fn request(
+    source: &Source,
+    push: PushEvent,
+    earlier: &mut [ScanRequest],
+) -> Result<ScanRequest, Skip> {
     if let Some(reason) = skip_reason(source, &push) {
         return Err(skip(source, reason, push));
     }
     let Some(pin) = Pin::new(push.tag.clone(), push.digest.clone()) else {
         return Err(skip(source, SkipReason::Untagged, push));
     };
-    if earlier
-        .iter()
-        .any(|it| it.image.repository == push.repository && it.image.pin == pin)
-    {
+    let same = earlier
+        .iter_mut()
+        .filter(|it| it.image.repository == push.repository)
+        .find_map(|it| Some((joined(&it.image.pin, &pin)?, it)));
+    if let Some((joined, same)) = same {
+        same.image.pin = joined;
         return Err(skip(source, SkipReason::RepeatedInDelivery, push));
     }
     let image = Image {
@@ -73,6 +79,20 @@ fn request(source: &Source, push: PushEvent, earlier: &[ScanRequest]) -> Result<
         image,
         event: push.info,
     })
+}
+
+/// What two pins say together if they are of one manifest: the same, or one of them knows the tag of the other's digest.
+fn joined(one: &Pin, other: &Pin) -> Option<Pin> {
+    match (one, other) {
+        (one, other) if one == other => Some(one.clone()),
+        (Pin::Digest(digest), tagged @ Pin::TagAndDigest(_, of_tag))
+        | (tagged @ Pin::TagAndDigest(_, of_tag), Pin::Digest(digest))
+            if digest == of_tag =>
+        {
+            Some(tagged.clone())
+        }
+        _ => None,
+    }
 }
 
 fn skip_reason(source: &Source, push: &PushEvent) -> Option<SkipReason> {
@@ -230,6 +250,30 @@ mod tests {
         let selected = select(&source, events);
         assert_eq!(selected.requests.len(), 1);
         assert_eq!(selected.skips[0].reason, SkipReason::Untagged);
+    }
+
+    #[test]
+    fn the_tag_and_the_digest_of_one_manifest_are_one_scan_with_both_known() {
+        let source = Source {
+            untagged: Untagged::Scan,
+            ..source()
+        };
+        let tagged = || push(None, "prod/api", Some("1"), Some(DIGEST));
+        let untagged = || push(None, "prod/api", None, Some(DIGEST));
+        for events in [vec![untagged(), tagged()], vec![tagged(), untagged()]] {
+            let selected = select(&source, events);
+            assert_eq!(selected.requests.len(), 1);
+            assert!(matches!(
+                selected.requests[0].image.pin,
+                Pin::TagAndDigest(..)
+            ));
+            assert_eq!(selected.skips[0].reason, SkipReason::RepeatedInDelivery);
+        }
+        let second_tag = push(None, "prod/api", Some("2"), Some(DIGEST));
+        assert_eq!(
+            select(&source, vec![tagged(), second_tag]).requests.len(),
+            2
+        );
     }
 
     proptest! {
