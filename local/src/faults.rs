@@ -318,8 +318,8 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_hang_never_answers() {
+    #[tokio::test]
+    async fn a_hang_never_answers() {
         let strike = plan("scanner-hang=100%", 1).unwrap().scanner().next();
         let answered = strike.unwrap().hit(async { Ok(Value::Null) });
         assert!(answered.now_or_never().is_none());
