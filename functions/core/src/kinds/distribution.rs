@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{Kind, Options, Sample, SamplePush, json};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
+use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
 use crate::media_type;
 use crate::wire::{Instant, Text, list, list_or_none, object};
@@ -133,15 +133,15 @@ fn event(event: &WireEvent<'_>) -> Event {
             .or(event.request.host.get())
             .map(str::to_owned),
         repository,
-        tag: target.tag.get().and_then(|it| Tag::parse(it).ok()),
-        digest: target.digest.get().and_then(|it| Digest::parse(it).ok()),
+        tag: target.tag.tag(),
+        digest: target.digest.digest(),
         content: Content::of(target.references.iter().map(|it| it.media_type.get())),
-        info: EventInfo {
-            id: event.id.get().map(FreeText::new),
-            event_type: FreeText::new("push"),
-            actor: event.actor.name.get().map(FreeText::new),
-            occurred_at: event.timestamp.0,
-        },
+        info: EventInfo::new(
+            "push",
+            event.id.get(),
+            event.actor.name.get(),
+            event.timestamp.0,
+        ),
     })
 }
 

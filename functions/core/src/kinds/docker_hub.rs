@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::{Kind, Options, Sample, SamplePush, json, json_headers};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent};
+use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent};
 use crate::image::{Tag, docker_hub_repository};
 use crate::wire::{Instant, Text};
 
@@ -83,8 +83,7 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     };
     let tag = push_data
         .tag
-        .get()
-        .and_then(|it| Tag::parse(it).ok())
+        .tag()
         .ok_or(ParsePayloadError::Missing("tag"))?;
     Ok(vec![Event::Push(PushEvent {
         host: None,
@@ -92,12 +91,7 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
         tag: Some(tag),
         digest: None,
         content: Content::of([push_data.media_type.get()]),
-        info: EventInfo {
-            id: None,
-            event_type: FreeText::new("push"),
-            actor: push_data.pusher.get().map(FreeText::new),
-            occurred_at: push_data.pushed_at.0,
-        },
+        info: EventInfo::new("push", None, push_data.pusher.get(), push_data.pushed_at.0),
     })])
 }
 

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::{HmacPreset, Kind, Options, Sample, SamplePush, json};
 use crate::auth::{Algorithm, Encoding};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
+use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
 use crate::wire::{Instant, Text, object};
 
@@ -158,22 +158,22 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
         &version.version,
     ]
     .into_iter()
-    .find_map(|it| it.get().and_then(|it| Digest::parse(it).ok()));
+    .find_map(Text::digest);
     Ok(vec![Event::Push(PushEvent {
         host,
         repository,
-        tag: container.tag.name.get().and_then(|it| Tag::parse(it).ok()),
+        tag: container.tag.name.tag(),
         digest,
         content: Content::of([
             container.manifest.media_type.get(),
             container.manifest.config.media_type.get(),
         ]),
-        info: EventInfo {
-            id: delivery.header(&DELIVERY_ID).map(FreeText::new),
-            event_type: FreeText::new(action),
-            actor: hook.sender.login.get().map(FreeText::new),
-            occurred_at: version.updated_at.0.or(version.created_at.0),
-        },
+        info: EventInfo::new(
+            action,
+            delivery.header(&DELIVERY_ID),
+            hook.sender.login.get(),
+            version.updated_at.0.or(version.created_at.0),
+        ),
     })])
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{Kind, Options, Sample, SamplePush, json, json_headers};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
+use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
 use crate::wire::{Instant, Text, list_or_none, object};
 
@@ -111,12 +111,12 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
         return Ok(vec![Event::Other(SkipReason::NotAPush)]);
     }
     let repository = repository(&data.repository)?;
-    let info = EventInfo {
-        id: notification.id.get().map(FreeText::new),
-        event_type: FreeText::new(event_type),
-        actor: notification.operator.get().map(FreeText::new),
-        occurred_at: notification.occur_at.0.or(notification.time.0),
-    };
+    let info = EventInfo::new(
+        event_type,
+        notification.id.get(),
+        notification.operator.get(),
+        notification.occur_at.0.or(notification.time.0),
+    );
     data.resources
         .iter()
         .map(|it| push(it, repository.clone(), info.clone()))
@@ -141,7 +141,7 @@ fn push(
     repository: Repository,
     info: EventInfo,
 ) -> Result<Event, ParsePayloadError> {
-    let digest = resource.digest.get().and_then(|it| Digest::parse(it).ok());
+    let digest = resource.digest.digest();
     let tag = match resource.tag.get() {
         // A manifest that was pushed by digest has the digest for its tag (goharbor/harbor#19982).
         Some(tag) if tag.starts_with("sha256:") => None,
