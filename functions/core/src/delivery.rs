@@ -1,7 +1,7 @@
 //! One HTTP request of a registry, and the proof that it was authenticated.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::auth::Verifier;
 
@@ -13,6 +13,24 @@ pub struct Delivery {
     pub path_token: Option<String>,
     /// The raw body, as long as the limits allow.
     pub body: Bytes,
+}
+
+/// Joins the values of a repeated header by commas, as API Gateway does before a function sees them, so that a delivery
+/// is read alike in whichever way it comes. A credential that is sent twice is thereby a wrong one.
+pub fn join_repeated(headers: HeaderMap) -> HeaderMap {
+    if headers.len() == headers.keys_len() {
+        return headers;
+    }
+    let joined = headers.keys().map(|name| {
+        let values: Vec<_> = headers
+            .get_all(name)
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect();
+        let value = HeaderValue::from_bytes(&values.join(b",".as_slice()));
+        (name.clone(), value.unwrap_or(HeaderValue::from_static("")))
+    });
+    joined.collect()
 }
 
 /// A delivery that carried one of its source's credentials.
@@ -69,7 +87,6 @@ impl VerifiedDelivery {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
     use secrecy::SecretString;
 
@@ -345,6 +362,23 @@ mod tests {
             .unwrap();
             assert_eq!(verified.entry(), entry);
         }
+    }
+
+    #[test]
+    fn repeated_headers_are_joined_as_api_gateway_does() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("a", "1"), ("b", "x"), ("a", "2, 3"), ("a", "")] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let joined = join_repeated(headers);
+        assert_eq!(
+            (joined.len(), &joined["a"], &joined["b"]),
+            (
+                2,
+                &HeaderValue::from_static("1,2, 3,"),
+                &HeaderValue::from_static("x")
+            )
+        );
     }
 
     proptest! {

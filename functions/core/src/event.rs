@@ -1,5 +1,6 @@
 //! What a parser finds in a delivery, the same for every kind of registry.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -140,11 +141,13 @@ pub enum SkipReason {
     ForeignRegistry,
     /// The same image stands earlier in the delivery.
     RepeatedInDelivery,
+    /// One of several events of a delivery names nothing that could be scanned; the others are taken.
+    Malformed,
 }
 
 impl SkipReason {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Ping,
         Self::NotAPush,
         Self::NotAnImage,
@@ -153,6 +156,7 @@ impl SkipReason {
         Self::FilteredTag,
         Self::ForeignRegistry,
         Self::RepeatedInDelivery,
+        Self::Malformed,
     ];
 
     /// The word for it in answers, logs and metrics.
@@ -166,6 +170,7 @@ impl SkipReason {
             Self::FilteredTag => "filtered_tag",
             Self::ForeignRegistry => "foreign_registry",
             Self::RepeatedInDelivery => "repeated_in_delivery",
+            Self::Malformed => "malformed",
         }
     }
 }
@@ -204,17 +209,68 @@ pub enum Event {
     Other(SkipReason),
     /// The sender asks for this code to be repeated, to see that its deliveries are wanted.
     Validation(FreeText),
+    /// One of several events, from which no image can be told.
+    Malformed(ParsePayloadError),
 }
 
-/// An authentic delivery that is no payload of its source's kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// An authentic delivery, or one event of it, that is no payload of its source's kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParsePayloadError {
     /// Not the JSON (or form) this kind sends, or a key is repeated in it.
-    #[error("the body is not JSON of the expected shape")]
-    Malformed,
+    #[error("the body is not JSON of the expected shape, at {}", at.as_str())]
+    Malformed {
+        /// The path of keys to the place; `.` for the whole body.
+        at: FreeText,
+        /// What is wrong there. It may repeat values of the payload, so no log gets it.
+        problem: FreeText,
+    },
     /// A field without which no image can be told is missing or invalid.
-    #[error("the payload names no valid {0}")]
-    Missing(&'static str),
+    #[error("the payload names no valid {what}, looked for at {at}")]
+    Missing {
+        /// The field.
+        what: &'static str,
+        /// The path of keys, or the JSON Pointer, at which it should be.
+        at: Cow<'static, str>,
+    },
+}
+
+impl ParsePayloadError {
+    /// `what` should be at the path of keys `at`.
+    pub(crate) const fn missing(what: &'static str, at: &'static str) -> Self {
+        Self::Missing {
+            what,
+            at: Cow::Borrowed(at),
+        }
+    }
+
+    pub(crate) fn malformed(at: &str, problem: &str) -> Self {
+        Self::Malformed {
+            at: FreeText::new(at),
+            problem: FreeText::new(problem),
+        }
+    }
+}
+
+/// Reads each event of a delivery on its own. One that names nothing is told beside its siblings, so that it neither
+/// costs them nor makes the sender repeat all of them for ever; a delivery of which nothing can be read is an error.
+pub(crate) fn each<T>(
+    wire: impl IntoIterator<Item = T>,
+    event: impl Fn(T) -> Result<Event, ParsePayloadError>,
+) -> Result<Vec<Event>, ParsePayloadError> {
+    let mut events: Vec<_> = wire
+        .into_iter()
+        .map(|it| event(it).unwrap_or_else(Event::Malformed))
+        .collect();
+    let is_readable = |it: &Event| !matches!(it, Event::Malformed(_));
+    match events.first() {
+        Some(Event::Malformed(_)) if !events.iter().any(is_readable) => {
+            let Event::Malformed(first) = events.swap_remove(0) else {
+                unreachable!("it was looked at just now")
+            };
+            Err(first)
+        }
+        _ => Ok(events),
+    }
 }
 
 #[cfg(test)]

@@ -167,8 +167,34 @@ impl fmt::Debug for Kind {
     }
 }
 
+/// Reads a body that is an object; a list would be taken for a struct, element by element.
 fn json<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, ParsePayloadError> {
-    serde_json::from_slice(body).map_err(|_| ParsePayloadError::Malformed)
+    if is_list(body) {
+        return Err(ParsePayloadError::malformed(".", "a list"));
+    }
+    json_or_list(body)
+}
+
+fn is_list(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"[")
+}
+
+fn json_or_list<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, ParsePayloadError> {
+    serde_json::from_slice(body).map_err(|err| malformed::<T>(body, &err))
+}
+
+/// Reads a body once more to tell where it can't be read.
+#[cold]
+fn malformed<'a, T: serde::Deserialize<'a>>(
+    body: &'a [u8],
+    err: &serde_json::Error,
+) -> ParsePayloadError {
+    let mut again = serde_json::Deserializer::from_slice(body);
+    let at = match serde_path_to_error::deserialize::<_, T>(&mut again) {
+        Ok(_) => ".".to_owned(),
+        Err(err) => err.path().to_string(),
+    };
+    ParsePayloadError::malformed(&at, &err.to_string())
 }
 
 /// Whether a body can be read into this kind's wire structs, and nothing more: what a measurement compares with.
@@ -236,6 +262,7 @@ pub(crate) mod tests {
         match event {
             Event::Other(reason) => reason.as_str().to_owned(),
             Event::Validation(code) => format!("validation {}", code.as_str()),
+            Event::Malformed(err) => format!("malformed {err}"),
             Event::Push(push) => format!(
                 "{:?} {}/{} tag={} digest={} type={} id={} actor={} at={}",
                 push.content,
@@ -290,6 +317,34 @@ pub(crate) mod tests {
                 kind.name
             );
         }
+    }
+
+    #[test]
+    fn a_list_is_no_payload_but_of_kinds_that_send_several_events_in_one() {
+        for kind in ALL {
+            let headers = [("ce-type", "example.image.updated")];
+            let told = parse(kind, &headers, br#" ["published",{},{},{},{},{}]"#);
+            assert!(told.starts_with("400 "), "{}: {told}", kind.name);
+            let told = parse(kind, &headers, b" []");
+            let expected = matches!(kind.name, "acr" | "generic");
+            assert_eq!(told.is_empty(), expected, "{}: {told}", kind.name);
+        }
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_read_is_told_with_the_place() {
+        let hub = find("docker-hub").unwrap();
+        let told = parse(
+            hub,
+            &[],
+            br#"{"push_data":{"tag":"1","tag":"2"},"repository":{}}"#,
+        );
+        assert_eq!(
+            told,
+            "400 the body is not JSON of the expected shape, at push_data"
+        );
+        let told = parse(hub, &[], br#"{"push_data":{"tag":"1"},"repository":{}} x"#);
+        assert_eq!(told, "400 the body is not JSON of the expected shape, at .");
     }
 
     proptest! {

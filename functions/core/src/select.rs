@@ -31,23 +31,28 @@ pub struct Selected {
 pub fn select(source: &Source, events: Vec<Event>) -> Selected {
     let mut selected = Selected::default();
     for event in events {
-        let push = match event {
-            Event::Push(push) => push,
-            Event::Validation(code) => {
-                selected.validation = Some(code);
-                continue;
-            }
-            Event::Other(reason) => {
-                selected.skips.push(Skip::of_event(reason));
-                continue;
-            }
-        };
-        match request(source, push, &mut selected.requests) {
-            Ok(request) => selected.requests.push(request),
-            Err(skip) => selected.skips.push(skip),
-        }
+        selected.add(source, event);
     }
     selected
+}
+
+impl Selected {
+    /// Decides one more event: there is one more request, one more skip, or a validation.
+    pub fn add(&mut self, source: &Source, event: Event) {
+        let decided = match event {
+            Event::Push(push) => request(source, push, &mut self.requests),
+            Event::Other(reason) => Err(Skip::of_event(reason)),
+            Event::Malformed(_) => Err(Skip::of_event(SkipReason::Malformed)),
+            Event::Validation(code) => {
+                self.validation = Some(code);
+                return;
+            }
+        };
+        match decided {
+            Ok(request) => self.requests.push(request),
+            Err(skip) => self.skips.push(skip),
+        }
+    }
 }
 
 fn request(

@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use jiff::Timestamp;
 use scanhook_core::auth::Verifier;
-use scanhook_core::delivery::{Delivery, VerifiedDelivery, verify};
+use scanhook_core::delivery::{Delivery, VerifiedDelivery, join_repeated, verify};
 use scanhook_core::event::{FreeText, ParsePayloadError, Skip};
 use scanhook_core::image::{Digest, Tag};
 use scanhook_core::message::{QueueMessage, ScanId};
@@ -137,7 +137,8 @@ async fn take(
     request: Request,
 ) -> Result<Taken, Refused> {
     let received_at = (webhook.now)();
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    parts.headers = join_repeated(parts.headers);
     let body = read(&parts.headers, body, webhook.body_limit).await?;
     let deadline = Instant::now() + (sender.source.kind.answer_budget)(&parts.headers);
     let traceparent = traceparent(&parts.headers);
@@ -179,6 +180,7 @@ async fn handshake(
     headers: HeaderMap,
 ) -> Result<Response, Response> {
     let path = path.map_err(|_| Rejection::NotFound.into_response())?;
+    let headers = join_repeated(headers);
     let mut path = path.iter().map(|(_, value)| value);
     let sender = path
         .next()

@@ -9,11 +9,13 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Options, Sample, SamplePush, json, json_headers};
+use super::{Kind, Options, Sample, SamplePush, is_list, json, json_headers, json_or_list};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason};
+use crate::event::{
+    Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason, each,
+};
 use crate::image::Repository;
-use crate::wire::{Instant, Text, object};
+use crate::wire::{Instant, Text, list, object};
 
 /// Event Grid names itself by this header and waits 30 seconds.
 static EVENT_GRID: HeaderName = HeaderName::from_static("aeg-event-type");
@@ -43,8 +45,12 @@ or an Event Grid subscription of the registry:
 Its validation is answered by itself.",
 };
 
-/// A native body, an Event Grid event or a CloudEvent: the last two wrap the first in `data`.
+/// What Event Grid puts into an array; by default one element.
 #[derive(Deserialize)]
+struct WireBatch<'a>(#[serde(borrow, deserialize_with = "list")] Vec<WireEnvelope<'a>>);
+
+/// A native body, an Event Grid event or a CloudEvent: the last two wrap the first in `data`.
+#[derive(Deserialize, Default)]
 struct WireEnvelope<'a> {
     #[serde(borrow, default)]
     id: Text<'a>,
@@ -98,13 +104,12 @@ struct WireRequest<'a> {
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let body = delivery.body();
-    let is_list = body.iter().find(|it| !it.is_ascii_whitespace()) == Some(&b'[');
-    let envelopes: Vec<WireEnvelope<'_>> = if is_list {
-        json(body)?
+    let envelopes = if is_list(body) {
+        json_or_list::<WireBatch<'_>>(body)?.0
     } else {
         vec![json(body)?]
     };
-    envelopes.iter().map(|it| event(it, options)).collect()
+    each(&envelopes, |it| event(it, options))
 }
 
 fn event(envelope: &WireEnvelope<'_>, options: &Options) -> Result<Event, ParsePayloadError> {
@@ -117,7 +122,7 @@ fn event(envelope: &WireEnvelope<'_>, options: &Options) -> Result<Event, ParseP
         let action = envelope
             .action
             .get()
-            .ok_or(ParsePayloadError::Missing("action"))?;
+            .ok_or(ParsePayloadError::missing("action", "action"))?;
         return push(
             action,
             &envelope.target,
@@ -130,12 +135,12 @@ fn event(envelope: &WireEnvelope<'_>, options: &Options) -> Result<Event, ParseP
     let data = envelope
         .data
         .as_ref()
-        .ok_or(ParsePayloadError::Missing("data"))?;
+        .ok_or(ParsePayloadError::missing("event", "data"))?;
     if event_type == "Microsoft.EventGrid.SubscriptionValidationEvent" {
         let code = data
             .validation_code
             .get()
-            .ok_or(ParsePayloadError::Missing("validation code"))?;
+            .ok_or(ParsePayloadError::missing("code", "data.validationCode"))?;
         return Ok(Event::Validation(FreeText::new(code)));
     }
     // Samples of 2018 have the short name.
@@ -176,7 +181,10 @@ fn push(
         .and_then(|it| Repository::parse(it).ok());
     Ok(Event::Push(PushEvent {
         host: request.host.get().map(str::to_owned),
-        repository: repository.ok_or(ParsePayloadError::Missing("repository"))?,
+        repository: repository.ok_or(ParsePayloadError::missing(
+            "repository",
+            "target.repository",
+        ))?,
         tag: target.tag.tag(),
         digest: target.digest.digest(),
         content: Content::of([target.media_type.get()]),
@@ -235,6 +243,24 @@ mod tests {
         insta::assert_snapshot!(check(&cloud_event), @"Image reg.azurecr.example/hello-world tag=- digest=sha256:012345 type=push id=c actor=- at=2026-11-21T20:00:00.123456789Z");
         let batch = format!("[{cloud_event},{cloud_event}]");
         assert_eq!(check(&batch).lines().count(), 2);
+    }
+
+    #[test]
+    fn a_broken_event_of_a_batch_costs_its_siblings_nothing() {
+        let good = format!(
+            r#"{{"id":"e","eventType":"ImagePushed","data":{}}}"#,
+            native("push", "v1")
+        );
+        let broken = r#"{"id":"f","eventType":"ImagePushed","data":{"target":{}}}"#;
+        insta::assert_snapshot!(check(&format!("[7,{good},{broken}]")), @"
+        malformed the payload names no valid action, looked for at action
+        Image reg.azurecr.example/hello-world tag=v1 digest=sha256:012345 type=push id=e actor=- at=2026-11-21T20:00:00.123456789Z
+        malformed the payload names no valid repository, looked for at target.repository
+        ");
+        assert_eq!(
+            check(&format!("[{broken},null]")),
+            "400 the payload names no valid repository, looked for at target.repository"
+        );
     }
 
     #[test]

@@ -70,7 +70,10 @@ struct WireData<'a> {
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let hook: WireHook<'_> = json(delivery.body())?;
     let (Some(domain), Some(event_type)) = (hook.domain.get(), hook.event_type.get()) else {
-        return Err(ParsePayloadError::Missing("domain or event type"));
+        return Err(ParsePayloadError::missing(
+            "event type",
+            "domain or event_type",
+        ));
     };
     let data = &hook.data;
     let is_wanted =
@@ -91,7 +94,7 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
         .get()
         .filter(|it| !it.starts_with("sha256:") && !it.starts_with("sha256__"));
     let tag = tag
-        .map(|it| Tag::parse(it).map_err(|_| ParsePayloadError::Missing("tag")))
+        .map(|it| Tag::parse(it).map_err(|_| ParsePayloadError::missing("tag", "data.tag")))
         .transpose()?;
     let is_image = data.image_type.get().is_none_or(|it| it == "docker");
     Ok(vec![Event::Push(PushEvent {
@@ -110,7 +113,8 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
 
 /// The key of the repository and the path in it, without its last two segments: the tag's folder and the manifest.
 fn repository(data: &WireData<'_>, options: &Options) -> Result<Repository, ParsePayloadError> {
-    let missing = ParsePayloadError::Missing("repository");
+    const MISSING: ParsePayloadError =
+        ParsePayloadError::missing("repository", "data.path, data.image_name or data.repo_key");
     let folder = data
         .path
         .get()
@@ -119,14 +123,14 @@ fn repository(data: &WireData<'_>, options: &Options) -> Result<Repository, Pars
     let image = folder
         .map(|(it, _)| it)
         .or(data.image_name.get())
-        .ok_or(missing)?;
+        .ok_or(MISSING)?;
     let name = match (&options.repo_key, data.repo_key.get()) {
         (Some(RepoKey::Drop), _) => image.to_owned(),
         (Some(RepoKey::Name(key)), _) => format!("{key}/{image}"),
         (Some(RepoKey::Keep) | None, Some(key)) => format!("{key}/{image}"),
-        (Some(RepoKey::Keep) | None, None) => return Err(missing),
+        (Some(RepoKey::Keep) | None, None) => return Err(MISSING),
     };
-    Repository::try_from(name).map_err(|_| missing)
+    Repository::try_from(name).map_err(|_| MISSING)
 }
 
 fn sample(push: &SamplePush<'_>) -> Sample {

@@ -79,15 +79,20 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
             docker_hub_repository(&format!("{namespace}/{name}"))
         }
         (None, None, Some(name)) => docker_hub_repository(name),
-        (None, _, None) => return Err(ParsePayloadError::Missing("repository")),
+        (None, _, None) => {
+            return Err(ParsePayloadError::missing(
+                "repository",
+                "repository.repo_name",
+            ));
+        }
     };
     let tag = push_data
         .tag
         .tag()
-        .ok_or(ParsePayloadError::Missing("tag"))?;
+        .ok_or(ParsePayloadError::missing("tag", "push_data.tag"))?;
     Ok(vec![Event::Push(PushEvent {
         host: None,
-        repository: path.map_err(|_| ParsePayloadError::Missing("repository"))?,
+        repository: path.map_err(|_| ParsePayloadError::missing("repository", "repository"))?,
         tag: Some(tag),
         digest: None,
         content: Content::of([push_data.media_type.get()]),
@@ -155,31 +160,31 @@ mod tests {
         for (body, problem) in [
             (
                 r#"{"push_data":{},"repository":{"repo_name":"a/b"}}"#,
-                "400 the payload names no valid tag",
+                "400 the payload names no valid tag, looked for at push_data.tag",
             ),
             (
                 r#"{"push_data":{"tag":""},"repository":{"repo_name":"a/b"}}"#,
-                "400 the payload names no valid tag",
+                "400 the payload names no valid tag, looked for at push_data.tag",
             ),
             (
                 r#"{"push_data":{"tag":"$(id)"},"repository":{"repo_name":"a/b"}}"#,
-                "400 the payload names no valid tag",
+                "400 the payload names no valid tag, looked for at push_data.tag",
             ),
             (
                 r#"{"push_data":{"tag":"1"},"repository":{}}"#,
-                "400 the payload names no valid repository",
+                "400 the payload names no valid repository, looked for at repository.repo_name",
             ),
             (
                 r#"{"push_data":{"tag":"1"},"repository":{"repo_name":"../../x"}}"#,
-                "400 the payload names no valid repository",
+                "400 the payload names no valid repository, looked for at repository",
             ),
             (
                 r#"{"push_data":{"tag":"1"}}"#,
-                "400 the body is not JSON of the expected shape",
+                "400 the body is not JSON of the expected shape, at .",
             ),
             (
                 r#"{"push_data":{"tag":"1","tag":"2"},"repository":{"repo_name":"a/b"}}"#,
-                "400 the body is not JSON of the expected shape",
+                "400 the body is not JSON of the expected shape, at push_data",
             ),
         ] {
             assert_eq!(check(body), problem, "{body}");

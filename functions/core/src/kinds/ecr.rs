@@ -101,7 +101,7 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
         (Some("ECR Replication Action"), _) => options.has_event("replication"),
         (None, Some("com.amazon.ecr.image.push")) => return cloud_event(&event),
         (Some(_), _) | (None, Some(_)) => false,
-        (None, None) => return Err(ParsePayloadError::Missing("detail-type")),
+        (None, None) => return Err(ParsePayloadError::missing("event type", "detail-type")),
     };
     if !is_push || detail.result.get() != Some("SUCCESS") {
         return Ok(vec![Event::Other(SkipReason::NotAPush)]);
@@ -143,10 +143,13 @@ fn push(
     let host = host(account.unwrap_or_default(), region.unwrap_or_default());
     Ok(vec![Event::Push(PushEvent {
         host: Some(
-            host.ok_or(ParsePayloadError::Missing("account or region"))?
+            host.ok_or(ParsePayloadError::missing("registry", "account or region"))?
                 .into(),
         ),
-        repository: repository.ok_or(ParsePayloadError::Missing("repository"))?,
+        repository: repository.ok_or(ParsePayloadError::missing(
+            "repository",
+            "detail.repository-name",
+        ))?,
         tag: tag.tag(),
         digest: digest.digest(),
         content,

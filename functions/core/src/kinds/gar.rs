@@ -65,6 +65,8 @@ struct WireMessage<'a> {
     publish_time: Instant,
 }
 
+const NO_IMAGE: ParsePayloadError = ParsePayloadError::missing("image", "digest or tag");
+
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let push: WirePush<'_> = json(delivery.body())?;
     let Some(message) = push.message else {
@@ -73,10 +75,10 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     let data = message
         .data
         .get()
-        .ok_or(ParsePayloadError::Missing("message data"))?;
+        .ok_or(ParsePayloadError::missing("message", "message.data"))?;
     let data = BASE64
         .decode(data)
-        .map_err(|_| ParsePayloadError::Malformed)?;
+        .map_err(|err| ParsePayloadError::malformed("message.data", &err.to_string()))?;
     let inner: WirePush<'_> = json(&data)?;
     event(&inner, message.message_id.get(), &message.publish_time)
 }
@@ -89,11 +91,10 @@ fn event(
     let action = push
         .action
         .get()
-        .ok_or(ParsePayloadError::Missing("action"))?;
+        .ok_or(ParsePayloadError::missing("action", "action"))?;
     if action != "INSERT" {
         return Ok(vec![Event::Other(SkipReason::NotAPush)]);
     }
-    let missing = ParsePayloadError::Missing("image");
     let digest = push
         .digest
         .get()
@@ -102,19 +103,19 @@ fn event(
     let tag = push.tag.get().map(without_scheme);
     let (name, tag) = match tag.map(|it| (it.rsplit_once('/').is_some(), it)) {
         Some((true, reference)) => {
-            let (name, tag) = reference.rsplit_once(':').ok_or(missing)?;
+            let (name, tag) = reference.rsplit_once(':').ok_or(NO_IMAGE)?;
             (name, Some(tag))
         }
-        Some((false, tag)) => (digest.ok_or(missing)?.0, Some(tag)),
-        None => (digest.ok_or(missing)?.0, None),
+        Some((false, tag)) => (digest.ok_or(NO_IMAGE)?.0, Some(tag)),
+        None => (digest.ok_or(NO_IMAGE)?.0, None),
     };
-    let (host, path) = name.split_once('/').ok_or(missing)?;
+    let (host, path) = name.split_once('/').ok_or(NO_IMAGE)?;
     let tag = tag
-        .map(|it| Tag::parse(it).map_err(|_| ParsePayloadError::Missing("tag")))
+        .map(|it| Tag::parse(it).map_err(|_| ParsePayloadError::missing("tag", "tag")))
         .transpose()?;
     Ok(vec![Event::Push(PushEvent {
         host: Some(host.to_owned()),
-        repository: Repository::parse(path).map_err(|_| missing)?,
+        repository: Repository::parse(path).map_err(|_| NO_IMAGE)?,
         tag,
         digest: digest.and_then(|(_, it)| Digest::parse(it).ok()),
         content: Content::Image,

@@ -7,9 +7,9 @@ use std::time::Duration;
 use http::HeaderName;
 use serde_json::{Value, json};
 
-use super::{Kind, Options, Sample, SamplePush, json, json_headers};
+use super::{Kind, Options, Sample, SamplePush, json_headers, json_or_list};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
+use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason, each};
 use crate::image::{Digest, Repository, Tag};
 use crate::wire::{Instant, UniqueValue};
 
@@ -117,18 +117,24 @@ impl Condition {
 }
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
-    let UniqueValue(body) = json(delivery.body())?;
+    let UniqueValue(body) = json_or_list(delivery.body())?;
     let mapping = options.payload.as_deref().unwrap_or(&DEFAULT);
     let events = body
         .pointer(&mapping.events)
-        .ok_or(ParsePayloadError::Missing("array of events"))?;
+        .ok_or(ParsePayloadError::Missing {
+            what: "array of events",
+            at: mapping.events.clone().into(),
+        })?;
     let events = events
         .as_array()
         .map_or(std::slice::from_ref(events), Vec::as_slice);
-    events
-        .iter()
-        .map(|it| event(it, mapping, delivery))
-        .collect()
+    each(events, |it| event(it, mapping, delivery))
+}
+
+/// `what` should be where the map says.
+fn missing(what: &'static str, pointer: Option<&str>) -> ParsePayloadError {
+    let at = pointer.unwrap_or_default().to_owned().into();
+    ParsePayloadError::Missing { what, at }
 }
 
 static DEFAULT: std::sync::LazyLock<Mapping> = std::sync::LazyLock::new(Mapping::default);
@@ -139,7 +145,10 @@ fn event(
     delivery: &VerifiedDelivery,
 ) -> Result<Event, ParsePayloadError> {
     if !event.is_object() {
-        return Err(ParsePayloadError::Malformed);
+        return Err(ParsePayloadError::malformed(
+            ".",
+            "an event that is no object",
+        ));
     }
     if !mapping.ping.is_empty() && mapping.ping.iter().all(|it| it.holds(event, delivery)) {
         return Ok(Event::Other(SkipReason::Ping));
@@ -155,14 +164,14 @@ fn event(
     // A number for a tag, taken for none, would make the image an untagged one, and nobody would be told.
     let place = mapping.tag.as_deref().and_then(|it| event.pointer(it));
     if !place.is_none_or(|it| it.is_string() || it.is_null()) {
-        return Err(ParsePayloadError::Missing("tag"));
+        return Err(missing("tag", mapping.tag.as_deref()));
     }
     let tag = text(&mapping.tag).filter(|it| !it.starts_with("sha256:"));
     let tag = tag
-        .map(|it| Tag::parse(it).map_err(|_| ParsePayloadError::Missing("tag")))
+        .map(|it| Tag::parse(it).map_err(|_| missing("tag", mapping.tag.as_deref())))
         .transpose()?;
     if tag.is_none() && digest.is_none() {
-        return Err(ParsePayloadError::Missing("tag or digest"));
+        return Err(missing("tag or digest", mapping.tag.as_deref()));
     }
     let time = mapping.time.as_deref().and_then(|it| event.pointer(it));
     let time: Option<Instant> = time.and_then(|it| serde_json::from_value(it.clone()).ok());
@@ -182,13 +191,18 @@ fn event(
 }
 
 fn repository(event: &Value, mapping: &Mapping) -> Result<Repository, ParsePayloadError> {
-    let missing = ParsePayloadError::Missing("repository");
-    let parts = mapping
-        .repository
-        .iter()
-        .map(|it| event.pointer(it).and_then(Value::as_str).ok_or(missing));
+    let at = |pointer: &str| ParsePayloadError::Missing {
+        what: "repository",
+        at: pointer.to_owned().into(),
+    };
+    let parts = mapping.repository.iter().map(|it| {
+        event
+            .pointer(it)
+            .and_then(Value::as_str)
+            .ok_or_else(|| at(it))
+    });
     let path = parts.collect::<Result<Vec<_>, _>>()?.join("/");
-    Repository::try_from(path).map_err(|_| missing)
+    Repository::try_from(path).map_err(|_| at(&mapping.repository.join(" and ")))
 }
 
 fn sample(push: &SamplePush<'_>) -> Sample {
@@ -273,6 +287,16 @@ mod tests {
         );
         assert_eq!(check(Some(mapping()), &event("DELETE", "")), "not_a_push");
         assert_eq!(check(Some(mapping()), &event("TEST", "")), "ping");
+    }
+
+    #[test]
+    fn a_broken_event_of_a_list_costs_the_others_nothing() {
+        insta::assert_snapshot!(check(None, r#"[{"repository":"a","tag":"1"},7,{"repository":"a"},{"tag":"1"}]"#), @"
+        Image -/a tag=1 digest=- type=push id=- actor=- at=-
+        malformed the body is not JSON of the expected shape, at .
+        malformed the payload names no valid tag or digest, looked for at /tag
+        malformed the payload names no valid repository, looked for at /repository
+        ");
     }
 
     #[test]

@@ -186,13 +186,19 @@ fn payload(delivery: &VerifiedDelivery) -> Result<Cow<'_, [u8]>, ParsePayloadErr
     let mut fields = form_urlencoded::parse(delivery.body()).filter(|(name, _)| name == "payload");
     match (fields.next(), fields.next()) {
         (Some((_, payload)), None) => Ok(Cow::Owned(payload.into_owned().into_bytes())),
-        _ => Err(ParsePayloadError::Malformed),
+        _ => Err(ParsePayloadError::malformed(
+            ".",
+            "not one field `payload` in the form",
+        )),
     }
 }
 
 /// Host and repository: from the package's URL, which ends in a colon where there is no tag, else from owner and name.
 fn name(package: &WirePackage<'_>) -> Result<(Option<String>, Repository), ParsePayloadError> {
-    let missing = ParsePayloadError::Missing("package name");
+    const MISSING: ParsePayloadError = ParsePayloadError::missing(
+        "name",
+        "package_version.package_url, or owner.login and name of the package",
+    );
     let url = package
         .package_version
         .package_url
@@ -211,9 +217,9 @@ fn name(package: &WirePackage<'_>) -> Result<(Option<String>, Repository), Parse
             )
         }
         (None, Some(owner), Some(name)) => (None, format!("{owner}/{name}").to_ascii_lowercase()),
-        _ => return Err(missing),
+        _ => return Err(MISSING),
     };
-    Ok((host, Repository::try_from(path).map_err(|_| missing)?))
+    Ok((host, Repository::try_from(path).map_err(|_| MISSING)?))
 }
 
 fn sample(push: &SamplePush<'_>) -> Sample {

@@ -89,16 +89,22 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     if package.package_type.get() != Some("container") {
         return Ok(vec![Event::Other(SkipReason::NotAnImage)]);
     }
-    let missing = ParsePayloadError::Missing("package name");
     let (owner, name) = (
-        package.owner.login.get().ok_or(missing)?,
-        package.name.get().ok_or(missing)?,
+        package
+            .owner
+            .login
+            .get()
+            .ok_or(ParsePayloadError::missing("owner", "package.owner.login"))?,
+        package
+            .name
+            .get()
+            .ok_or(ParsePayloadError::missing("name", "package.name"))?,
     );
     let repository = Repository::try_from(format!("{owner}/{name}").to_ascii_lowercase())
-        .map_err(|_| missing)?;
+        .map_err(|_| ParsePayloadError::missing("name", "package.name"))?;
     let (tag, digest) = (package.version.tag(), package.version.digest());
     if tag.is_none() && digest.is_none() {
-        return Err(ParsePayloadError::Missing("version"));
+        return Err(ParsePayloadError::missing("version", "package.version"));
     }
     let host = package
         .html_url

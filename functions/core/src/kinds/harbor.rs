@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{Kind, Options, Sample, SamplePush, json, json_headers};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
+use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason, each};
 use crate::image::{Digest, Repository, Tag};
 use crate::wire::{Instant, Text, list_or_none, object};
 
@@ -96,7 +96,7 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     let event_type = notification
         .event_type
         .get()
-        .ok_or(ParsePayloadError::Missing("event type"))?;
+        .ok_or(ParsePayloadError::missing("event type", "type"))?;
     let data = if notification.specversion.get().is_some() {
         &notification.data
     } else {
@@ -117,10 +117,9 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
         notification.operator.get(),
         notification.occur_at.0.or(notification.time.0),
     );
-    data.resources
-        .iter()
-        .map(|it| push(it, repository.clone(), info.clone()))
-        .collect()
+    each(&data.resources, |it| {
+        push(it, repository.clone(), info.clone())
+    })
 }
 
 fn repository(repository: &WireRepository<'_>) -> Result<Repository, ParsePayloadError> {
@@ -131,9 +130,16 @@ fn repository(repository: &WireRepository<'_>) -> Result<Repository, ParsePayloa
     ) {
         (Some(name), _, _) => Repository::parse(name),
         (None, Some(namespace), Some(name)) => Repository::try_from(format!("{namespace}/{name}")),
-        _ => return Err(ParsePayloadError::Missing("repository")),
+        _ => {
+            return Err(ParsePayloadError::missing(
+                "repository",
+                "repository.repo_full_name of the data",
+            ));
+        }
     };
-    name.map_err(|_| ParsePayloadError::Missing("repository"))
+    name.map_err(|_| {
+        ParsePayloadError::missing("repository", "repository.repo_full_name of the data")
+    })
 }
 
 fn push(
@@ -145,11 +151,17 @@ fn push(
     let tag = match resource.tag.get() {
         // A manifest that was pushed by digest has the digest for its tag (goharbor/harbor#19982).
         Some(tag) if tag.starts_with("sha256:") => None,
-        Some(tag) => Some(Tag::parse(tag).map_err(|_| ParsePayloadError::Missing("tag"))?),
+        Some(tag) => Some(
+            Tag::parse(tag)
+                .map_err(|_| ParsePayloadError::missing("tag", "resources[].tag of the data"))?,
+        ),
         None => None,
     };
     if tag.is_none() && digest.is_none() {
-        return Err(ParsePayloadError::Missing("tag or digest"));
+        return Err(ParsePayloadError::missing(
+            "tag or digest",
+            "resources[].tag or .digest of the data",
+        ));
     }
     Ok(Event::Push(PushEvent {
         host: resource
@@ -268,6 +280,17 @@ mod tests {
             parse(r#"{"type":"TAG_RETENTION","event_data":null}"#),
             "not_a_push"
         );
+    }
+
+    #[test]
+    fn a_broken_resource_costs_the_others_nothing() {
+        let resources = r#"[{"tag":"1"},{},{"tag":"$(id)"},7]"#;
+        insta::assert_snapshot!(parse(&default_format("PUSH_ARTIFACT", resources)), @"
+        Image -/prod/api tag=1 digest=- type=PUSH_ARTIFACT id=- actor=robot$ci at=2023-04-03T06:04:53Z
+        malformed the payload names no valid tag or digest, looked for at resources[].tag or .digest of the data
+        malformed the payload names no valid tag, looked for at resources[].tag of the data
+        malformed the payload names no valid tag or digest, looked for at resources[].tag or .digest of the data
+        ");
     }
 
     #[test]

@@ -80,22 +80,30 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
     if component.format.get() != Some("docker") {
         return Ok(vec![Event::Other(SkipReason::NotAnImage)]);
     }
-    let missing = ParsePayloadError::Missing("repository");
-    let name = component.name.get().ok_or(missing)?;
+    let name = component
+        .name
+        .get()
+        .ok_or(ParsePayloadError::missing("name", "component.name"))?;
     let name = match &options.repo_key {
         None | Some(RepoKey::Drop) => name.to_owned(),
-        Some(RepoKey::Keep) => format!("{}/{name}", hook.repository_name.get().ok_or(missing)?),
+        Some(RepoKey::Keep) => format!(
+            "{}/{name}",
+            hook.repository_name
+                .get()
+                .ok_or(ParsePayloadError::missing("repository", "repositoryName"))?
+        ),
         Some(RepoKey::Name(key)) => format!("{key}/{name}"),
     };
     // The version of a manifest without a tag is its digest.
     let digest = component.version.digest();
     let tag = component.version.tag();
     if tag.is_none() && digest.is_none() {
-        return Err(ParsePayloadError::Missing("version"));
+        return Err(ParsePayloadError::missing("version", "component.version"));
     }
     Ok(vec![Event::Push(PushEvent {
         host: None,
-        repository: Repository::try_from(name).map_err(|_| missing)?,
+        repository: Repository::try_from(name)
+            .map_err(|_| ParsePayloadError::missing("name", "component.name"))?,
         tag,
         digest,
         content: Content::Image,

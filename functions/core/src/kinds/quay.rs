@@ -3,14 +3,16 @@
 //! Quay switches a notification off after three failed tries in a row. Source: quay/quay,
 //! `notifications/notificationevent.py` and `notifications/notificationmethod.py`.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
 
 use super::{Kind, Options, Sample, SamplePush, json, json_headers};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
+use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason, each};
 use crate::image::{Repository, Tag};
 use crate::wire::Text;
 
@@ -36,34 +38,77 @@ With `type: basic`, put user name and secret into the URL: https://user:secret@h
 Quay disables a notification after three failed tries in a row.",
 };
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct WireNotification<'a> {
     #[serde(borrow, default)]
     repository: Text<'a>,
     #[serde(borrow, default)]
     docker_url: Text<'a>,
-    #[serde(borrow)]
-    updated_tags: Option<Vec<Text<'a>>>,
+    #[serde(borrow, default)]
+    updated_tags: WireTags<'a>,
     #[serde(default)]
     pruned_image_count: Option<serde_json::Number>,
 }
 
+/// A list of tags; in 2013 an object, its keys the tags and its values the ids of their images.
+#[derive(Default)]
+struct WireTags<'a>(Vec<Text<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for WireTags<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TagsVisitor)
+    }
+}
+
+struct TagsVisitor;
+
+impl<'de> Visitor<'de> for TagsVisitor {
+    type Value = WireTags<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of tags, or an object with tags for its keys")
+    }
+
+    fn visit_unit<E>(self) -> Result<WireTags<'de>, E> {
+        Ok(WireTags::default())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<WireTags<'de>, A::Error> {
+        let mut tags = Vec::new();
+        while let Some(tag) = seq.next_element()? {
+            tags.push(tag);
+        }
+        Ok(WireTags(tags))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<WireTags<'de>, A::Error> {
+        let mut tags = BTreeSet::new();
+        while let Some((Text(Some(tag)), IgnoredAny)) = map.next_entry()? {
+            if !tags.insert(tag) {
+                return Err(A::Error::custom("a tag is repeated"));
+            }
+        }
+        Ok(WireTags(
+            tags.into_iter().map(|it| Text(Some(it))).collect(),
+        ))
+    }
+}
+
+const NO_REPOSITORY: ParsePayloadError =
+    ParsePayloadError::missing("repository", "docker_url or repository");
+
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let notification: WireNotification<'_> = json(delivery.body())?;
     // Builds, vulnerabilities, mirroring and expiry have no such list.
-    let Some(tags) = notification
-        .updated_tags
-        .as_deref()
-        .filter(|it| !it.is_empty())
-    else {
+    let WireTags(tags) = notification.updated_tags;
+    if tags.is_empty() {
         return Ok(vec![Event::Other(SkipReason::NotAPush)]);
-    };
+    }
     let names: Vec<_> = tags.iter().filter_map(Text::get).collect();
     // The body of the test button, word for word.
     if names == ["latest", "foo"] && notification.pruned_image_count == Some(3.into()) {
         return Ok(vec![Event::Other(SkipReason::Ping)]);
     }
-    let missing = ParsePayloadError::Missing("repository");
     let url = notification
         .docker_url
         .get()
@@ -74,21 +119,22 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     ) {
         (Some((host, path)), _) => (Some(host), path),
         (None, Some(path)) => (None, path),
-        (None, None) => return Err(missing),
+        (None, None) => return Err(NO_REPOSITORY),
     };
-    let repository = Repository::parse(path).map_err(|_| missing)?;
-    tags.iter()
-        .map(|tag| {
-            Ok(Event::Push(PushEvent {
-                host: host.map(str::to_owned),
-                repository: repository.clone(),
-                tag: Some(tag.tag().ok_or(ParsePayloadError::Missing("tag"))?),
-                digest: None,
-                content: Content::Image,
-                info: EventInfo::new("repo_push", None, None, None),
-            }))
-        })
-        .collect()
+    let repository = Repository::parse(path).map_err(|_| NO_REPOSITORY)?;
+    each(&tags, |tag| {
+        Ok(Event::Push(PushEvent {
+            host: host.map(str::to_owned),
+            repository: repository.clone(),
+            tag: Some(
+                tag.tag()
+                    .ok_or(ParsePayloadError::missing("tag", "updated_tags"))?,
+            ),
+            digest: None,
+            content: Content::Image,
+            info: EventInfo::new("repo_push", None, None, None),
+        }))
+    })
 }
 
 fn sample(push: &SamplePush<'_>) -> Sample {
@@ -125,9 +171,31 @@ mod tests {
     }
 
     #[test]
+    fn the_object_of_2013_has_the_tags_for_its_keys() {
+        insta::assert_snapshot!(check(r#"{"repository":"a/b","updated_tags":{"v1":"fake-id","latest":7}}"#), @"
+        Image -/a/b tag=latest digest=- type=repo_push id=- actor=- at=-
+        Image -/a/b tag=v1 digest=- type=repo_push id=- actor=- at=-
+        ");
+        assert_eq!(
+            check(r#"{"repository":"a/b","updated_tags":{}}"#),
+            "not_a_push"
+        );
+    }
+
+    #[test]
+    fn a_broken_tag_costs_the_others_nothing() {
+        insta::assert_snapshot!(check(r#"{"repository":"a/b","updated_tags":[7,"v1","$(id)"]}"#), @"
+        malformed the payload names no valid tag, looked for at updated_tags
+        Image -/a/b tag=v1 digest=- type=repo_push id=- actor=- at=-
+        malformed the payload names no valid tag, looked for at updated_tags
+        ");
+    }
+
+    #[test]
     fn what_has_no_updated_tags_is_no_push() {
         for body in [
             r#"{"repository":"a/b","updated_tags":[]}"#,
+            r#"{"repository":"a/b","updated_tags":null}"#,
             r#"{"repository":"a/b","build_id":"x","docker_tags":["latest"]}"#,
             r#"{"repository":"a/b","tags":["latest"],"vulnerability":{"id":"CVE-1"}}"#,
             r#"{"message":"Mirror started"}"#,
@@ -154,6 +222,9 @@ mod tests {
             r#"{"repository":"-a","updated_tags":["1"]}"#,
             r#"{"repository":"a/b","updated_tags":[7]}"#,
             r#"{"repository":"a/b","updated_tags":["$(id)"]}"#,
+            r#"{"repository":"a/b","updated_tags":"v1"}"#,
+            r#"{"repository":"a/b","updated_tags":{"$(id)":"x"}}"#,
+            r#"{"repository":"a/b","updated_tags":{"a":"x","a":"y"}}"#,
             r#"{"repository":"a/b","updated_tags":["1"],"updated_tags":["2"]}"#,
             "[]",
         ] {

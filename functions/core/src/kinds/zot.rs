@@ -83,9 +83,10 @@ struct WireDescriptor<'a> {
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     // The prefix of the type is configurable.
-    let event_type = delivery
-        .header(&CE_TYPE)
-        .ok_or(ParsePayloadError::Missing("Ce-Type"))?;
+    let event_type = delivery.header(&CE_TYPE).ok_or(ParsePayloadError::missing(
+        "event type",
+        "the header Ce-Type",
+    ))?;
     let image: WireImage<'_> = json(delivery.body())?;
     if !event_type.ends_with(".image.updated") {
         return Ok(vec![Event::Other(SkipReason::NotAPush)]);
@@ -96,7 +97,10 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
         image.digest.digest().or(image.reference.digest()),
     );
     if tag.is_none() && digest.is_none() {
-        return Err(ParsePayloadError::Missing("reference or digest"));
+        return Err(ParsePayloadError::missing(
+            "tag or digest",
+            "reference or digest",
+        ));
     }
     // A manifest that can't be read says nothing, and then it is an image.
     let manifest: WireManifest<'_> = image
@@ -116,7 +120,7 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     let at = Instant(at.filter(|it| *it >= jiff::Timestamp::UNIX_EPOCH));
     Ok(vec![Event::Push(PushEvent {
         host: None,
-        repository: repository.ok_or(ParsePayloadError::Missing("name"))?,
+        repository: repository.ok_or(ParsePayloadError::missing("name", "name"))?,
         tag,
         digest,
         content: Content::of(types.map(Text::get)),
@@ -216,7 +220,7 @@ mod tests {
         }
         assert_eq!(
             check_with(&KIND, &[], image("1", "").as_bytes()),
-            "400 the payload names no valid Ce-Type"
+            "400 the payload names no valid event type, looked for at the header Ce-Type"
         );
     }
 

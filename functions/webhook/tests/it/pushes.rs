@@ -139,6 +139,7 @@ async fn each_reason_to_skip_is_told_to_the_sender() {
             "mirror",
             json!({"events": [distribution_push("a", "1"), distribution_push("a", "1")]}),
         ),
+        ("prod", with_broken_resource()),
     ] {
         let line = check_payload(source, &payload).await;
         told.push(
@@ -155,6 +156,14 @@ async fn each_reason_to_skip_is_told_to_the_sender() {
     let mut all = SkipReason::ALL.map(|it| it.as_str().to_owned());
     all.sort();
     assert_eq!(told, all);
+}
+
+/// One resource that can be scanned, and one that names nothing.
+fn with_broken_resource() -> Value {
+    let mut push = harbor_push("harbor.example.com", "prod/api", "1");
+    let resources = push["event_data"]["resources"].as_array_mut().unwrap();
+    resources.push(json!({}));
+    push
 }
 
 #[tokio::test]
