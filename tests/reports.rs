@@ -125,7 +125,7 @@ pub fn check_damaged(image: &Image, report: &Value) -> Result<usize, Vec<String>
             let passed = match verdict(image, code, text.as_bytes()) {
                 Ok(Verdict::Passed) => true,
                 Ok(Verdict::PassedWithoutPolicy) => code == 1,
-                Ok(Verdict::Failed) | Err(_) => false,
+                Ok(Verdict::Failed | Verdict::NotAnImage) | Err(_) => false,
             };
             if passed {
                 wrong.push(format!("{what}: passed at exit code {code}"));

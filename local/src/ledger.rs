@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use scanhook_core::message::ScanId;
+use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord};
 use scanhook_core::verdict::{ScanError, Verdict};
 use scanhook_scanner::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
@@ -217,6 +218,11 @@ impl Ledger for SqliteLedger {
     async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError> {
         let record = record.clone();
         self.run(move |ledger, connection| {
+            if record.platform.is_some() {
+                connection
+                    .prepare_cached("DELETE FROM scan WHERE scan_id = ?1 AND platform = ''")?
+                    .execute([record.scan_id.as_str()])?;
+            }
             connection
                 .prepare_cached(
                     "INSERT INTO scan (scan_id, platform, received_at, record, expires) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -224,7 +230,7 @@ impl Ledger for SqliteLedger {
                 )?
                 .execute(params![
                     record.scan_id.as_str(),
-                    record.platform.as_deref().unwrap_or_default(),
+                    record.platform.as_ref().map_or("", Platform::as_str),
                     record.received_at.as_millisecond(),
                     serde_json::to_string(&record)?,
                     ledger.expires(record.finished_at.unwrap_or(record.started_at)),
@@ -249,6 +255,7 @@ fn check_schema(connection: &Connection) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use scanhook_core::image::Image;
+    use scanhook_core::target::Target;
     use scanhook_core::verdict::{Class, ErrorReason};
 
     use super::*;
@@ -263,7 +270,8 @@ mod tests {
 
     fn key() -> ClaimKey {
         let image = Image::parse(&format!("h.io/a@sha256:{}", "ab".repeat(32))).unwrap();
-        ClaimKey::new(&image, None, &[]).unwrap()
+        let digest = image.pin.digest().unwrap().clone();
+        ClaimKey::new(&Target::new(&image, digest), &[])
     }
 
     fn open() -> (tempfile::TempDir, SqliteLedger) {

@@ -2,9 +2,10 @@
 //!
 //! In reading order: [`source`] (who may send), [`delivery`] and [`auth`] (one HTTP request, verified),
 //! [`kinds`] (one file per registry: its wire format), [`event`] (what was pushed), [`select`] (what of it is
-//! scanned), [`message`] (what is queued), [`plan`] (what is run), [`report`], [`redact`] and [`classify`] (what came of
-//! it), [`verdict`] (what that means), [`retry`] (when it is tried again), [`record`] (what is kept of it).
-//! [`image`] and [`media_type`] are used throughout.
+//! scanned), [`message`] (what is queued), [`manifest`] (what the registry has under that name), [`target`] (what of it is
+//! scanned), [`plan`] (what is run), [`report`], [`redact`] and [`classify`] (what came of it), [`verdict`] (what that
+//! means), [`retry`] (when it is tried again), [`record`] (what is kept of it).
+//! [`image`], [`platform`] and [`media_type`] are used throughout.
 //!
 //! **Invariant**: no async runtime, AWS crate, clock, randomness, environment or other I/O. Times and ids come in
 //! as arguments.
@@ -15,14 +16,17 @@ pub mod delivery;
 pub mod event;
 pub mod image;
 pub mod kinds;
+pub mod manifest;
 pub mod media_type;
 pub mod message;
 pub mod plan;
+pub mod platform;
 pub mod record;
 pub mod redact;
 pub mod report;
 pub mod retry;
 pub mod select;
 pub mod source;
+pub mod target;
 pub mod verdict;
 mod wire;

@@ -37,6 +37,46 @@ pub fn is_manifest(media_type: &str) -> bool {
     MANIFESTS.contains(&media_type)
 }
 
+/// Whether this is the type of an index of images.
+pub fn is_index(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.docker.distribution.manifest.list.v2+json"
+            | "application/vnd.oci.image.index.v1+json"
+    )
+}
+
+/// Whether this is the type of the manifest of a single image, or of what looks like one.
+pub fn is_image_manifest(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "application/vnd.docker.distribution.manifest.v2+json"
+            | "application/vnd.oci.image.manifest.v1+json"
+    )
+}
+
+/// Whether this is one of the two types of Docker's first schema.
+pub fn is_schema_1(media_type: &str) -> bool {
+    media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
+}
+
+/// Whether this is the type of an image's config. An absent one counts: in doubt it is an image.
+pub fn is_image_config(media_type: &str) -> bool {
+    matches!(
+        media_type,
+        "" | "application/vnd.oci.image.config.v1+json"
+            | "application/vnd.docker.container.image.v1+json"
+    )
+}
+
+/// Whether this is the type of a layer with files of an image, in any compression, also encrypted or kept elsewhere. An
+/// absent one counts.
+pub fn is_file_system(media_type: &str) -> bool {
+    media_type.is_empty()
+        || media_type.starts_with("application/vnd.oci.image.layer.")
+        || media_type.starts_with("application/vnd.docker.image.rootfs.")
+}
+
 /// Whether tools give this tag to what hangs on an image: `sha256-<hex>.sig`, `.att`, `.sbom` (cosign) and
 /// `sha256-<64 hex>` (the OCI referrers fallback).
 pub fn is_attachment_tag(tag: &str) -> bool {

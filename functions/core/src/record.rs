@@ -5,28 +5,30 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::event::FreeText;
-use crate::image::{Digest, Image, Tag};
+use crate::image::{Digest, Tag};
 use crate::message::{QueueMessage, ScanId};
+use crate::platform::Platform;
 use crate::report::Findings;
 use crate::source::SourceName;
+use crate::target::Target;
 use crate::verdict::{Identity, Judged, ScanError, Verdict};
 
-/// The key of a claim: content, platform and policies, hashed. Never a message's id, a scan's id or a tag.
+/// The key of a claim: content and policies, hashed. Never a message's id, a scan's id or a tag. The platform is in it
+/// with the digest, which names the manifest of one platform.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ClaimKey(String);
 
 impl ClaimKey {
-    /// The key for scanning this content with these policies; `None` while the digest is not known.
-    pub fn new(image: &Image, platform: Option<&str>, policies: &[String]) -> Option<Self> {
-        let digest = image.pin.digest()?;
+    /// The key for scanning this content with these policies.
+    pub fn new(target: &Target, policies: &[String]) -> Self {
+        let image = target.image();
         let mut policies: Vec<&str> = policies.iter().map(String::as_str).collect();
         policies.sort_unstable();
         policies.dedup();
         let parts = [
             image.registry.as_str(),
             image.repository.as_str(),
-            digest.as_str(),
-            platform.unwrap_or_default(),
+            target.digest().as_str(),
         ];
         let mut hash = Sha256::new();
         for part in parts.into_iter().chain(policies) {
@@ -34,7 +36,7 @@ impl ClaimKey {
             hash.update(part.len().to_be_bytes());
             hash.update(part);
         }
-        Some(Self(hex::encode(hash.finalize())))
+        Self(hex::encode(hash.finalize()))
     }
 
     /// The key as text.
@@ -69,7 +71,10 @@ impl State {
     }
 }
 
-/// The history of one scan request, as it stands after its latest attempt. Its JSON is what scripts read.
+/// The history of one scan request and platform, as it stands after its latest attempt. Its JSON is what scripts read.
+///
+/// Until the registry has said what there is to scan, a request has one record without a platform; a record with one
+/// takes its place.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ScanRecord {
     /// The request.
@@ -80,13 +85,20 @@ pub struct ScanRecord {
     pub image: String,
     /// The tag, if there was one.
     pub tag: Option<Tag>,
-    /// The digest that was scanned, if it was known.
+    /// The digest of the manifest that was scanned; before that the event's, if it told one.
     pub digest: Option<Digest>,
-    /// The platform, if one was chosen.
-    pub platform: Option<String>,
+    /// The platform, if one was chosen from an index.
+    #[serde(default)]
+    pub platform: Option<Platform>,
+    /// The digest of that index.
+    #[serde(default)]
+    pub index: Option<Digest>,
+    /// Whether the tag names something else by now than what the event told; null if that was not to be learned.
+    #[serde(default)]
+    pub tag_moved: Option<bool>,
     /// How far it has come.
     pub state: State,
-    /// `passed`, `failed`, `error`, or null while there is none.
+    /// `passed`, `failed`, `skipped`, `error`, or null while there is none.
     pub verdict: Option<String>,
     /// The reason of the error, or what qualifies the verdict.
     pub reason: Option<String>,
@@ -125,6 +137,8 @@ impl ScanRecord {
             tag: message.image.pin.tag().cloned(),
             digest: message.image.pin.digest().cloned(),
             platform: None,
+            index: None,
+            tag_moved: None,
             state: State::InProgress,
             verdict: None,
             reason: None,
@@ -139,6 +153,31 @@ impl ScanRecord {
             received_at: message.event.received_at,
             started_at: now,
             finished_at: None,
+        }
+    }
+
+    /// The same with what is to be scanned.
+    #[must_use]
+    pub fn resolved(self, target: &Target, tag_moved: Option<bool>) -> Self {
+        Self {
+            digest: Some(target.digest().clone()),
+            platform: target.platform.clone(),
+            index: target.index.clone(),
+            tag_moved,
+            ..self
+        }
+    }
+
+    /// The same without a scan: it is nothing that can be scanned. `detail` tells what it is.
+    #[must_use]
+    pub fn skipped(self, detail: String, now: Timestamp) -> Self {
+        Self {
+            state: State::Done,
+            verdict: Some(Verdict::NotAnImage.as_str().to_owned()),
+            reason: Verdict::NotAnImage.reason().map(str::to_owned),
+            detail: Some(detail),
+            finished_at: Some(now),
+            ..self
         }
     }
 
@@ -205,33 +244,31 @@ impl ScanRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Image;
 
     const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-    fn key(image: &str, platform: Option<&str>, policies: &[&str]) -> Option<ClaimKey> {
+    fn key(image: &str, policies: &[&str]) -> ClaimKey {
         let policies: Vec<_> = policies.iter().map(|it| (*it).to_owned()).collect();
-        ClaimKey::new(&Image::parse(image).unwrap(), platform, &policies)
+        let image = Image::parse(image).unwrap();
+        let target = Target::new(&image, image.pin.digest().unwrap().clone());
+        ClaimKey::new(&target, &policies)
     }
 
     #[test]
     fn the_key_is_the_content_and_the_policies_and_nothing_else() {
         let digest = format!("h.io/a@sha256:{HEX}");
         let tagged = format!("h.io/a:1@sha256:{HEX}");
-        assert_eq!(
-            key(&digest, None, &["a", "b"]),
-            key(&tagged, None, &["b", "a", "a"])
-        );
+        assert_eq!(key(&digest, &["a", "b"]), key(&tagged, &["b", "a", "a"]));
         let others = [
-            key(&tagged.replace("h.io", "g.io"), None, &["a", "b"]),
-            key(&tagged.replace("/a", "/b"), None, &["a", "b"]),
-            key(&tagged.replace("abc", "fff"), None, &["a", "b"]),
-            key(&tagged, Some("linux/arm64"), &["a", "b"]),
-            key(&tagged, None, &["ab"]),
-            key(&tagged, None, &[]),
+            key(&tagged.replace("h.io", "g.io"), &["a", "b"]),
+            key(&tagged.replace("/a", "/b"), &["a", "b"]),
+            key(&tagged.replace("abc", "fff"), &["a", "b"]),
+            key(&tagged, &["ab"]),
+            key(&tagged, &[]),
         ];
         for other in others {
-            assert_ne!(other, key(&digest, None, &["a", "b"]));
+            assert_ne!(other, key(&digest, &["a", "b"]));
         }
-        assert_eq!(key("h.io/a:1", None, &[]), None);
     }
 }

@@ -20,6 +20,8 @@ pub enum Verdict {
     PassedWithoutPolicy,
     /// A policy failed.
     Failed,
+    /// There was nothing to scan: a signature, an SBOM, a chart, a cache, or something nobody has a name for.
+    NotAnImage,
 }
 
 impl Verdict {
@@ -28,6 +30,7 @@ impl Verdict {
         match self {
             Self::Passed | Self::PassedWithoutPolicy => "passed",
             Self::Failed => "failed",
+            Self::NotAnImage => "skipped",
         }
     }
 
@@ -35,6 +38,7 @@ impl Verdict {
     pub fn reason(self) -> Option<&'static str> {
         match self {
             Self::PassedWithoutPolicy => Some("no_policy"),
+            Self::NotAnImage => Some("not_an_image"),
             Self::Passed | Self::Failed => None,
         }
     }
@@ -84,6 +88,8 @@ pub enum ErrorReason {
     NoSpace,
     /// Killed for its memory.
     OutOfMemory,
+    /// The index has no image for a platform that the source wants.
+    PlatformMissing,
     /// The registry or Sysdig asks for a pause.
     RateLimited,
     /// The report is of another image, or contradicts the exit code.
@@ -92,6 +98,8 @@ pub enum ErrorReason {
     ScannerError,
     /// Killed at the deadline.
     Timeout,
+    /// Its compressed layers are larger than `scanner.max_image`.
+    TooLarge,
     /// The registry refused the credentials.
     Unauthorized,
     /// The message's source is not configured.
@@ -104,7 +112,7 @@ pub enum ErrorReason {
 
 impl ErrorReason {
     /// Every reason.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::BadParameters,
         Self::BadMessage,
         Self::BadToken,
@@ -116,10 +124,12 @@ impl ErrorReason {
         Self::NoReport,
         Self::NoSpace,
         Self::OutOfMemory,
+        Self::PlatformMissing,
         Self::RateLimited,
         Self::ReportMismatch,
         Self::ScannerError,
         Self::Timeout,
+        Self::TooLarge,
         Self::Unauthorized,
         Self::UnknownSource,
         Self::UnsupportedImage,
@@ -140,10 +150,12 @@ impl ErrorReason {
             Self::NoReport => "no_report",
             Self::NoSpace => "no_space",
             Self::OutOfMemory => "out_of_memory",
+            Self::PlatformMissing => "platform_missing",
             Self::RateLimited => "rate_limited",
             Self::ReportMismatch => "report_mismatch",
             Self::ScannerError => "scanner_error",
             Self::Timeout => "timeout",
+            Self::TooLarge => "too_large",
             Self::Unauthorized => "unauthorized",
             Self::UnknownSource => "unknown_source",
             Self::UnsupportedImage => "unsupported_image",
@@ -161,7 +173,9 @@ impl ErrorReason {
             | Self::BadToken
             | Self::ImageNotFound
             | Self::NoSpace
+            | Self::PlatformMissing
             | Self::ReportMismatch
+            | Self::TooLarge
             | Self::Unauthorized
             | Self::UnknownSource
             | Self::UnsupportedImage

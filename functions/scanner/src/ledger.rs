@@ -66,7 +66,8 @@ pub trait Ledger: Send + Sync + 'static {
         last_error: &ScanError,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Writes the record of a scan request, in place of its earlier one.
+    /// Writes the record of a scan request and platform, in place of its earlier one. The first record with a platform also
+    /// takes the place of the request's record without one.
     fn record(&self, record: &ScanRecord) -> impl Future<Output = Result<(), LedgerError>> + Send;
 }
 

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::record::{ClaimKey, ScanRecord};
+use scanhook_core::target::Target;
 use scanhook_core::verdict::{Class, CliRun, ErrorReason, Judged, ScanError, Verdict, judge};
 use tokio::time::timeout;
 
@@ -131,7 +132,9 @@ async fn scan<L: Ledger>(
 
     attempt.started_at = (scanner.now)();
     let end = after(attempt.started_at, scanner.settings.timeout()).min(times.end);
-    let key = ClaimKey::new(&message.image, None, &policies);
+    let digest = message.image.pin.digest();
+    let target = digest.map(|it| Target::new(&message.image, it.clone()));
+    let key = target.map(|it| ClaimKey::new(&it, &policies));
     if let Some(verdict) = claim(scanner, attempt, &message, key, end).await? {
         return Ok(Outcome::Repeated(verdict));
     }

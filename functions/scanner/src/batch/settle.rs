@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use scanhook_core::image::{Digest, Tag};
+use scanhook_core::platform::Platform;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::verdict::{Class, ScanError};
 
@@ -134,7 +135,7 @@ fn log_finished(record: &ScanRecord) {
         image = record.image,
         tag = record.tag.as_ref().map(Tag::as_str),
         digest = record.digest.as_ref().map(Digest::as_str),
-        platform = record.platform,
+        platform = record.platform.as_ref().map(Platform::as_str),
         verdict,
         reason = record.reason,
         detail = record.detail,

@@ -1,0 +1,54 @@
+//! What is really scanned: one manifest, named by its digest, with what is known of its surroundings.
+
+use crate::image::{Digest, Image, Pin};
+use crate::platform::Platform;
+
+/// One manifest to scan.
+///
+/// **Invariant**: its image is pinned by a digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    image: Image,
+    digest: Digest,
+    /// The platform, if it was chosen from an index.
+    pub platform: Option<Platform>,
+    /// The index it was chosen from.
+    pub index: Option<Digest>,
+    /// All that the index lists.
+    pub siblings: Vec<Digest>,
+    /// The digest of its config, if its manifest was read.
+    pub config: Option<Digest>,
+}
+
+impl Target {
+    /// The manifest with this digest, which `image` named by tag, by this digest or by that of its index. The tag stays,
+    /// for people to recognise it.
+    pub fn new(image: &Image, digest: Digest) -> Self {
+        let pin = match image.pin.tag() {
+            Some(tag) => Pin::TagAndDigest(tag.clone(), digest.clone()),
+            None => Pin::Digest(digest.clone()),
+        };
+        Self {
+            image: Image {
+                registry: image.registry.clone(),
+                repository: image.repository.clone(),
+                pin,
+            },
+            digest,
+            platform: None,
+            index: None,
+            siblings: Vec::new(),
+            config: None,
+        }
+    }
+
+    /// The image as the CLI is asked for it.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// The digest of the manifest.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
