@@ -2,8 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use scanhook_core::message::ScanId;
+use scanhook_core::source::SourceName;
 
 use crate::faults::Fault;
 
@@ -118,14 +123,36 @@ pub(crate) enum ScansCommand {
     Show(ScansShowArgs),
 }
 
+/// Where the records are.
 #[derive(Debug, clap::Args)]
-pub(crate) struct ScansListArgs {
+pub(crate) struct LedgerArgs {
     /// Where `serve` keeps its data
     #[arg(long, default_value = ".scanhook", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
-    /// How many
+    /// Read the ledger of the scanner function, in this DynamoDB table
+    #[arg(long, value_name = "NAME", conflicts_with = "data_dir")]
+    pub(crate) table: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ScansListArgs {
+    #[command(flatten)]
+    pub(crate) ledger: LedgerArgs,
+    /// Only images with this in their reference, registry/repository:tag@digest
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) image: Option<String>,
+    /// Only scans with this verdict
+    #[arg(long, value_enum)]
+    pub(crate) verdict: Option<VerdictWord>,
+    /// Only what was delivered since then: a time (2026-11-21T20:00:00Z) or how long ago (90m, 2h, 7d)
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Since>,
+    /// Only what this source delivered
+    #[arg(long, value_name = "SOURCE", value_parser = source_name)]
+    pub(crate) source: Option<SourceName>,
+    /// How many at most, the latest first
     #[arg(long, default_value_t = 100, value_name = "N")]
-    pub(crate) limit: u32,
+    pub(crate) limit: usize,
     /// How to show them
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
@@ -134,10 +161,10 @@ pub(crate) struct ScansListArgs {
 #[derive(Debug, clap::Args)]
 pub(crate) struct ScansShowArgs {
     /// The scan's id, as the answer to the delivery told it
-    pub(crate) scan_id: String,
-    /// Where `serve` keeps its data
-    #[arg(long, default_value = ".scanhook", value_name = "DIR")]
-    pub(crate) data_dir: PathBuf,
+    #[arg(value_parser = scan_id)]
+    pub(crate) scan_id: ScanId,
+    #[command(flatten)]
+    pub(crate) ledger: LedgerArgs,
     /// How to show it
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
@@ -168,6 +195,65 @@ pub(crate) enum Output {
     Json,
 }
 
+/// The verdicts of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum VerdictWord {
+    Passed,
+    Failed,
+    Skipped,
+    Error,
+}
+
+impl VerdictWord {
+    /// The word in records.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A beginning: an instant, or how long before now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Since {
+    At(Timestamp),
+    Ago(Duration),
+}
+
+impl Since {
+    pub(crate) fn before(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::At(instant) => instant,
+            Self::Ago(duration) => now.checked_sub(duration).unwrap_or(Timestamp::MIN),
+        }
+    }
+}
+
+impl FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(instant) = text.parse() {
+            return Ok(Self::At(instant));
+        }
+        let ago = humantime::parse_duration(text);
+        ago.map(Self::Ago).map_err(|_| {
+            "neither a time (2026-11-21T20:00:00Z) nor a duration (90m, 2h, 7d)".to_owned()
+        })
+    }
+}
+
+fn source_name(text: &str) -> Result<SourceName, String> {
+    SourceName::try_from(text.to_owned()).map_err(|err| err.to_string())
+}
+
+fn scan_id(text: &str) -> Result<ScanId, String> {
+    ScanId::try_from(text.to_owned()).map_err(|err| err.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -177,5 +263,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_beginning_is_a_time_or_how_long_ago() {
+        let now: Timestamp = "2026-11-21T20:00:00Z".parse().unwrap();
+        for (text, expected) in [
+            ("2026-11-20T20:00:00+01:00", "2026-11-20T19:00:00Z"),
+            ("90m", "2026-11-21T18:30:00Z"),
+            ("7d", "2026-11-14T20:00:00Z"),
+        ] {
+            let since: Since = text.parse().unwrap();
+            assert_eq!(since.before(now).to_string(), expected, "{text}");
+        }
+        for text in ["", "yesterday", "2026-11-21", "-1h"] {
+            assert!(text.parse::<Since>().is_err(), "{text}");
+        }
     }
 }

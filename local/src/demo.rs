@@ -285,7 +285,7 @@ fn record(server: &Server, answer: &Answer) -> anyhow::Result<Option<ScanRecord>
     let Some(scan_id) = scan_id(answer) else {
         return Ok(None);
     };
-    Ok(server.ledger.find(scan_id)?.into_iter().next())
+    Ok(server.ledger.records_of(scan_id)?.into_iter().next())
 }
 
 /// What came of a delivery, in the words of its story.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Params, params};
+use scanhook_core::history::ScanFilter;
 use scanhook_core::message::ScanId;
 use scanhook_core::platform::Platform;
-use scanhook_core::record::{ClaimKey, ScanRecord};
+use scanhook_core::record::{ClaimKey, ScanRecord, State};
 use scanhook_core::verdict::{ScanError, Verdict};
-use scanhook_scanner::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
+use scanhook_scanner::ledger::{Claim, ClaimRequest, History, Ledger, LedgerError};
 
 /// The version of the file's tables, in its `user_version`.
 const SCHEMA: i64 = 1;
@@ -93,23 +94,15 @@ impl SqliteLedger {
         })
     }
 
-    /// The latest scans, newest first.
-    pub(crate) fn latest(&self, limit: u32) -> anyhow::Result<Vec<ScanRecord>> {
-        let connection = self.connection();
-        let mut statement = connection.prepare_cached(
-            "SELECT record FROM scan ORDER BY received_at DESC, scan_id DESC LIMIT ?1",
-        )?;
-        let records = statement.query_map([limit], |row| row.get::<_, String>(0))?;
-        records.map(|it| Ok(serde_json::from_str(&it?)?)).collect()
-    }
-
     /// The records of one scan request, one for each platform.
-    pub(crate) fn find(&self, scan_id: &str) -> anyhow::Result<Vec<ScanRecord>> {
-        let connection = self.connection();
-        let mut statement = connection
-            .prepare_cached("SELECT record FROM scan WHERE scan_id = ?1 ORDER BY platform")?;
-        let records = statement.query_map([scan_id], |row| row.get::<_, String>(0))?;
-        records.map(|it| Ok(serde_json::from_str(&it?)?)).collect()
+    pub(crate) fn records_of(&self, scan_id: &str) -> anyhow::Result<Vec<ScanRecord>> {
+        read(
+            &self.connection(),
+            "SELECT record FROM scan WHERE scan_id = ?1 ORDER BY platform",
+            [scan_id],
+            &ScanFilter::default(),
+            usize::MAX,
+        )
     }
 
     /// A panic elsewhere can't have left a transaction half done: SQLite rolls it back.
@@ -147,7 +140,8 @@ impl Ledger for SqliteLedger {
                 .prepare_cached(
                     "INSERT INTO claim (key, holder, until, expires) VALUES (?1, ?2, ?3, ?4)
                      ON CONFLICT (key) DO UPDATE SET holder = ?2, until = ?3, expires = ?4, verdict = NULL, finished_at = NULL
-                     WHERE (finished_at IS NOT NULL AND finished_at <= ?5)
+                     WHERE expires <= ?6
+                        OR (finished_at IS NOT NULL AND finished_at <= ?5)
                         OR (finished_at IS NULL AND (until IS NULL OR until <= ?6 OR holder = ?2))",
                 )?
                 .execute(params![
@@ -177,17 +171,20 @@ impl Ledger for SqliteLedger {
     async fn finish(
         &self,
         key: &ClaimKey,
+        holder: &ScanId,
         verdict: Verdict,
         finished_at: Timestamp,
     ) -> Result<(), LedgerError> {
-        let key = key.clone();
+        let (key, holder) = (key.clone(), holder.clone());
         self.run(move |ledger, connection| {
             connection
                 .prepare_cached(
-                    "UPDATE claim SET verdict = ?2, finished_at = ?3, expires = ?4 WHERE key = ?1",
+                    "UPDATE claim SET verdict = ?3, finished_at = ?4, expires = ?5
+                     WHERE key = ?1 AND holder = ?2 AND finished_at IS NULL",
                 )?
                 .execute(params![
                     key.as_str(),
+                    holder.as_str(),
                     serde_json::to_string(&verdict)?,
                     finished_at.as_millisecond(),
                     ledger.expires(finished_at),
@@ -218,15 +215,11 @@ impl Ledger for SqliteLedger {
     async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError> {
         let record = record.clone();
         self.run(move |ledger, connection| {
-            if record.platform.is_some() {
-                connection
-                    .prepare_cached("DELETE FROM scan WHERE scan_id = ?1 AND platform = ''")?
-                    .execute([record.scan_id.as_str()])?;
-            }
             connection
                 .prepare_cached(
                     "INSERT INTO scan (scan_id, platform, received_at, record, expires) VALUES (?1, ?2, ?3, ?4, ?5)
-                     ON CONFLICT (scan_id, platform) DO UPDATE SET record = ?4, expires = ?5",
+                     ON CONFLICT (scan_id, platform) DO UPDATE SET received_at = ?3, record = ?4, expires = ?5
+                     WHERE NOT ?6 OR record ->> '$.state' <> ?7",
                 )?
                 .execute(params![
                     record.scan_id.as_str(),
@@ -234,11 +227,70 @@ impl Ledger for SqliteLedger {
                     record.received_at.as_millisecond(),
                     serde_json::to_string(&record)?,
                     ledger.expires(record.finished_at.unwrap_or(record.started_at)),
+                    record.is_repeated(),
+                    State::Done.as_str(),
                 ])?;
+            if record.platform.is_some() {
+                connection
+                    .prepare_cached("DELETE FROM scan WHERE scan_id = ?1 AND platform = ''")?
+                    .execute([record.scan_id.as_str()])?;
+            }
             Ok(())
         })
         .await
     }
+}
+
+impl History for SqliteLedger {
+    async fn latest(
+        &self,
+        filter: &ScanFilter,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<ScanRecord>, LedgerError> {
+        let filter = filter.clone();
+        self.run(move |_, connection| {
+            let since = filter.since.unwrap_or(Timestamp::UNIX_EPOCH);
+            read(
+                connection,
+                "SELECT record FROM scan WHERE received_at >= ?1 AND expires > ?2
+                 ORDER BY received_at DESC, scan_id DESC, platform DESC",
+                [since.as_millisecond(), now.as_millisecond()],
+                &filter,
+                limit,
+            )
+        })
+        .await
+    }
+
+    async fn find(&self, scan_id: &ScanId, now: Timestamp) -> Result<Vec<ScanRecord>, LedgerError> {
+        let scan_id = scan_id.clone();
+        self.run(move |_, connection| {
+            read(
+                connection,
+                "SELECT record FROM scan WHERE scan_id = ?1 AND expires > ?2 ORDER BY platform",
+                params![scan_id.as_str(), now.as_millisecond()],
+                &ScanFilter::default(),
+                usize::MAX,
+            )
+        })
+        .await
+    }
+}
+
+/// The first `limit` records of a statement that `filter` admits; no more rows are read than that takes.
+fn read(
+    connection: &Connection,
+    statement: &str,
+    params: impl Params,
+    filter: &ScanFilter,
+    limit: usize,
+) -> anyhow::Result<Vec<ScanRecord>> {
+    let mut statement = connection.prepare_cached(statement)?;
+    let rows = statement.query_map(params, |row| row.get::<_, String>(0))?;
+    let records = rows.map(|it| -> anyhow::Result<ScanRecord> { Ok(serde_json::from_str(&it?)?) });
+    let admitted = records.filter(|it| it.as_ref().map_or(true, |it| filter.admits(it)));
+    admitted.take(limit).collect()
 }
 
 fn check_schema(connection: &Connection) -> anyhow::Result<()> {
@@ -253,133 +305,4 @@ fn check_schema(connection: &Connection) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use scanhook_core::image::Image;
-    use scanhook_core::target::Target;
-    use scanhook_core::verdict::{Class, ErrorReason};
-
-    use super::*;
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_000_000 + second).unwrap()
-    }
-
-    fn id(text: &str) -> ScanId {
-        ScanId::try_from(text.to_owned()).unwrap()
-    }
-
-    fn key() -> ClaimKey {
-        let image = Image::parse(&format!("h.io/a@sha256:{}", "ab".repeat(32))).unwrap();
-        let digest = image.pin.digest().unwrap().clone();
-        ClaimKey::new(&Target::new(&image, digest), &[])
-    }
-
-    fn open() -> (tempfile::TempDir, SqliteLedger) {
-        let directory = tempfile::tempdir().unwrap();
-        let ledger = SqliteLedger::open(
-            &directory.path().join("ledger"),
-            Duration::from_hours(1),
-            at(0),
-        )
-        .unwrap();
-        (directory, ledger)
-    }
-
-    /// A claim at second `now` until 100 seconds later, satisfied by a scan of the last 50 seconds.
-    async fn claim(ledger: &SqliteLedger, holder: &str, now: i64) -> Claim {
-        let (key, holder) = (key(), id(holder));
-        let request = ClaimRequest {
-            key: &key,
-            holder: &holder,
-            now: at(now),
-            until: at(now + 100),
-            satisfied_after: at(now - 50),
-        };
-        ledger.claim(request).await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_claim_is_held_until_it_ends_and_its_holder_may_take_it_again() {
-        let (_directory, ledger) = open();
-        assert_eq!(claim(&ledger, "a", 0).await, Claim::Claimed);
-        assert_eq!(claim(&ledger, "b", 99).await, Claim::InProgress(at(100)));
-        assert_eq!(claim(&ledger, "a", 99).await, Claim::Claimed);
-        assert_eq!(claim(&ledger, "b", 150).await, Claim::InProgress(at(199)));
-        assert_eq!(claim(&ledger, "b", 199).await, Claim::Claimed);
-    }
-
-    #[tokio::test]
-    async fn a_finished_scan_satisfies_who_asks_within_the_window() {
-        let (_directory, ledger) = open();
-        assert_eq!(claim(&ledger, "a", 0).await, Claim::Claimed);
-        ledger
-            .finish(&key(), Verdict::Failed, at(10))
-            .await
-            .unwrap();
-        assert_eq!(claim(&ledger, "b", 59).await, Claim::Done(Verdict::Failed));
-        assert_eq!(claim(&ledger, "b", 60).await, Claim::Claimed);
-        assert_eq!(claim(&ledger, "c", 61).await, Claim::InProgress(at(160)));
-    }
-
-    #[tokio::test]
-    async fn only_the_holder_can_release_a_claim() {
-        let (_directory, ledger) = open();
-        let error = ScanError {
-            reason: ErrorReason::Network,
-            class: Class::Transient,
-            detail: "x".to_owned(),
-        };
-        assert_eq!(claim(&ledger, "a", 0).await, Claim::Claimed);
-        ledger.release(&key(), &id("b"), &error).await.unwrap();
-        assert_eq!(claim(&ledger, "b", 1).await, Claim::InProgress(at(100)));
-        ledger.release(&key(), &id("a"), &error).await.unwrap();
-        assert_eq!(claim(&ledger, "b", 2).await, Claim::Claimed);
-    }
-
-    #[tokio::test]
-    async fn of_two_workers_that_race_one_wins_each_of_a_thousand_times() {
-        let (directory, ledger) = open();
-        let other = SqliteLedger::open(
-            &directory.path().join("ledger"),
-            Duration::from_hours(1),
-            at(0),
-        )
-        .unwrap();
-        for round in 0..1000 {
-            let now = round * 1000;
-            let (one, two) = tokio::join!(claim(&ledger, "a", now), claim(&other, "b", now));
-            assert!(
-                (one == Claim::Claimed) != (two == Claim::Claimed),
-                "round {round}: {one:?} {two:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_newer_or_broken_file_is_refused_and_left_alone() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("ledger");
-        Connection::open(&path)
-            .unwrap()
-            .pragma_update(None, "user_version", 7)
-            .unwrap();
-        let Err(err) = SqliteLedger::open(&path, Duration::ZERO, at(0)) else {
-            panic!("opened")
-        };
-        assert!(
-            format!("{err:#}").contains("newer scanhook (schema 7"),
-            "{err:#}"
-        );
-        std::fs::write(
-            &path,
-            "this is no database, but longer than one hundred bytes ".repeat(10),
-        )
-        .unwrap();
-        assert!(SqliteLedger::open(&path, Duration::ZERO, at(0)).is_err());
-        assert!(
-            std::fs::read_to_string(&path)
-                .unwrap()
-                .starts_with("this is no database")
-        );
-    }
-}
+mod tests;

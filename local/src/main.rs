@@ -22,6 +22,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use scanhook_emulator::clock::Clock;
 
 use crate::args::{Args, Command};
 
@@ -85,7 +86,7 @@ async fn run(args: Args) -> anyhow::Result<Outcome> {
             demo::command().await
         }
         Command::Send(args) => send::command(args, environment).await,
-        Command::Scans(args) => scans::command(args),
+        Command::Scans(args) => scans::command(args, Clock::System.now()).await,
         Command::Check(args) => check::command(args, environment).await,
     }
 }

@@ -1,28 +1,85 @@
 //! `scanhook scans`: the history of scans, from the ledger.
 
-use anyhow::bail;
-use scanhook_core::record::ScanRecord;
+use std::time::Duration;
 
-use crate::args::{Output, ScansCommand, ScansListArgs, ScansShowArgs};
+use anyhow::bail;
+use jiff::Timestamp;
+use scanhook_core::history::ScanFilter;
+use scanhook_core::message::ScanId;
+use scanhook_core::record::ScanRecord;
+use scanhook_scanner::dynamodb::{ATTEMPT, DynamoDbLedger};
+use scanhook_scanner::ledger::{History, LedgerError};
+
+use crate::args::{LedgerArgs, Output, ScansCommand, ScansListArgs, ScansShowArgs};
 use crate::ledger::SqliteLedger;
 use crate::{Outcome, data_dir, output, unusable};
 
-pub(crate) fn command(command: ScansCommand) -> anyhow::Result<Outcome> {
+pub(crate) async fn command(command: ScansCommand, now: Timestamp) -> anyhow::Result<Outcome> {
     match command {
-        ScansCommand::List(args) => list(&args),
-        ScansCommand::Show(args) => show(&args),
+        ScansCommand::List(args) => list(&args, now).await,
+        ScansCommand::Show(args) => show(&args, now).await,
     }
 }
 
-fn list(args: &ScansListArgs) -> anyhow::Result<Outcome> {
-    let ledger = SqliteLedger::open_to_read(&data_dir::ledger(&args.data_dir)).map_err(unusable)?;
-    let records = ledger.latest(args.limit)?;
+/// A ledger that a command reads: that of a `serve` on this machine, or that of the scanner function.
+pub(crate) enum Records {
+    Local(SqliteLedger),
+    Table(DynamoDbLedger),
+}
+
+impl Records {
+    /// Opens what the arguments name.
+    pub(crate) async fn open(args: &LedgerArgs) -> anyhow::Result<Self> {
+        let Some(table) = &args.table else {
+            let path = data_dir::ledger(&args.data_dir);
+            return Ok(Self::Local(
+                SqliteLedger::open_to_read(&path).map_err(unusable)?,
+            ));
+        };
+        let sdk = scanhook_settings::aws::sdk_config(ATTEMPT).await;
+        // How long things are kept matters to writers only.
+        let keep = Duration::ZERO;
+        Ok(Self::Table(DynamoDbLedger::new(&sdk, table.clone(), keep)))
+    }
+}
+
+impl History for Records {
+    async fn latest(
+        &self,
+        filter: &ScanFilter,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<ScanRecord>, LedgerError> {
+        match self {
+            Self::Local(ledger) => ledger.latest(filter, limit, now).await,
+            Self::Table(ledger) => ledger.latest(filter, limit, now).await,
+        }
+    }
+
+    async fn find(&self, scan_id: &ScanId, now: Timestamp) -> Result<Vec<ScanRecord>, LedgerError> {
+        match self {
+            Self::Local(ledger) => ledger.find(scan_id, now).await,
+            Self::Table(ledger) => ledger.find(scan_id, now).await,
+        }
+    }
+}
+
+async fn list(args: &ScansListArgs, now: Timestamp) -> anyhow::Result<Outcome> {
+    let filter = ScanFilter {
+        image: args.image.clone(),
+        verdict: args.verdict.map(|it| it.as_str().to_owned()),
+        since: args.since.map(|it| it.before(now)),
+        source: args.source.clone(),
+    };
+    let records = Records::open(&args.ledger).await?;
+    let records = records.latest(&filter, args.limit, now).await?;
     match args.output {
         Output::Json => output::json(&records)?,
-        Output::Table if records.is_empty() => output::notice("no scans yet"),
+        Output::Table if records.is_empty() => output::notice("no such scans"),
         Output::Table => output::table(
             &[
-                "scan", "image", "verdict", "critical", "high", "fixable", "attempts", "received",
+                "scan", "source", "image", "verdict", "critical", "high", "fixable", "attempts",
+                "received",
             ],
             records.iter().map(row).collect(),
         )?,
@@ -35,6 +92,7 @@ fn row(record: &ScanRecord) -> Vec<String> {
     let count = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |it| it.to_string());
     vec![
         record.scan_id.to_string(),
+        record.source.to_string(),
         reference(record),
         verdict(record),
         count(findings.map(|it| it.critical)),
@@ -63,9 +121,9 @@ pub(crate) fn verdict(record: &ScanRecord) -> String {
     }
 }
 
-fn show(args: &ScansShowArgs) -> anyhow::Result<Outcome> {
-    let ledger = SqliteLedger::open_to_read(&data_dir::ledger(&args.data_dir)).map_err(unusable)?;
-    let records = ledger.find(&args.scan_id)?;
+async fn show(args: &ScansShowArgs, now: Timestamp) -> anyhow::Result<Outcome> {
+    let records = Records::open(&args.ledger).await?;
+    let records = records.find(&args.scan_id, now).await?;
     if records.is_empty() {
         bail!(
             "the ledger knows no scan {}: it may still wait in the queue",

@@ -4,7 +4,8 @@
 //! [`kinds`] (one file per registry: its wire format), [`event`] (what was pushed), [`select`] (what of it is
 //! scanned), [`message`] (what is queued), [`manifest`] (what the registry has under that name), [`target`] (what of it is
 //! scanned), [`plan`] (what is run), [`report`], [`redact`] and [`classify`] (what came of it), [`verdict`] (what that
-//! means), [`retry`] (when it is tried again), [`record`] (what is kept of it).
+//! means), [`retry`] (when it is tried again), [`record`] (what is kept of it),
+//! [`history`] (what of that is asked for).
 //! [`image`], [`platform`] and [`media_type`] are used throughout.
 //!
 //! **Invariant**: no async runtime, AWS crate, clock, randomness, environment or other I/O. Times and ids come in
@@ -14,6 +15,7 @@ pub mod auth;
 pub mod classify;
 pub mod delivery;
 pub mod event;
+pub mod history;
 pub mod image;
 pub mod kinds;
 pub mod manifest;

@@ -71,6 +71,9 @@ impl State {
     }
 }
 
+/// The reason in the record of a request that an earlier scan of the same content satisfied.
+const REPEATED: &str = "repeated";
+
 /// The history of one scan request and platform, as it stands after its latest attempt. Its JSON is what scripts read.
 ///
 /// Until the registry has said what there is to scan, a request has one record without a platform; a record with one
@@ -210,7 +213,7 @@ impl ScanRecord {
         Self {
             state: State::Done,
             verdict: Some(verdict.as_str().to_owned()),
-            reason: Some("repeated".to_owned()),
+            reason: Some(REPEATED.to_owned()),
             finished_at: Some(now),
             ..self
         }
@@ -227,6 +230,26 @@ impl ScanRecord {
             finished_at: Some(now),
             ..self
         }
+    }
+
+    /// Whether it tells another request's scan: there is a verdict, but no report.
+    pub fn is_repeated(&self) -> bool {
+        self.reason.as_deref() == Some(REPEATED)
+    }
+
+    /// The image as it is written: `registry/repository:tag@digest`, with what is known of it.
+    pub fn reference(&self) -> String {
+        let mut reference = self.image.clone();
+        for (mark, part) in [
+            (":", self.tag.as_ref().map(Tag::as_str)),
+            ("@", self.digest.as_ref().map(Digest::as_str)),
+        ] {
+            if let Some(part) = part {
+                reference.push_str(mark);
+                reference.push_str(part);
+            }
+        }
+        reference
     }
 
     /// How long the attempt took, in milliseconds.

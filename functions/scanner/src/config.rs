@@ -20,6 +20,7 @@ use scanhook_settings::secrets::{Secret, Strength};
 
 use crate::batch::{MARGIN, Scanner};
 use crate::cli::{Cli, Slots};
+use crate::dynamodb::{DynamoDbLedger, FunctionLedger};
 use crate::ledger::NoLedger;
 use crate::queue::{ATTEMPT, Queue};
 
@@ -151,12 +152,12 @@ pub fn find_program(expected: &Path, environment: &Environment) -> anyhow::Resul
 }
 
 /// Builds the scanner of a Lambda function: `SCANHOOK_CONFIG` says where the configuration is, `SCANHOOK_QUEUE_URL` and
-/// `SCANHOOK_DLQ_URL` which queues it works on. The CLI is at `program`, and runs write under `scratch`.
+/// `SCANHOOK_DLQ_URL` which queues it works on, `SCANHOOK_LEDGER_TABLE` where its ledger is, if it has one. The CLI is at `program`, and runs write under `scratch`.
 pub async fn load(
     environment: &Environment,
     program: &Path,
     scratch: &Path,
-) -> anyhow::Result<Scanner<NoLedger>> {
+) -> anyhow::Result<Scanner<FunctionLedger>> {
     let get = |name: &str| environment(name).with_context(|| format!("{name} is not set"));
     let (url, dead_letter_url) = (get("SCANHOOK_QUEUE_URL")?, get("SCANHOOK_DLQ_URL")?);
     let config = Arc::new(Location::parse(&get("SCANHOOK_CONFIG")?)?.load()?);
@@ -167,10 +168,19 @@ pub async fn load(
     let sdk = scanhook_settings::aws::sdk_config(ATTEMPT).await;
     let client = aws_sdk_sqs::Client::new(&sdk);
     let queue = Queue::open(client, url, dead_letter_url, config.retry.attempts).await?;
+    let table = environment("SCANHOOK_LEDGER_TABLE").filter(|it| !it.is_empty());
+    let ledger = if let Some(table) = table {
+        FunctionLedger::Table(DynamoDbLedger::new(&sdk, table, config.ledger_keep))
+    } else {
+        tracing::warn!(
+            "SCANHOOK_LEDGER_TABLE is not set, so nothing is remembered: repeated events are scanned again"
+        );
+        FunctionLedger::None(NoLedger)
+    };
     Ok(Scanner {
         settings,
         queue,
-        ledger: NoLedger,
+        ledger,
         cli: Cli {
             program: find_program(program, environment)?,
             inherited: inherited(environment),

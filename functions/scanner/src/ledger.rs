@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use jiff::Timestamp;
+use scanhook_core::history::ScanFilter;
 use scanhook_core::message::ScanId;
 use scanhook_core::record::{ClaimKey, ScanRecord};
 use scanhook_core::verdict::{ScanError, Verdict};
@@ -50,10 +51,11 @@ pub trait Ledger: Send + Sync + 'static {
         request: ClaimRequest<'_>,
     ) -> impl Future<Output = Result<Claim, LedgerError>> + Send;
 
-    /// Makes a claim a finished scan.
+    /// Makes a claim a finished scan, unless it ended and is another holder's by now: that one's scan counts then.
     fn finish(
         &self,
         key: &ClaimKey,
+        holder: &ScanId,
         verdict: Verdict,
         finished_at: Timestamp,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
@@ -67,8 +69,28 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
     /// Writes the record of a scan request and platform, in place of its earlier one. The first record with a platform also
-    /// takes the place of the request's record without one.
+    /// takes the place of the request's record without one. The record of a scan that is done stays when its message
+    /// comes once more and the verdict is only repeated.
     fn record(&self, record: &ScanRecord) -> impl Future<Output = Result<(), LedgerError>> + Send;
+}
+
+/// The records of a store, for the people who look into them. One that expired is gone, whether the store has deleted it or
+/// not.
+pub trait History: Send + Sync {
+    /// The latest records that `filter` admits, newest delivery first, `limit` of them at most.
+    fn latest(
+        &self,
+        filter: &ScanFilter,
+        limit: usize,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<ScanRecord>, LedgerError>> + Send;
+
+    /// The records of one scan request, one for each platform, in the order of the platforms; none if it is not known.
+    fn find(
+        &self,
+        scan_id: &ScanId,
+        now: Timestamp,
+    ) -> impl Future<Output = Result<Vec<ScanRecord>, LedgerError>> + Send;
 }
 
 /// The ledger of a function that has no table: it grants every claim and keeps nothing. A repeated event is then scanned
@@ -81,7 +103,13 @@ impl Ledger for NoLedger {
         Ok(Claim::Claimed)
     }
 
-    async fn finish(&self, _: &ClaimKey, _: Verdict, _: Timestamp) -> Result<(), LedgerError> {
+    async fn finish(
+        &self,
+        _: &ClaimKey,
+        _: &ScanId,
+        _: Verdict,
+        _: Timestamp,
+    ) -> Result<(), LedgerError> {
         Ok(())
     }
 

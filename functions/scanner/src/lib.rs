@@ -2,7 +2,7 @@
 //! recorded.
 //!
 //! In reading order: [`config`] (what a scanner is made of), [`batch`] (the handler, the same under Lambda, `serve` and
-//! `work`), [`queue`] (what it says to SQS), [`ledger`] (what it remembers), [`cli`] (how it runs the CLI).
+//! `work`), [`queue`] (what it says to SQS), [`ledger`] and [`dynamodb`] (what it remembers), [`cli`] (how it runs the CLI).
 //!
 //! **Invariant**: a record is only ever deleted from the queue after its verdict was reached, or after it lies in the
 //! dead-letter queue with its reason.
@@ -10,5 +10,6 @@
 pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod dynamodb;
 pub mod ledger;
 pub mod queue;

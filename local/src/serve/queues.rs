@@ -53,7 +53,7 @@ pub(crate) async fn release_abandoned(store: &Store, ledger: &SqliteLedger) -> a
     let ledger = ledger.clone();
     let is_abandoned = move |message: &Peeked| {
         let scan_id = QueueMessage::parse(&message.body).map(|it| it.scan_id);
-        let records = scan_id.map(|it| ledger.find(it.as_str()).unwrap_or_default());
+        let records = scan_id.map(|it| ledger.records_of(it.as_str()).unwrap_or_default());
         let is_waiting = |it: &ScanRecord| {
             it.state == State::Retrying && u64::from(it.attempts) == message.receive_count
         };

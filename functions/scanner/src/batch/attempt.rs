@@ -219,7 +219,7 @@ fn satisfied_after(message: &QueueMessage, window: Duration) -> Timestamp {
     }
 }
 
-/// What the ledger said; `None`, and a line in the log, if it could not be reached.
+/// What the ledger said; `None`, a line in the log and a count, if it could not be reached.
 pub(super) fn ledger_result<T>(
     operation: &'static str,
     result: Result<T, crate::ledger::LedgerError>,
@@ -227,6 +227,7 @@ pub(super) fn ledger_result<T>(
     match result {
         Ok(value) => Some(value),
         Err(err) => {
+            metrics::counter!("ledger_unavailable").increment(1);
             let err = anyhow::Error::from(err);
             tracing::warn!(
                 event = "ledger.unavailable",

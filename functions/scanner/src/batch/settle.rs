@@ -26,9 +26,11 @@ pub(super) async fn settle<L: Ledger>(
         .map(|it| ScanRecord::begin(it, attempt.receive_count, attempt.started_at));
     let (settled, record) = match outcome {
         Ok(Outcome::Judged(judged)) => {
-            if let Some(key) = &attempt.claim {
-                let finished = scanner.ledger.finish(key, judged.verdict, now).await;
-                ledger_result("finish", finished);
+            if let (Some(key), Some(message)) = (&attempt.claim, &attempt.message) {
+                let finished = scanner
+                    .ledger
+                    .finish(key, &message.scan_id, judged.verdict, now);
+                ledger_result("finish", finished.await);
             }
             (Settled::Deleted, begun.map(|it| it.judged(&judged, now)))
         }

@@ -81,6 +81,7 @@ impl Ledger for MemoryLedger {
     async fn finish(
         &self,
         key: &ClaimKey,
+        _: &ScanId,
         verdict: Verdict,
         finished_at: Timestamp,
     ) -> Result<(), LedgerError> {
