@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use scanhook_core::history::ScanFilter;
 use scanhook_core::message::ScanId;
 use scanhook_core::record::ScanRecord;
-use scanhook_scanner::dynamodb::{ATTEMPT, DynamoDbLedger};
+use scanhook_scanner::dynamodb::DynamoDbLedger;
 use scanhook_scanner::ledger::{History, LedgerError};
 
 use crate::args::{LedgerArgs, Output, ScansCommand, ScansListArgs, ScansShowArgs};
@@ -20,6 +20,9 @@ pub(crate) async fn command(command: ScansCommand, now: Timestamp) -> anyhow::Re
         ScansCommand::Show(args) => show(&args, now).await,
     }
 }
+
+/// How long somebody at a terminal waits for a call.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A ledger that a command reads: that of a `serve` on this machine, or that of the scanner function.
 pub(crate) enum Records {
@@ -36,10 +39,11 @@ impl Records {
                 SqliteLedger::open_to_read(&path).map_err(unusable)?,
             ));
         };
-        let sdk = scanhook_settings::aws::sdk_config(ATTEMPT).await;
+        let sdk = scanhook_settings::aws::sdk_config(PATIENCE).await;
         // How long things are kept matters to writers only.
-        let keep = Duration::ZERO;
-        Ok(Self::Table(DynamoDbLedger::new(&sdk, table.clone(), keep)))
+        let (table, keep) = (table.clone(), Duration::ZERO);
+        let ledger = DynamoDbLedger::new(&sdk, table, keep, PATIENCE);
+        Ok(Self::Table(ledger))
     }
 }
 

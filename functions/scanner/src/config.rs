@@ -20,7 +20,7 @@ use scanhook_settings::secrets::{Secret, Strength};
 
 use crate::batch::{MARGIN, Scanner};
 use crate::cli::{Cli, Slots};
-use crate::dynamodb::{DynamoDbLedger, FunctionLedger};
+use crate::dynamodb::{self, DynamoDbLedger, FunctionLedger};
 use crate::ledger::NoLedger;
 use crate::queue::{ATTEMPT, Queue};
 
@@ -170,7 +170,8 @@ pub async fn load(
     let queue = Queue::open(client, url, dead_letter_url, config.retry.attempts).await?;
     let table = environment("SCANHOOK_LEDGER_TABLE").filter(|it| !it.is_empty());
     let ledger = if let Some(table) = table {
-        FunctionLedger::Table(DynamoDbLedger::new(&sdk, table, config.ledger_keep))
+        let ledger = DynamoDbLedger::new(&sdk, table, config.ledger_keep, dynamodb::PATIENCE);
+        FunctionLedger::Table(ledger)
     } else {
         tracing::warn!(
             "SCANHOOK_LEDGER_TABLE is not set, so nothing is remembered: repeated events are scanned again"

@@ -25,12 +25,10 @@ use crate::ledger::{Claim, ClaimRequest, Ledger, LedgerError, NoLedger};
 
 mod history;
 
-/// The longest single try of a call. DynamoDB answers within some ten milliseconds.
-pub const ATTEMPT: Duration = Duration::from_millis(900);
+/// How long a scan waits for a call. DynamoDB answers within some ten milliseconds.
+pub const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The longest call with all its tries.
-const OPERATION: Duration = Duration::from_secs(2);
-
+/// How often a call is tried within its patience.
 const TRIES: u32 = 2;
 
 /// The index that records are listed by.
@@ -50,12 +48,14 @@ pub struct DynamoDbLedger {
 type Item = HashMap<String, AttributeValue>;
 
 impl DynamoDbLedger {
-    /// The ledger in `table`, which is not asked for yet. Items are kept for `keep` after their last change.
-    pub fn new(sdk: &SdkConfig, table: String, keep: Duration) -> Self {
+    /// The ledger in `table`, which is not asked for yet. Items are kept for `keep` after their last change, and a call
+    /// ends within `patience`.
+    pub fn new(sdk: &SdkConfig, table: String, keep: Duration, patience: Duration) -> Self {
+        let attempt = patience / TRIES;
         let limits = TimeoutConfig::builder()
-            .connect_timeout(ATTEMPT)
-            .operation_attempt_timeout(ATTEMPT)
-            .operation_timeout(OPERATION)
+            .connect_timeout(attempt)
+            .operation_attempt_timeout(attempt)
+            .operation_timeout(patience)
             .build();
         let config = aws_sdk_dynamodb::config::Builder::from(sdk)
             .timeout_config(limits)

@@ -65,6 +65,7 @@ mod table {
         Projection, ProjectionType, ScalarAttributeType, TimeToLiveSpecification,
     };
     use scanhook_scanner::dynamodb::DynamoDbLedger;
+    use std::time::Duration;
 
     fn config() -> aws_config::SdkConfig {
         let endpoint = scanhook_settings::environment()("SCANHOOK_TEST_DYNAMODB");
@@ -128,7 +129,12 @@ mod table {
     }
 
     pub(super) async fn open(table: &str) -> DynamoDbLedger {
-        let ledger = DynamoDbLedger::new(&config(), table.to_owned(), super::KEEP);
+        let ledger = DynamoDbLedger::new(
+            &config(),
+            table.to_owned(),
+            super::KEEP,
+            Duration::from_mins(1),
+        );
         ledger.ping().await.unwrap();
         ledger
     }
