@@ -10,7 +10,10 @@ use jiff::Timestamp;
 use scanhook_core::message::ScanId;
 use scanhook_core::source::SourceName;
 
+use self::dlq::DlqCommand;
 use crate::faults::Fault;
+
+pub(crate) mod dlq;
 
 /// Scans every container image that is pushed to a registry with Sysdig.
 #[derive(Debug, Parser)]
@@ -37,6 +40,9 @@ pub(crate) enum Command {
     /// Look at what was scanned
     #[command(subcommand)]
     Scans(ScansCommand),
+    /// Look at what could not be scanned, and bring it back
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// Check a configuration and its secrets, and show how to set up each registry
     Check(CheckArgs),
 }

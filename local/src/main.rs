@@ -1,7 +1,7 @@
 //! scanhook on one machine: the same handlers as in AWS, on an embedded queue, and the commands around them.
 //!
 //! In reading order: [`args`] (the commands), [`serve`] (the local server) with [`listener`], [`gateway`], [`faults`], [`data_dir`] and [`ledger`],
-//! [`demo`], [`send`], [`scans`] and [`check`] (one file each), [`output`] (the only one that prints).
+//! [`demo`], [`send`], [`scans`], [`dlq`] and [`check`] (one file each), [`output`] (the only one that prints).
 //!
 //! **Invariant**: exit codes are 0 for success, 1 for findings or failures, 2 for usage or configuration.
 
@@ -9,6 +9,7 @@ mod args;
 mod check;
 mod data_dir;
 mod demo;
+mod dlq;
 mod faults;
 mod gateway;
 mod ledger;
@@ -87,6 +88,7 @@ async fn run(args: Args) -> anyhow::Result<Outcome> {
         }
         Command::Send(args) => send::command(args, environment).await,
         Command::Scans(args) => scans::command(args, Clock::System.now()).await,
+        Command::Dlq(args) => dlq::command(args).await,
         Command::Check(args) => check::command(args, environment).await,
     }
 }

@@ -20,15 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::queues::{Queues, ensure_queues, readiness, release_abandoned};
 use self::scanning::{function_timeout, mapping, scanner};
-use self::signals::ONE_SIGNAL;
 use crate::args::ServeArgs;
 use crate::data_dir::DataDir;
 use crate::faults::Plan;
 use crate::ledger::SqliteLedger;
 use crate::{Outcome, gateway, listener, output, unusable};
 
-pub(crate) use self::queues::DEAD_LETTERS;
-pub(crate) use self::signals::StopSignals;
+pub(crate) use self::queues::{DEAD_LETTERS, embedded_client};
+pub(crate) use self::signals::{ONE_SIGNAL, StopSignals};
 
 mod queues;
 mod scanning;
@@ -150,6 +149,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let listener = bind(options.listen, "--listen").await?;
     let sqs_listener = bind(options.sqs_listen, "--sqs-listen").await?;
     let (address, sqs_address) = (listener.local_addr()?, sqs_listener.local_addr()?);
+    data_dir.announce(sqs_address)?;
     let store =
         Store::open(&data_dir.queue(), Clock::System).context("could not open the queue")?;
     let ledger = SqliteLedger::open(&data_dir.ledger(), config.ledger_keep, Clock::System.now())?;

@@ -24,7 +24,7 @@ mod tasks;
 
 pub use error::{Code, Error};
 pub use file::OpenError;
-pub use inspect::{Depth, Filter, Peeked, State};
+pub use inspect::{Depth, Filter, Page, Peeked, State};
 pub use protocol::{router, serve};
 pub use store::Store;
 

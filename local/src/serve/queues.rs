@@ -140,7 +140,7 @@ impl Queues {
 }
 
 /// A client of the embedded endpoint, which takes any credentials.
-fn embedded_client(base: &str) -> Client {
+pub(crate) fn embedded_client(base: &str) -> Client {
     let config = aws_sdk_sqs::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::new(sqs::REGION))

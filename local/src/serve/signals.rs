@@ -32,7 +32,7 @@ impl StopSignals {
     }
 
     /// Waits for the first one that comes after `pause`, and tells its name.
-    pub(super) async fn next_after(pause: Duration) -> anyhow::Result<&'static str> {
+    pub(crate) async fn next_after(pause: Duration) -> anyhow::Result<&'static str> {
         tokio::time::sleep(pause).await;
         Ok(Self::open()?.next().await)
     }

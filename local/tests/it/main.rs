@@ -9,6 +9,7 @@
 
 mod canary;
 mod commands;
+mod dlq;
 mod flood;
 mod kill;
 mod starts;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::Row;
+use rusqlite::{Row, params};
+use serde::{Deserialize, Serialize};
 
 use super::attributes::RETENTION;
 use super::error::Error;
@@ -27,7 +28,8 @@ pub struct Depth {
 }
 
 /// Where a message is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// A receive would return it now.
     Visible,
@@ -38,7 +40,7 @@ pub enum State {
 }
 
 /// A message as it lies in its queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peeked {
     /// The message's id.
     pub message_id: String,
@@ -58,6 +60,15 @@ pub struct Peeked {
     pub visible_at: Timestamp,
     /// Where it is in its life.
     pub state: State,
+}
+
+/// Some messages of a queue, oldest first, as `GET` on the queue's URL shows them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page {
+    /// The messages.
+    pub messages: Vec<Peeked>,
+    /// What to name as `after` to see more; none after the last one.
+    pub next: Option<String>,
 }
 
 /// Which messages to look at.
@@ -81,6 +92,47 @@ impl Store {
         self.run(move |db| peek(db, &find(db, &queue)?, limit, &mut filter))
             .await
     }
+}
+
+impl Store {
+    /// Returns at most `limit` messages of a queue, from behind the place that an earlier page told.
+    pub(crate) async fn page(
+        &self,
+        queue: &str,
+        after: Option<(i64, i64)>,
+        limit: usize,
+    ) -> Result<Page, Error> {
+        let queue = queue.to_owned();
+        self.run(move |db| page(db, &find(db, &queue)?, after, limit))
+            .await
+    }
+}
+
+fn page(
+    db: &Db<'_>,
+    queue: &Queue,
+    after: Option<(i64, i64)>,
+    limit: usize,
+) -> Result<Page, Error> {
+    let mut statement = db.sql.prepare_cached(
+        "SELECT id, body, attributes, group_id, dead_letter_source, sent_at, receive_count, visible_at, received_at, seq
+         FROM message WHERE queue = ?1 AND sent_at > ?2 AND (sent_at, seq) > (?3, ?4) ORDER BY sent_at, seq LIMIT ?5",
+    )?;
+    let oldest_kept = db.now - queue.attributes.number(&RETENTION) * 1000;
+    let (sent_at, seq) = after.unwrap_or((i64::MIN, i64::MIN));
+    let size = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows =
+        statement.query_and_then(params![queue.id, oldest_kept, sent_at, seq, size], |row| {
+            let place = format!("{}.{}", row.get::<_, i64>(5)?, row.get::<_, i64>(9)?);
+            Ok::<_, Error>((place, from_row(row, db.now)?))
+        })?;
+    let (places, messages): (Vec<_>, Vec<_>) =
+        rows.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+    let is_full = messages.len() == limit;
+    Ok(Page {
+        messages,
+        next: places.into_iter().next_back().filter(|_| is_full),
+    })
 }
 
 /// Returns the first `limit` messages of a queue that `filter` lets through, oldest first.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
 use axum::response::Response;
 use axum::routing::post;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -68,7 +68,7 @@ fn routes(endpoint: Endpoint) -> Router {
     // SDKs post to the endpoint's root; a queue's URL is an address too.
     Router::new()
         .route("/", post(answer))
-        .route("/{account}/{queue}", post(answer))
+        .route("/{account}/{queue}", post(answer).get(show))
         .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
         .with_state(endpoint)
 }
@@ -98,6 +98,45 @@ async fn answer(State(endpoint): State<Endpoint>, headers: HeaderMap, body: Byte
             .insert("x-amzn-requestid", request_id);
     }
     response
+}
+
+/// At most so many messages are shown at once, so that a look does not keep the queue waiting.
+const LARGEST_PAGE: usize = 1000;
+
+/// Shows messages without a receive: nothing of them changes. SQS has no such thing, so it is no operation of SQS.
+async fn show(
+    State(endpoint): State<Endpoint>,
+    Path((_, queue)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let query = query.unwrap_or_default();
+    let mut parameters = form_urlencoded::parse(query.as_bytes());
+    let after = parameters.find(|(name, _)| name == "after");
+    let page = match after.map(|(_, value)| place(&value)) {
+        None => endpoint.store.page(&queue, None, LARGEST_PAGE).await,
+        Some(Some(place)) => endpoint.store.page(&queue, Some(place), LARGEST_PAGE).await,
+        Some(None) => Err(Error::new(
+            Code::InvalidParameterValue,
+            "Value for parameter after is invalid.",
+        )),
+    };
+    let mut response = match page {
+        Ok(page) => render(StatusCode::OK, &json!(page)),
+        Err(err) => return refuse(err),
+    };
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// The place behind a message, as a page tells it.
+fn place(text: &str) -> Option<(i64, i64)> {
+    let (sent_at, seq) = text.split_once('.')?;
+    Some((sent_at.parse().ok()?, seq.parse().ok()?))
 }
 
 /// The operation's name, out of `AmazonSQS.SendMessage`.

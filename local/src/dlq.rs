@@ -1,0 +1,334 @@
+//! `scanhook dlq`: what could not be scanned, why, and how it comes back.
+//!
+//! In reading order: [`queue`] (which one), [`letter`] (what lies there, as values), [`sweep`] (how it is seen), [`view`] (how it
+//! is shown), [`act`] and [`move_task`] (what is done with it), [`advice`] (what an operator is told).
+
+pub(crate) mod act;
+pub(crate) mod advice;
+pub(crate) mod letter;
+mod move_task;
+mod queue;
+mod sweep;
+mod view;
+
+use anyhow::Context as _;
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use scanhook_core::message::ScanId;
+use scanhook_core::record::ScanRecord;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use self::act::{Deed, Done};
+use self::letter::{Case, Filter};
+use self::queue::DeadLetterQueue;
+use crate::args::Output;
+use crate::args::dlq::{
+    DlqCommand, DlqDeleteArgs, DlqExportArgs, DlqListArgs, DlqQueueArgs, DlqRedriveArgs,
+    DlqShowArgs,
+};
+use crate::ledger::SqliteLedger;
+use crate::serve::StopSignals;
+use crate::{Outcome, data_dir, output, unusable};
+
+/// It was asked to stop, and let go of everything.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted; nothing was changed")]
+struct Interrupted;
+
+pub(crate) async fn command(command: DlqCommand) -> anyhow::Result<Outcome> {
+    let mut signals = StopSignals::open()?;
+    let stop = CancellationToken::new();
+    let work = async {
+        match command {
+            DlqCommand::List(args) => list(&args, &stop).await,
+            DlqCommand::Show(args) => show(&args, &stop).await,
+            DlqCommand::Redrive(args) => redrive(&args, &stop).await,
+            DlqCommand::Export(args) => export(&args, &stop).await,
+            DlqCommand::Delete(args) => delete(&args, &stop).await,
+        }
+    };
+    tokio::pin!(work);
+    let signal = tokio::select! {
+        outcome = &mut work => return outcome,
+        signal = signals.next() => signal,
+    };
+    output::notice(&format!(
+        "{signal}: finishing what has begun; a second signal ends it at once"
+    ));
+    stop.cancel();
+    tokio::select! {
+        outcome = &mut work => outcome,
+        again = StopSignals::next_after(crate::serve::ONE_SIGNAL) => {
+            anyhow::bail!("{}: ended at once; letters that were in the hand come back by themselves", again?)
+        }
+    }
+}
+
+/// What a command found.
+struct Found {
+    queue: DeadLetterQueue,
+    /// Every case, oldest failure first.
+    cases: Vec<Case>,
+    now: Timestamp,
+}
+
+impl Found {
+    fn chosen(&self, filter: &Filter) -> Vec<Case> {
+        self.cases
+            .iter()
+            .filter(|it| filter.admits(it))
+            .cloned()
+            .collect()
+    }
+
+    /// Says which letters can't be seen at the moment.
+    fn notice_hidden(&self) {
+        let hidden = self.queue.hidden;
+        if hidden > 0 && self.queue.endpoint.is_none() {
+            output::notice(&format!(
+                "{hidden} more are hidden at the moment, because another command looks at them or was killed; look again in a minute or two"
+            ));
+        }
+    }
+}
+
+/// Looks at every letter and joins what the ledger knows.
+async fn find(args: &DlqQueueArgs, stop: &CancellationToken) -> anyhow::Result<Found> {
+    let queue = DeadLetterQueue::open(args).await?;
+    let progress = output::progress(queue.visible, "looking");
+    let letters = sweep::look(&queue, &progress, stop).await;
+    progress.finish_and_clear();
+    let records = Records::open(args)?;
+    let mut cases = Vec::new();
+    for case in letter::fold(letters?) {
+        let scan_id = case.letters().last().and_then(letter::Letter::scan_id);
+        let known = match scan_id {
+            Some(scan_id) => records.of(&scan_id).await?,
+            None => Vec::new(),
+        };
+        cases.push(case.with_records(known));
+    }
+    Ok(Found {
+        queue,
+        cases,
+        now: now(),
+    })
+}
+
+/// Where the ledger is, if there is one.
+enum Records {
+    Unknown,
+    Sqlite(SqliteLedger),
+}
+
+impl Records {
+    fn open(args: &DlqQueueArgs) -> anyhow::Result<Self> {
+        let path = data_dir::ledger(&args.data_dir);
+        if !path.is_file() {
+            return Ok(Self::Unknown);
+        }
+        Ok(Self::Sqlite(
+            SqliteLedger::open_to_read(&path).map_err(unusable)?,
+        ))
+    }
+
+    async fn of(&self, scan_id: &ScanId) -> anyhow::Result<Vec<ScanRecord>> {
+        match self {
+            Self::Unknown => Ok(Vec::new()),
+            Self::Sqlite(ledger) => ledger.find(scan_id.as_str()),
+        }
+    }
+}
+
+async fn list(args: &DlqListArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
+    let filter = Filter::new(&args.filter, now()).map_err(unusable)?;
+    let found = find(&args.queue, stop).await?;
+    let cases = found.chosen(&filter);
+    match args.output {
+        Output::Json => output::json(&json!({
+            "queue": found.queue.url,
+            "hidden": found.queue.hidden,
+            "groups": letter::groups(&cases),
+            "letters": cases.iter().rev().map(Case::view).collect::<Vec<_>>(),
+        }))?,
+        Output::Table => {
+            view::list(&cases, args.limit, found.now)?;
+            found.notice_hidden();
+        }
+    }
+    Ok(missing(&filter, &found.cases))
+}
+
+async fn show(args: &DlqShowArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
+    let found = find(&args.queue, stop).await?;
+    let filter = Filter::of(&args.id);
+    let cases = found.chosen(&filter);
+    for case in &cases {
+        match args.output {
+            Output::Json => output::json(&view::everything(case))?,
+            Output::Table => view::show(case, found.now)?,
+        }
+    }
+    if cases.is_empty() {
+        found.notice_hidden();
+    }
+    Ok(missing(&filter, &found.cases))
+}
+
+/// Says which of the ids that were asked for are not there.
+fn missing(filter: &Filter, cases: &[Case]) -> Outcome {
+    let unknown = filter.unknown_ids(cases);
+    for id in &unknown {
+        output::notice(&format!("there is no dead letter {id}"));
+    }
+    if unknown.is_empty() {
+        Outcome::Fine
+    } else {
+        Outcome::Findings
+    }
+}
+
+async fn export(args: &DlqExportArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
+    let filter = Filter::new(&args.filter, now()).map_err(unusable)?;
+    let found = find(&args.queue, stop).await?;
+    for case in found.chosen(&filter) {
+        for letter in view::letters(&case) {
+            output::line(&letter.to_string())?;
+        }
+    }
+    found.notice_hidden();
+    Ok(missing(&filter, &found.cases))
+}
+
+async fn redrive(args: &DlqRedriveArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
+    let filter = Filter::new(&args.filter, now()).map_err(unusable)?;
+    let found = find(&args.queue, stop).await?;
+    let destination = found
+        .queue
+        .destination(args.destination.as_deref())
+        .await
+        .map_err(unusable)?;
+    let cases = found.chosen(&filter);
+    let by_task = filter.is_everything() && !args.force && !args.no_move_task;
+    let way = if by_task {
+        "SQS moves them"
+    } else {
+        "each is sent, then deleted"
+    };
+    let plan = format!("to {} at {} a second; {way}", destination.url, args.rate);
+    if !args.yes {
+        return report_dry_run("redrive", &plan, args.output, &filter, &found, &cases);
+    }
+    let progress = output::progress(messages(&cases), "redriving");
+    let done = if cases.is_empty() {
+        Ok(Done::default())
+    } else if by_task {
+        move_task::move_all(&found.queue, &destination, args.rate, &progress, stop).await
+    } else {
+        let (force, rate) = (args.force, args.rate);
+        let deed = Deed::Redrive {
+            destination,
+            force,
+            rate,
+        };
+        act::act(&found.queue, &deed, &cases, &progress, stop).await
+    };
+    report("redrive", args.output, &filter, &found, &progress, done)
+}
+
+async fn delete(args: &DlqDeleteArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
+    let filter = Filter::new(&args.filter, now()).map_err(unusable)?;
+    if filter.is_everything() && !args.all {
+        return Err(unusable(anyhow::anyhow!(
+            "say which letters to delete, or --all"
+        )));
+    }
+    let found = find(&args.queue, stop).await?;
+    let cases = found.chosen(&filter);
+    if !args.yes {
+        return report_dry_run("delete", "for good", args.output, &filter, &found, &cases);
+    }
+    let progress = output::progress(messages(&cases), "deleting");
+    let done = if cases.is_empty() {
+        Ok(Done::default())
+    } else {
+        act::act(&found.queue, &Deed::Delete, &cases, &progress, stop).await
+    };
+    report("delete", args.output, &filter, &found, &progress, done)
+}
+
+fn messages(cases: &[Case]) -> u64 {
+    cases.iter().map(|it| it.letters().len() as u64).sum()
+}
+
+/// Says what would be done.
+fn report_dry_run(
+    verb: &str,
+    plan: &str,
+    format: Output,
+    filter: &Filter,
+    found: &Found,
+    cases: &[Case],
+) -> anyhow::Result<Outcome> {
+    let settled = cases.iter().filter(|it| it.is_scanned_since()).count();
+    match format {
+        Output::Json => output::json(&json!({
+            "dry_run": true,
+            "queue": found.queue.url,
+            "requests": cases.len(),
+            "messages": messages(cases),
+            "scanned_since": settled,
+            "groups": letter::groups(cases),
+        }))?,
+        Output::Table => {
+            view::groups(cases, found.now)?;
+            output::line(&format!(
+                "would {verb} {} scan requests ({} messages) {plan}",
+                cases.len(),
+                messages(cases)
+            ))?;
+            if settled > 0 {
+                output::line(&format!("{settled} of them have a verdict by now"))?;
+            }
+            output::line("nothing was done; --yes does it")?;
+            found.notice_hidden();
+        }
+    }
+    Ok(missing(filter, &found.cases))
+}
+
+/// Says what was done. Whatever is left makes it a finding.
+fn report(
+    verb: &str,
+    format: Output,
+    filter: &Filter,
+    found: &Found,
+    progress: &ProgressBar,
+    done: anyhow::Result<Done>,
+) -> anyhow::Result<Outcome> {
+    progress.finish_and_clear();
+    let done = done.with_context(|| format!("could not {verb} all; run it again to go on"))?;
+    match format {
+        Output::Json => output::json(&done)?,
+        Output::Table => {
+            view::done(verb, &done)?;
+            found.notice_hidden();
+        }
+    }
+    if done.interrupted {
+        output::notice("interrupted; run it again to go on");
+    }
+    let is_complete = done.left_messages == 0 && done.refused.is_empty() && !done.interrupted;
+    let hidden = found.queue.endpoint.is_none() && found.queue.hidden > 0;
+    if is_complete && !hidden {
+        Ok(missing(filter, &found.cases))
+    } else {
+        Ok(Outcome::Findings)
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the command's clock")]
+fn now() -> Timestamp {
+    Timestamp::now()
+}

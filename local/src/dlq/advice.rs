@@ -1,0 +1,159 @@
+//! What each reason means and what to do about it: one table, which `docs/operating.md` repeats.
+
+use scanhook_core::verdict::ErrorReason;
+
+use super::letter::UNKNOWN;
+
+/// What an operator is told about a reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Advice {
+    /// What it means.
+    pub(crate) meaning: &'static str,
+    /// What to do.
+    pub(crate) action: &'static str,
+}
+
+/// The advice for a letter with that reason.
+pub(crate) fn advice(reason: &str) -> Advice {
+    let known = ErrorReason::ALL
+        .into_iter()
+        .find(|it| it.as_str() == reason);
+    known.map_or(WITHOUT_REASON, of)
+}
+
+const WITHOUT_REASON: Advice = Advice {
+    meaning: "SQS gave the message up by itself: the scanner ended before it could say why, at its memory limit, at its time \
+              limit or by a crash; or the message is not one of scanhook's.",
+    action: "Look in the scanner's log for the scan's id, and raise its memory or its timeout if it was killed. Then redrive \
+             a few before all.",
+};
+
+fn of(reason: ErrorReason) -> Advice {
+    let (meaning, action) = match reason {
+        ErrorReason::BadMessage => (
+            "The message can't be read: it is not JSON of a version that this scanner knows.",
+            "See who else sends to the queue. A message of a newer version needs the newer scanner: deploy it, then redrive. \
+             Anything else: export it, then delete it.",
+        ),
+        ErrorReason::BadParameters => (
+            "The Sysdig CLI refused its arguments, so something in the configuration does not fit its version.",
+            "Read the detail; compare scanner.api_url and the names of the policies with Sysdig, and the CLI's version with \
+             layer/sysdig-cli.lock. Then redrive.",
+        ),
+        ErrorReason::BadToken => (
+            "Sysdig refused the API token, and reading it again gave the same one.",
+            "Renew scanner.api_token; it must be of the same region as scanner.api_url. `scanhook check` resolves it. Then \
+             redrive with this reason.",
+        ),
+        ErrorReason::ClaimedElsewhere => (
+            "Another worker held the claim on the same content each time this message came up.",
+            "See with `scanhook scans list` whether the content has a verdict by now: then delete the letter. Else redrive; a \
+             claim ends by itself at its worker's deadline.",
+        ),
+        ErrorReason::Database => (
+            "The CLI could not get Sysdig's vulnerability database.",
+            "See whether the scanner may reach scanner.api_url and Sysdig is up; a token of another region gives this too. \
+             Then redrive at a low rate.",
+        ),
+        ErrorReason::ImageNotFound => (
+            "The registry has no such image: it was deleted or its tag moved before the scan, or the pull name is another one.",
+            "Pull the image by hand. If it is gone, delete the letter. If the registry knows it under another host or \
+             repository, correct the source's registry or repo_key, and push again: the name in the message stays as it is.",
+        ),
+        ErrorReason::Internal => (
+            "A fault in scanhook itself: the scan panicked or its scratch space failed.",
+            "Look in the log for the scan's id and report it with the lines around it. Then redrive.",
+        ),
+        ErrorReason::Network => (
+            "The registry or Sysdig could not be reached.",
+            "See whether the scanner reaches both: DNS, routes, proxy, firewall. Then redrive at a low rate.",
+        ),
+        ErrorReason::NoReport => (
+            "The CLI ended as if all were well, three times, and left no readable report; that is never taken for clean.",
+            "See whether scratch space is full or short, then run the CLI by hand on the image. Redrive a single one first.",
+        ),
+        ErrorReason::NoSpace => (
+            "The scratch space is full: the image is larger unpacked than what is left.",
+            "Give the scanner more space (ephemeral storage in Lambda, the data directory's disk elsewhere) or lower \
+             scanner.concurrency. Then redrive.",
+        ),
+        ErrorReason::OutOfMemory => (
+            "The CLI was killed three times, most likely for its memory.",
+            "Give the scanner more memory, or lower scanner.concurrency. Then redrive.",
+        ),
+        ErrorReason::RateLimited => (
+            "The registry or Sysdig asked for a pause, longer than all attempts together.",
+            "Log in to the registry (limits for strangers are low), lower scanner.concurrency, and redrive at a low rate.",
+        ),
+        ErrorReason::ReportMismatch => (
+            "The report is of another image or contradicts the CLI's exit code, so there is no verdict; that is never taken for \
+             clean.",
+            "See whether the tag moved while it was scanned: then redrive with --force. If it stays, run the CLI by hand and \
+             report it to Sysdig with its report.",
+        ),
+        ErrorReason::ScannerError => (
+            "The CLI failed in a way that has no name yet; the detail is the end of what it printed.",
+            "Read the detail and run the CLI by hand on the image. Redrive a single one first; report text that comes up often, \
+             so that it gets a reason.",
+        ),
+        ErrorReason::Timeout => (
+            "The scan did not end within scanner.timeout, three times.",
+            "See how large the image is. Raise scanner.timeout, or run `scanhook work` for scans longer than Lambda's 15 \
+             minutes. Then redrive.",
+        ),
+        ErrorReason::Unauthorized => (
+            "The registry refused the credentials, and reading them again gave the same ones.",
+            "Renew registries.<host>.credentials, and see that they may pull this repository; without an entry the pull is \
+             anonymous. Then redrive with this reason.",
+        ),
+        ErrorReason::UnknownSource => (
+            "The message names a source that the scanner's configuration does not have.",
+            "Give webhook and scanner the same configuration, or put the source back; a renamed one stays under its old name \
+             until its messages are gone. Then redrive.",
+        ),
+        ErrorReason::UnsupportedImage => (
+            "It is no image that the CLI can scan: an unknown media type, an old manifest, or none for the platform.",
+            "If such artifacts are pushed on purpose, exclude their repository or tags in the source, and delete the letters. \
+             Redriving does not help.",
+        ),
+        ErrorReason::UntrustedTls => (
+            "The certificate of the registry or of Sysdig is not trusted.",
+            "Put the issuing authority into the scanner's trust store, or correct the certificate's name or date. Then redrive.",
+        ),
+    };
+    Advice { meaning, action }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One line of single spaces, so that the document may break lines where it likes.
+    fn flat(text: &str) -> String {
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_runbook_has_a_section_for_every_reason_with_this_advice() {
+        let runbook = include_str!("../../../docs/operating.md");
+        let reasons = ErrorReason::ALL.map(ErrorReason::as_str);
+        for reason in reasons.into_iter().chain([UNKNOWN]) {
+            let heading = format!("\n### `{reason}`\n");
+            let (_, rest) = runbook
+                .split_once(&heading)
+                .unwrap_or_else(|| panic!("docs/operating.md has no section {reason}"));
+            let section = flat(rest.split("\n##").next().unwrap());
+            let Advice { meaning, action } = advice(reason);
+            for text in [meaning, action] {
+                assert!(
+                    section.contains(&flat(text)),
+                    "docs/operating.md, {reason}: {text}\n{section}"
+                );
+            }
+            assert!(
+                section.contains("How to see it"),
+                "docs/operating.md, {reason}"
+            );
+        }
+    }
+}

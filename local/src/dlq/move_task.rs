@@ -1,0 +1,107 @@
+//! SQS's own way to empty a dead-letter queue: a task that it works on by itself.
+//!
+//! **Invariant**: the destination is always named. Without it SQS fails on letters that were sent, not moved, to the queue,
+//! as the scanner's are.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use aws_sdk_sqs::types::ListMessageMoveTasksResultEntry;
+use indicatif::ProgressBar;
+use tokio_util::sync::CancellationToken;
+
+use super::act::Done;
+use super::queue::{DeadLetterQueue, Destination};
+use crate::output;
+
+/// The pause between two looks at the task.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Has SQS move every letter, and waits for the end of it. A task that an earlier command started is waited for instead. Asked
+/// to stop, it cancels the task.
+pub(crate) async fn move_all(
+    queue: &DeadLetterQueue,
+    destination: &Destination,
+    rate: u16,
+    progress: &ProgressBar,
+    stop: &CancellationToken,
+) -> anyhow::Result<Done> {
+    match latest(queue).await?.filter(is_running) {
+        Some(task) if task.destination_arn() != Some(&destination.arn) => {
+            let elsewhere = task.destination_arn().unwrap_or("their sources");
+            bail!("SQS is moving the letters to {elsewhere} already");
+        }
+        Some(_) => output::notice("SQS is moving the letters already; waiting for that"),
+        None => {
+            let call = queue
+                .client
+                .start_message_move_task()
+                .source_arn(&queue.arn);
+            let call = call.destination_arn(&destination.arn);
+            let started = call
+                .max_number_of_messages_per_second(i32::from(rate))
+                .send()
+                .await;
+            let advice =
+                "could not have SQS move the letters; --no-move-task sends and deletes each";
+            started.context(advice)?;
+        }
+    }
+    let mut interrupted = false;
+    loop {
+        let Some(task) = latest(queue).await? else {
+            bail!("SQS knows no more of the task that moves the letters");
+        };
+        let moved = usize::try_from(task.approximate_number_of_messages_moved()).unwrap_or(0);
+        progress.set_position(moved as u64);
+        if !is_running(&task) {
+            if let Some(reason) = task.failure_reason() {
+                bail!("SQS moved {moved} messages and gave up: {reason}");
+            }
+            let (visible, hidden) = queue.depth().await?;
+            return Ok(Done {
+                redriven: moved,
+                deleted_messages: moved,
+                left_messages: usize::try_from(visible + hidden).unwrap_or(usize::MAX),
+                interrupted,
+                ..Done::default()
+            });
+        }
+        if stop.is_cancelled() && !interrupted {
+            interrupted = true;
+            let handle = task.task_handle().unwrap_or_default();
+            let cancelled = queue
+                .client
+                .cancel_message_move_task()
+                .task_handle(handle)
+                .send()
+                .await;
+            // It may have ended meanwhile, which the next look tells.
+            if let Err(err) = cancelled {
+                tracing::debug!("could not cancel the task: {err}");
+            }
+            continue;
+        }
+        tokio::select! {
+            () = stop.cancelled(), if !interrupted => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+async fn latest(
+    queue: &DeadLetterQueue,
+) -> anyhow::Result<Option<ListMessageMoveTasksResultEntry>> {
+    let call = queue
+        .client
+        .list_message_move_tasks()
+        .source_arn(&queue.arn);
+    let listed = call.max_results(1).send().await;
+    let listed =
+        listed.context("could not ask SQS for its move tasks; --no-move-task does without")?;
+    Ok(listed.results.and_then(|it| it.into_iter().next()))
+}
+
+fn is_running(task: &ListMessageMoveTasksResultEntry) -> bool {
+    matches!(task.status(), Some("RUNNING" | "CANCELLING"))
+}

@@ -1,0 +1,233 @@
+//! Taking letters into the hand, and letting them go: what SQS offers in place of a look.
+//!
+//! **Invariant**: what was received is deleted on purpose or released; what a killed process held comes back by itself.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use aws_sdk_sqs::types::{
+    ChangeMessageVisibilityBatchRequestEntry, Message, MessageSystemAttributeName,
+};
+use futures_util::future::join_all;
+use indicatif::ProgressBar;
+use jiff::Timestamp;
+use scanhook_emulator::sqs::{Page, Peeked};
+use tokio_util::sync::CancellationToken;
+
+use super::Interrupted;
+use super::letter::Letter;
+use super::queue::DeadLetterQueue;
+use crate::send;
+
+/// Entries of one batch call, and messages of one receive. Source: Amazon SQS API reference.
+pub(crate) const BATCH: usize = 10;
+
+/// So many calls are under way at once when letters are only looked at.
+const WIDTH: usize = 8;
+
+/// How long one receive waits for a message, in seconds. Only a receive that waits asks all of SQS's servers.
+const WAIT: i32 = 1;
+
+/// Shows every letter of a queue, and leaves all of them there.
+pub(crate) async fn look(
+    queue: &DeadLetterQueue,
+    progress: &ProgressBar,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<Letter>> {
+    if queue.endpoint.is_some() {
+        return peek(queue, progress, stop).await;
+    }
+    let mut sweep = Sweep::new(queue);
+    let mut letters = Vec::new();
+    let outcome = loop {
+        if stop.is_cancelled() {
+            break Err(Interrupted.into());
+        }
+        match sweep.receive(WIDTH, BATCH).await {
+            Ok(received) if received.iter().all(|it| !it.is_new) => break Ok(()),
+            Ok(received) => {
+                let new = received.iter().filter(|it| it.is_new);
+                letters.extend(new.map(|it| it.letter.clone()));
+                progress.set_position(letters.len() as u64);
+            }
+            Err(err) => break Err(err),
+        }
+    };
+    sweep.release().await;
+    outcome.map(|()| letters)
+}
+
+/// Asks our own endpoint, which shows messages without a receive.
+async fn peek(
+    queue: &DeadLetterQueue,
+    progress: &ProgressBar,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<Letter>> {
+    let client = send::client()?;
+    let mut letters = Vec::new();
+    let mut after: Option<String> = None;
+    loop {
+        if stop.is_cancelled() {
+            return Err(Interrupted.into());
+        }
+        let mut url = reqwest::Url::parse(&queue.url)?;
+        if let Some(after) = &after {
+            url.query_pairs_mut().append_pair("after", after);
+        }
+        let response = client.get(url).send().await?.error_for_status()?;
+        let page: Page = serde_json::from_slice(&response.bytes().await?)
+            .context("the queue's endpoint answered something else than messages")?;
+        letters.extend(page.messages.into_iter().map(from_peeked));
+        progress.set_position(letters.len() as u64);
+        after = page.next;
+        if after.is_none() {
+            return Ok(letters);
+        }
+    }
+}
+
+fn from_peeked(message: Peeked) -> Letter {
+    Letter {
+        message_id: message.message_id,
+        body: message.body,
+        attributes: message.attributes,
+        moved_from: message.dead_letter_source,
+        sent_at: message.sent_at,
+    }
+}
+
+/// A letter that nobody else receives for a while.
+pub(crate) struct Held {
+    pub(crate) letter: Letter,
+    /// All that SQS told of it.
+    pub(crate) message: Message,
+    /// Whether it is the first time that this command holds it.
+    pub(crate) is_new: bool,
+}
+
+/// The letters in the hand of a command.
+pub(crate) struct Sweep<'a> {
+    queue: &'a DeadLetterQueue,
+    /// The latest receipt of each letter, by the message's id.
+    receipts: BTreeMap<String, String>,
+}
+
+impl<'a> Sweep<'a> {
+    pub(crate) fn new(queue: &'a DeadLetterQueue) -> Self {
+        Self {
+            queue,
+            receipts: BTreeMap::new(),
+        }
+    }
+
+    /// How many letters are in the hand.
+    pub(crate) fn len(&self) -> usize {
+        self.receipts.len()
+    }
+
+    /// Receives by `width` calls at once, `count` messages each at most. Nothing comes where nothing is visible.
+    pub(crate) async fn receive(
+        &mut self,
+        width: usize,
+        count: usize,
+    ) -> anyhow::Result<Vec<Held>> {
+        let calls = (0..width).map(|_| {
+            self.queue
+                .client
+                .receive_message()
+                .queue_url(&self.queue.url)
+                .max_number_of_messages(i32::try_from(count).unwrap_or(1))
+                .visibility_timeout(i32::try_from(self.queue.hide.as_secs()).unwrap_or(i32::MAX))
+                .wait_time_seconds(WAIT)
+                .message_system_attribute_names(MessageSystemAttributeName::All)
+                .message_attribute_names("All")
+                .send()
+        });
+        let mut held = Vec::new();
+        let mut failed = None;
+        for outcome in join_all(calls).await {
+            match outcome {
+                Ok(output) => held.extend(
+                    output
+                        .messages
+                        .unwrap_or_default()
+                        .into_iter()
+                        .filter_map(|it| self.hold(it)),
+                ),
+                Err(err) => failed = Some(err),
+            }
+        }
+        match failed {
+            // What the other calls brought is released with the rest.
+            Some(err) => {
+                Err(anyhow::Error::new(err).context("could not receive from the dead-letter queue"))
+            }
+            None => Ok(held),
+        }
+    }
+
+    fn hold(&mut self, message: Message) -> Option<Held> {
+        let (id, receipt) = (
+            message.message_id()?.to_owned(),
+            message.receipt_handle()?.to_owned(),
+        );
+        let is_new = self.receipts.insert(id.clone(), receipt).is_none();
+        let text =
+            |it: &aws_sdk_sqs::types::MessageAttributeValue| it.string_value().map(str::to_owned);
+        let attributes = message.message_attributes().into_iter().flatten();
+        let system = |name| message.attributes()?.get(&name);
+        let sent_at = system(MessageSystemAttributeName::SentTimestamp)
+            .and_then(|it| Timestamp::from_millisecond(it.parse().ok()?).ok());
+        let letter = Letter {
+            message_id: id,
+            body: message.body().unwrap_or_default().to_owned(),
+            attributes: attributes
+                .filter_map(|(name, value)| Some((name.clone(), text(value)?)))
+                .collect(),
+            moved_from: system(MessageSystemAttributeName::DeadLetterQueueSourceArn).cloned(),
+            sent_at: sent_at.unwrap_or(Timestamp::UNIX_EPOCH),
+        };
+        Some(Held {
+            letter,
+            message,
+            is_new,
+        })
+    }
+
+    /// The receipt of a letter in the hand.
+    pub(crate) fn receipt(&self, message_id: &str) -> Option<&String> {
+        self.receipts.get(message_id)
+    }
+
+    /// Forgets a letter that was deleted.
+    pub(crate) fn deleted(&mut self, message_id: &str) {
+        self.receipts.remove(message_id);
+    }
+
+    /// Makes every letter in the hand visible again. One that can't be released comes back by itself.
+    pub(crate) async fn release(self) {
+        let receipts: Vec<_> = self.receipts.into_values().collect();
+        let batches: Vec<_> = receipts.chunks(BATCH).collect();
+        for some in batches.chunks(WIDTH) {
+            join_all(some.iter().map(|it| release_batch(self.queue, it))).await;
+        }
+    }
+}
+
+async fn release_batch(queue: &DeadLetterQueue, receipts: &[String]) {
+    let entry = |(index, receipt): (usize, &String)| {
+        let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(index.to_string());
+        entry
+            .receipt_handle(receipt)
+            .visibility_timeout(0)
+            .build()
+            .ok()
+    };
+    let entries = receipts.iter().enumerate().filter_map(entry).collect();
+    let call = queue
+        .client
+        .change_message_visibility_batch()
+        .queue_url(&queue.url);
+    // Whatever went wrong, time makes it good.
+    let _ = call.set_entries(Some(entries)).send().await;
+}

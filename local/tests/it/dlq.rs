@@ -1,0 +1,330 @@
+//! `scanhook dlq` on the queue of a `serve` that runs, and of one that does not. The proofs do it on other servers too.
+
+use serde_json::{Value, json};
+
+use crate::world::{Place, Ran, wait_for};
+
+/// A place with four dead letters of two reasons, and one of no scan.
+fn place_with_dead_letters() -> Place {
+    let place = Place::new();
+    let serve = place.serve(&[]);
+    for number in 0..3 {
+        let image = format!("docker.io/prod/not-found:{number}");
+        place.settled(&serve.queue(&place.delivery("hub", &image)));
+    }
+    place
+        .settled(&serve.queue(&place.delivery("harbor", "harbor.example.com/prod/unauthorized:1")));
+    serve.sqs(
+        "SendMessage",
+        r#"{"QueueUrl":"/000000000000/scanhook-dlq","MessageBody":"no message of ours"}"#,
+    );
+    serve.stop();
+    place
+}
+
+fn list(place: &Place, arguments: &[&str]) -> Value {
+    let ran = place.run(&[&["dlq", "list", "--output=json"], arguments].concat());
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+fn ids(listed: &Value) -> Vec<String> {
+    let letters = listed["letters"].as_array().unwrap().iter();
+    letters
+        .map(|it| it["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[track_caller]
+fn done(ran: &Ran) -> Value {
+    assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
+    serde_json::from_str(&ran.stdout).unwrap()
+}
+
+#[test]
+fn dead_letters_are_listed_shown_filtered_and_exported() {
+    let place = place_with_dead_letters();
+    let table = place.run(&["dlq", "list"]);
+    assert_eq!(table.code, Some(0), "{}", table.stderr);
+    for words in [
+        "image_not_found",
+        "unauthorized",
+        "unknown",
+        "docker.io/prod/not-found:2",
+        "hub",
+    ] {
+        assert!(table.stdout.contains(words), "{words}: {}", table.stdout);
+    }
+    let all = list(&place, &[]);
+    let groups: Vec<_> = all["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| (&it["reason"], &it["requests"]))
+        .collect();
+    assert_eq!(groups[0], (&json!("image_not_found"), &json!(3)));
+    assert_eq!((groups.len(), ids(&all).len()), (3, 5));
+    for (arguments, expected) in [
+        (&["--reason=unauthorized"] as &[&str], 1),
+        (&["--reason=unauthorized,unknown"], 2),
+        (&["--source=hub"], 3),
+        (&["--image=docker.io/prod/*:1"], 1),
+        (&["--since=1h"], 5),
+        (&["--since=2999-01-01T00:00:00Z"], 0),
+        (&["--source=hub", "--reason=unauthorized"], 0),
+    ] {
+        assert_eq!(
+            ids(&list(&place, arguments)).len(),
+            expected,
+            "{arguments:?}"
+        );
+    }
+
+    let id = &ids(&list(&place, &["--reason=unauthorized"]))[0];
+    let shown = place.run(&["dlq", "show", id]);
+    assert_eq!(shown.code, Some(0), "{}", shown.stderr);
+    for words in [
+        id.as_str(),
+        "What unauthorized means",
+        "registries.<host>.credentials",
+        "PUSH_ARTIFACT",
+        "The ledger",
+        "The message",
+    ] {
+        assert!(shown.stdout.contains(words), "{words}: {}", shown.stdout);
+    }
+    let shown = place.run(&["dlq", "show", "01NONE"]);
+    assert_eq!((shown.code, shown.stdout.as_str()), (Some(1), ""));
+    assert!(
+        shown.stderr.contains("there is no dead letter 01NONE"),
+        "{}",
+        shown.stderr
+    );
+
+    let exported = place.run(&["dlq", "export", "--source=hub"]);
+    let lines: Vec<Value> = exported
+        .stdout
+        .lines()
+        .map(|it| serde_json::from_str(it).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 3);
+    assert!(
+        lines
+            .iter()
+            .all(|it| it["reason"] == "image_not_found" && it["body"]["version"] == 1)
+    );
+    // Looking has changed nothing.
+    assert!(
+        place
+            .messages("scanhook-dlq")
+            .iter()
+            .all(|it| it.receive_count == 0)
+    );
+}
+
+#[test]
+fn a_part_is_redriven_while_serve_does_not_run() {
+    let place = place_with_dead_letters();
+    let planned = place.run(&["dlq", "redrive", "--source=hub"]);
+    assert_eq!(planned.code, Some(0), "{}", planned.stderr);
+    assert!(
+        planned
+            .stdout
+            .contains("would redrive 3 scan requests (3 messages)"),
+        "{}",
+        planned.stdout
+    );
+    assert_eq!(
+        (
+            place.messages("scanhook").len(),
+            place.messages("scanhook-dlq").len()
+        ),
+        (0, 5)
+    );
+
+    let redriven = done(&place.run(&[
+        "dlq",
+        "redrive",
+        "--source=hub",
+        "--rate=500",
+        "--force",
+        "--yes",
+        "--output=json",
+    ]));
+    assert_eq!(
+        (
+            &redriven["redriven"],
+            &redriven["deleted_messages"],
+            &redriven["left_messages"]
+        ),
+        (&json!(3), &json!(3), &json!(0))
+    );
+    let queued = place.messages("scanhook");
+    assert_eq!((queued.len(), place.messages("scanhook-dlq").len()), (3, 2));
+    for message in &queued {
+        let body: Value = serde_json::from_str(&message.body).unwrap();
+        assert_eq!(
+            (&body["force"], message.group_id.as_deref()),
+            (&json!(true), Some("hub"))
+        );
+        assert!(message.attributes.is_empty(), "{:?}", message.attributes);
+    }
+    let again = done(&place.run(&["dlq", "redrive", "--source=hub", "--yes", "--output=json"]));
+    assert_eq!(again["redriven"], 0);
+
+    // What is no message can't be told to be scanned again, and stays.
+    let refused = place.run(&["dlq", "redrive", "--reason=unknown", "--force", "--yes"]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stdout);
+    assert!(
+        refused.stderr.contains("it can't be told to scan again"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(place.messages("scanhook-dlq").len(), 2);
+
+    let deleted = done(&place.run(&[
+        "dlq",
+        "delete",
+        "--reason=unknown",
+        "--yes",
+        "--output=json",
+    ]));
+    assert_eq!(deleted["deleted_messages"], 1);
+    assert_eq!(place.messages("scanhook-dlq").len(), 1);
+}
+
+#[test]
+fn everything_is_moved_back_and_scanned_while_serve_runs() {
+    let place = place_with_dead_letters();
+    let serve = place.serve(&[]);
+    let before = place.scans();
+    let redriven = done(&place.run(&["dlq", "redrive", "--yes", "--output=json"]));
+    assert_eq!(redriven["redriven"], 5);
+    // They fail as before, and lie there again with their reasons.
+    wait_for("five dead letters", || {
+        (ids(&list(&place, &[])).len() == 5).then_some(())
+    });
+    wait_for("later records", || {
+        let scans = place.scans();
+        let is_later = |it: &Value| {
+            before
+                .iter()
+                .all(|old| old["scan_id"] != it["scan_id"] || old["started_at"] != it["started_at"])
+        };
+        scans
+            .iter()
+            .all(|it| is_later(it) && it["state"] == "dead_letter")
+            .then_some(())
+    });
+    assert_eq!(ids(&list(&place, &["--reason=bad_message"])).len(), 1);
+    serve.stop();
+}
+
+#[test]
+fn what_is_scanned_since_it_failed_is_not_scanned_again() {
+    let place = Place::new();
+    let serve = place.serve(&[]);
+    let id = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));
+    let record = place.settled(&id);
+    let message = json!({
+        "version": 1, "scan_id": id, "source": "harbor",
+        "image": {"registry": "harbor.example.com", "repository": "prod/pass", "tag": "1", "digest": null},
+        "event": {"id": null, "type": "push", "actor": null, "occurred_at": null, "received_at": record["received_at"]},
+    });
+    let attribute = |value: &str| json!({"DataType": "String", "StringValue": value});
+    let letter = json!({
+        "QueueUrl": "/000000000000/scanhook-dlq", "MessageBody": message.to_string(),
+        "MessageAttributes": {
+            "scanhook.reason": attribute("network"),
+            "scanhook.failed_at": attribute("2020-01-01T00:00:00Z"),
+        },
+    });
+    serve.sqs("SendMessage", &letter.to_string());
+    let listed = list(&place, &[]);
+    assert_eq!(listed["letters"][0]["scanned_since"], true);
+    let redriven = done(&place.run(&[
+        "dlq",
+        "redrive",
+        "--reason=network",
+        "--yes",
+        "--output=json",
+    ]));
+    assert_eq!(
+        (
+            &redriven["redriven"],
+            &redriven["scanned_since"],
+            &redriven["deleted_messages"]
+        ),
+        (&json!(0), &json!(1), &json!(1))
+    );
+    serve.stop();
+    assert!(place.messages("scanhook").is_empty() && place.messages("scanhook-dlq").is_empty());
+}
+
+#[test]
+fn a_queue_that_is_no_dead_letter_queue_is_refused_unless_told() {
+    let mut place = Place::new();
+    let nothing = place.run(&["dlq", "list"]);
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(2), ""));
+    assert!(
+        nothing.stderr.contains("there is no queue in .scanhook"),
+        "{}",
+        nothing.stderr
+    );
+    let serve = place.serve(&["--no-scan"]);
+    for (name, value) in [
+        ("AWS_ACCESS_KEY_ID", "fake".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "fake".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        (
+            "AWS_ENDPOINT_URL_SQS",
+            format!("http://{}", serve.sqs_address),
+        ),
+    ] {
+        place.environment.insert(name.to_owned(), value);
+    }
+    serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));
+    let url = |name: &str| {
+        format!(
+            "--queue-url=http://{}/000000000000/{name}",
+            serve.sqs_address
+        )
+    };
+    let source = place.run(&["dlq", "list", &url("scanhook")]);
+    assert_eq!(source.code, Some(2), "{}", source.stdout);
+    assert!(
+        source.stderr.contains("has a dead-letter queue of its own"),
+        "{}",
+        source.stderr
+    );
+    serve.sqs("CreateQueue", r#"{"QueueName":"plain"}"#);
+    let plain = place.run(&["dlq", "list", &url("plain")]);
+    assert_eq!(plain.code, Some(2), "{}", plain.stdout);
+    assert!(
+        plain.stderr.contains("is no queue's dead-letter queue"),
+        "{}",
+        plain.stderr
+    );
+    let told = list(&place, &[&url("scanhook"), "--any-queue"]);
+    assert_eq!(ids(&told).len(), 1);
+    let empty = list(&place, &[&url("scanhook-dlq")]);
+    assert_eq!(ids(&empty).len(), 0);
+    let elsewhere = place.run(&[
+        "dlq",
+        "redrive",
+        &url("scanhook-dlq"),
+        &format!(
+            "--destination=http://{}/000000000000/scanhook-dlq",
+            serve.sqs_address
+        ),
+    ]);
+    assert_eq!(elsewhere.code, Some(2), "{}", elsewhere.stdout);
+    assert!(
+        elsewhere.stderr.contains("is the dead-letter queue itself"),
+        "{}",
+        elsewhere.stderr
+    );
+    let careless = place.run(&["dlq", "delete", "--yes"]);
+    assert_eq!(careless.code, Some(2), "{}", careless.stdout);
+    assert!(careless.stderr.contains("or --all"), "{}", careless.stderr);
+}
