@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use aws_sdk_sqs::types::{
-    DeleteMessageBatchRequestEntry, Message, MessageAttributeValue, MessageSystemAttributeName,
+    DeleteMessageBatchRequestEntry, Message, MessageSystemAttributeName,
     MessageSystemAttributeNameForSends, MessageSystemAttributeValue, SendMessageBatchRequestEntry,
 };
 use futures_util::future::join_all;
@@ -422,6 +422,8 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_sqs::types::MessageAttributeValue;
+
     use super::*;
 
     const BODY: &str = r#"{"version":1,"scan_id":"01A","source":"prod","image":{"registry":"h.io","repository":"a","tag":"1","digest":null},"event":{"id":null,"type":"push","actor":null,"occurred_at":null,"received_at":"2026-11-21T08:00:00Z"},"later":[1]}"#;

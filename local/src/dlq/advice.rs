@@ -2,8 +2,6 @@
 
 use scanhook_core::verdict::ErrorReason;
 
-use super::letter::UNKNOWN;
-
 /// What an operator is told about a reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Advice {
@@ -127,6 +125,7 @@ fn of(reason: ErrorReason) -> Advice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dlq::letter::UNKNOWN;
 
     /// One line of single spaces, so that the document may break lines where it likes.
     fn flat(text: &str) -> String {

@@ -58,11 +58,13 @@ pub(crate) async fn move_all(
             if let Some(reason) = task.failure_reason() {
                 bail!("SQS moved {moved} messages and gave up: {reason}");
             }
-            let (visible, hidden) = queue.depth().await?;
+            // What failed again meanwhile is in the queue again, but not left in it.
+            let to_move = task.approximate_number_of_messages_to_move().unwrap_or(0);
+            let to_move = usize::try_from(to_move).unwrap_or(0);
             return Ok(Done {
                 redriven: moved,
                 deleted_messages: moved,
-                left_messages: usize::try_from(visible + hidden).unwrap_or(usize::MAX),
+                left_messages: to_move.saturating_sub(moved),
                 interrupted,
                 ..Done::default()
             });

@@ -13,7 +13,7 @@ fn place_with_dead_letters() -> Place {
         place.settled(&serve.queue(&place.delivery("hub", &image)));
     }
     place
-        .settled(&serve.queue(&place.delivery("harbor", "harbor.example.com/prod/unauthorized:1")));
+        .settled(&serve.queue(&place.delivery("harbor", "harbor.example.com/prod/registry-401:1")));
     serve.sqs(
         "SendMessage",
         r#"{"QueueUrl":"/000000000000/scanhook-dlq","MessageBody":"no message of ours"}"#,

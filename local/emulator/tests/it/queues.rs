@@ -551,6 +551,8 @@ async fn peeking_changes_nothing() {
     assert_eq!(peeked[0].message_id, received.message_id().unwrap());
     assert_eq!(peeked[0].attributes["scanhook.reason"], "too_large");
     assert_eq!(peeked[0].receive_count, 1);
+    let shown = world.get("/000000000000/q").await;
+    assert_eq!((shown.messages, shown.next), (peeked.clone(), None));
     let third = world
         .store
         .peek(
@@ -615,4 +617,29 @@ async fn a_program_ensures_its_queues_again_and_again() {
             .await
             .is_err()
     );
+}
+
+#[tokio::test]
+async fn a_long_queue_is_shown_in_pages() {
+    let world = World::start().await;
+    let url = world.queue("q").await;
+    for batch in 0..201 {
+        let entries = (0..5).map(|it| {
+            let entry = SendMessageBatchRequestEntry::builder().id(it.to_string());
+            let body = format!("{}", batch * 5 + it);
+            entry.message_body(body).build().unwrap()
+        });
+        let call = world.client.send_message_batch().queue_url(&url);
+        let entries = Some(entries.collect());
+        call.set_entries(entries).send().await.unwrap();
+    }
+    let first = world.get("/000000000000/q").await;
+    assert_eq!(first.messages.len(), 1000);
+    let path = format!("/000000000000/q?after={}", first.next.unwrap());
+    let second = world.get(&path).await;
+    assert_eq!((second.messages.len(), second.next), (5, None));
+    let bodies = first.messages.iter().chain(&second.messages);
+    let bodies: Vec<i32> = bodies.map(|it| it.body.parse().unwrap()).collect();
+    assert_eq!(bodies, (0..1005).collect::<Vec<_>>());
+    assert!(first.messages.iter().all(|it| it.receive_count == 0));
 }

@@ -6,14 +6,17 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sqs::types::{Message, QueueAttributeName};
+use axum::body::{Body, to_bytes};
+use http::{Request, StatusCode};
 use jiff::Timestamp;
 use scanhook_emulator::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
-use scanhook_emulator::sqs::{self, Store};
+use scanhook_emulator::sqs::{self, Page, Store};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 pub(crate) struct World {
     pub(crate) clock: ManualClock,
@@ -145,6 +148,16 @@ impl World {
             .send()
             .await
             .unwrap();
+    }
+
+    /// What a `GET` of this path shows.
+    pub(crate) async fn get(&self, path: &str) -> Page {
+        let router = sqs::router(self.store.clone(), Faults::none());
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        serde_json::from_slice(&body).unwrap()
     }
 
     /// Visible, in flight, delayed.
