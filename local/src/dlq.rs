@@ -104,7 +104,7 @@ async fn find(args: &DlqQueueArgs, stop: &CancellationToken) -> anyhow::Result<F
     for case in letter::fold(letters?) {
         let scan_id = case.letters().last().and_then(letter::Letter::scan_id);
         let known = match scan_id {
-            Some(scan_id) => records.of(&scan_id).await?,
+            Some(scan_id) => records.of(&scan_id)?,
             None => Vec::new(),
         };
         cases.push(case.with_records(known));
@@ -133,7 +133,7 @@ impl Records {
         ))
     }
 
-    async fn of(&self, scan_id: &ScanId) -> anyhow::Result<Vec<ScanRecord>> {
+    fn of(&self, scan_id: &ScanId) -> anyhow::Result<Vec<ScanRecord>> {
         match self {
             Self::Unknown => Ok(Vec::new()),
             Self::Sqlite(ledger) => ledger.find(scan_id.as_str()),

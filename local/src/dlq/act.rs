@@ -511,7 +511,7 @@ mod tests {
     async fn who_asks_to_stop_is_not_kept_waiting_for_the_next_turn() {
         let stop = CancellationToken::new();
         let mut pace = Pace::new(&Deed::Delete);
-        pace.next = Instant::now() + Duration::from_secs(3600);
+        pace.next = Instant::now() + Duration::from_hours(1);
         stop.cancel();
         assert!(!pace.wait(&stop).await);
     }

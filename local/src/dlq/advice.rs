@@ -26,6 +26,7 @@ const WITHOUT_REASON: Advice = Advice {
              a few before all.",
 };
 
+#[expect(clippy::too_many_lines, reason = "a table: a row for each reason")]
 fn of(reason: ErrorReason) -> Advice {
     let (meaning, action) = match reason {
         ErrorReason::BadMessage => (
@@ -79,6 +80,11 @@ fn of(reason: ErrorReason) -> Advice {
             "The CLI was killed three times, most likely for its memory.",
             "Give the scanner more memory, or lower scanner.concurrency. Then redrive.",
         ),
+        ErrorReason::PlatformMissing => (
+            "The image's index has no image for a platform that the source asks for.",
+            "See with `skopeo inspect --raw` which platforms were pushed. Correct the source's platforms, or have the missing \
+             one built and pushed again; redriving alone does not help.",
+        ),
         ErrorReason::RateLimited => (
             "The registry or Sysdig asked for a pause, longer than all attempts together.",
             "Log in to the registry (limits for strangers are low), lower scanner.concurrency, and redrive at a low rate.",
@@ -98,6 +104,11 @@ fn of(reason: ErrorReason) -> Advice {
             "The scan did not end within scanner.timeout, three times.",
             "See how large the image is. Raise scanner.timeout, or run `scanhook work` for scans longer than Lambda's 15 \
              minutes. Then redrive.",
+        ),
+        ErrorReason::TooLarge => (
+            "The image's layers are larger than scanner.max_image, so it was not pulled.",
+            "Raise scanner.max_image, together with the scanner's scratch space, memory and timeout, and redrive; or exclude the \
+             repository in its source and delete the letter.",
         ),
         ErrorReason::Unauthorized => (
             "The registry refused the credentials, and reading them again gave the same ones.",

@@ -113,7 +113,10 @@ async fn read(
     served: Option<Served>,
     args: &DlqQueueArgs,
 ) -> anyhow::Result<DeadLetterQueue> {
-    if url.ends_with(".fifo") {
+    if url
+        .rsplit_once('.')
+        .is_some_and(|(_, suffix)| suffix == "fifo")
+    {
         bail!("{url} is a FIFO queue, and scanhook's dead letters are in a standard queue");
     }
     let output = client

@@ -162,11 +162,8 @@ pub(crate) fn show(case: &Case, now: Timestamp) -> anyhow::Result<()> {
         ))?;
     }
     for record in case.records() {
-        let platform = record
-            .platform
-            .as_deref()
-            .map(|it| format!(" for {it}"))
-            .unwrap_or_default();
+        let platform = record.platform.as_ref();
+        let platform = platform.map(|it| format!(" for {it}")).unwrap_or_default();
         let json = serde_json::to_string_pretty(record)?;
         output::line(&format!(
             "\nThe ledger{platform}:\n{}",
