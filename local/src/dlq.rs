@@ -12,22 +12,23 @@ mod sweep;
 mod view;
 
 use anyhow::Context as _;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
-use scanhook_core::message::ScanId;
-use scanhook_core::record::ScanRecord;
+use scanhook_emulator::clock::Clock;
+use scanhook_scanner::ledger::{History as _, LedgerError};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::act::{Deed, Done};
-use self::letter::{Case, Filter};
+use self::letter::{Case, Filter, Letter};
 use self::queue::DeadLetterQueue;
 use crate::args::Output;
 use crate::args::dlq::{
     DlqCommand, DlqDeleteArgs, DlqExportArgs, DlqListArgs, DlqQueueArgs, DlqRedriveArgs,
     DlqShowArgs,
 };
-use crate::ledger::SqliteLedger;
+use crate::scans::Records;
 use crate::serve::StopSignals;
 use crate::{Outcome, data_dir, output, unusable};
 
@@ -99,50 +100,45 @@ async fn find(args: &DlqQueueArgs, stop: &CancellationToken) -> anyhow::Result<F
     let progress = output::progress(queue.visible, "looking");
     let letters = sweep::look(&queue, &progress, stop).await;
     progress.finish_and_clear();
-    let records = Records::open(args)?;
-    let mut cases = Vec::new();
-    for case in letter::fold(letters?) {
-        let scan_id = case.letters().last().and_then(letter::Letter::scan_id);
+    let now = Clock::System.now();
+    let cases = letter::fold(letters?);
+    let cases = match records(args).await? {
+        Some(records) => join(cases, &records, now).await?,
+        None => cases,
+    };
+    Ok(Found { queue, cases, now })
+}
+
+/// The ledger, if there is one.
+async fn records(args: &DlqQueueArgs) -> anyhow::Result<Option<Records>> {
+    if args.ledger.table.is_none() && !data_dir::ledger(&args.ledger.data_dir).is_file() {
+        return Ok(None);
+    }
+    Records::open(&args.ledger).await.map(Some)
+}
+
+/// So many questions to the ledger are under way at once.
+const QUESTIONS: usize = 16;
+
+/// Adds what the ledger knows.
+async fn join(cases: Vec<Case>, records: &Records, now: Timestamp) -> anyhow::Result<Vec<Case>> {
+    let progress = output::progress(cases.len() as u64, "asking the ledger");
+    let joined = stream::iter(cases).map(async |case| {
+        let scan_id = case.letters().last().and_then(Letter::scan_id);
         let known = match scan_id {
-            Some(scan_id) => records.of(&scan_id)?,
+            Some(scan_id) => records.find(&scan_id, now).await?,
             None => Vec::new(),
         };
-        cases.push(case.with_records(known));
-    }
-    Ok(Found {
-        queue,
-        cases,
-        now: now(),
-    })
-}
-
-/// Where the ledger is, if there is one.
-enum Records {
-    Unknown,
-    Sqlite(SqliteLedger),
-}
-
-impl Records {
-    fn open(args: &DlqQueueArgs) -> anyhow::Result<Self> {
-        let path = data_dir::ledger(&args.data_dir);
-        if !path.is_file() {
-            return Ok(Self::Unknown);
-        }
-        Ok(Self::Sqlite(
-            SqliteLedger::open_to_read(&path).map_err(unusable)?,
-        ))
-    }
-
-    fn of(&self, scan_id: &ScanId) -> anyhow::Result<Vec<ScanRecord>> {
-        match self {
-            Self::Unknown => Ok(Vec::new()),
-            Self::Sqlite(ledger) => ledger.find(scan_id.as_str()),
-        }
-    }
+        progress.inc(1);
+        Ok::<_, LedgerError>(case.with_records(known))
+    });
+    let joined = joined.buffered(QUESTIONS).try_collect().await;
+    progress.finish_and_clear();
+    Ok(joined?)
 }
 
 async fn list(args: &DlqListArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
-    let filter = Filter::new(&args.filter, now()).map_err(unusable)?;
+    let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
     let found = find(&args.queue, stop).await?;
     let cases = found.chosen(&filter);
     match args.output {
@@ -190,7 +186,7 @@ fn missing(filter: &Filter, cases: &[Case]) -> Outcome {
 }
 
 async fn export(args: &DlqExportArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
-    let filter = Filter::new(&args.filter, now()).map_err(unusable)?;
+    let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
     let found = find(&args.queue, stop).await?;
     for case in found.chosen(&filter) {
         for letter in view::letters(&case) {
@@ -202,7 +198,7 @@ async fn export(args: &DlqExportArgs, stop: &CancellationToken) -> anyhow::Resul
 }
 
 async fn redrive(args: &DlqRedriveArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
-    let filter = Filter::new(&args.filter, now()).map_err(unusable)?;
+    let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
     let found = find(&args.queue, stop).await?;
     let destination = found
         .queue
@@ -238,7 +234,7 @@ async fn redrive(args: &DlqRedriveArgs, stop: &CancellationToken) -> anyhow::Res
 }
 
 async fn delete(args: &DlqDeleteArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
-    let filter = Filter::new(&args.filter, now()).map_err(unusable)?;
+    let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
     if filter.is_everything() && !args.all {
         return Err(unusable(anyhow::anyhow!(
             "say which letters to delete, or --all"
@@ -326,9 +322,4 @@ fn report(
     } else {
         Ok(Outcome::Findings)
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the command's clock")]
-fn now() -> Timestamp {
-    Timestamp::now()
 }

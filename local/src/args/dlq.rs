@@ -1,18 +1,14 @@
 //! The command line of `scanhook dlq`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use scanhook_core::verdict::ErrorReason;
 
-use super::Output;
+use super::{LedgerArgs, Output, Since};
 use crate::dlq::letter::UNKNOWN;
-
-/// Where the examples stop to be the same for every command.
-const QUEUE_HELP: &str = "Which queue";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DlqCommand {
@@ -46,7 +42,7 @@ pub(crate) enum DlqCommand {
 const LIST_EXAMPLES: &str = "Examples:
   scanhook dlq list                                      what `serve` in this directory could not scan
   scanhook dlq list --reason unauthorized --since 24h
-  scanhook dlq list --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/scanhook-dlq --output json";
+  scanhook dlq list --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/scanhook-dlq --table scanhook-ledger";
 
 const SHOW_EXAMPLES: &str = "Examples:
   scanhook dlq show 01JD2Z7H8Q4K                         by the scan's id, or by SQS's id of the message";
@@ -67,14 +63,13 @@ const DELETE_EXAMPLES: &str = "Examples:
 
 /// Which dead-letter queue, and which ledger knows of it.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = QUEUE_HELP)]
+#[command(next_help_heading = "Which queue")]
 pub(crate) struct DlqQueueArgs {
     /// The dead-letter queue in SQS; AWS_* variables and profiles tell region, credentials and endpoint
     #[arg(long, env = "SCANHOOK_DLQ_URL", value_name = "URL")]
     pub(crate) queue_url: Option<String>,
-    /// Where `serve` keeps its data; its queue is used without --queue-url, whether it runs or not
-    #[arg(long, default_value = ".scanhook", value_name = "DIR")]
-    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) ledger: LedgerArgs,
     /// Look at a queue although it is not known to be a dead-letter queue
     ///
     /// Looking counts as a receive, so on a queue that is worked on it makes dead letters of messages that are not.
@@ -101,8 +96,8 @@ pub(crate) struct DlqFilterArgs {
     /// Only these images: a glob for REGISTRY/REPOSITORY or REGISTRY/REPOSITORY:TAG; `*` within a component, `**` across
     #[arg(long, value_name = "GLOB")]
     pub(crate) image: Vec<String>,
-    /// Only those that failed since: 90m, 24h, 7d ago, or at 2026-11-21T20:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = since)]
+    /// Only what failed since then: a time (2026-11-21T20:00:00Z) or how long ago (90m, 24h, 7d)
+    #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<Since>,
 }
 
@@ -184,36 +179,6 @@ pub(crate) struct DlqDeleteArgs {
     pub(crate) output: Output,
 }
 
-/// Since when.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Since {
-    /// So long before now.
-    Ago(SignedDuration),
-    /// This instant.
-    At(Timestamp),
-}
-
-impl Since {
-    /// The instant that is meant.
-    pub(crate) fn instant(self, now: Timestamp) -> Timestamp {
-        match self {
-            Self::Ago(time) => now.checked_sub(time).unwrap_or(Timestamp::MIN),
-            Self::At(instant) => instant,
-        }
-    }
-}
-
-pub(crate) fn since(text: &str) -> Result<Since, String> {
-    // The date crate's durations know no days, since a day may have 23 hours; here it has 24.
-    let days = text.strip_suffix('d').and_then(|it| it.parse::<u32>().ok());
-    if let Some(days) = days {
-        return Ok(Since::Ago(SignedDuration::from_hours(i64::from(days) * 24)));
-    }
-    let ago = text.parse().map(Since::Ago);
-    ago.or_else(|_| text.parse().map(Since::At))
-        .map_err(|_| "a time is 90m, 24h or 7d, or 2026-11-21T20:00:00Z".to_owned())
-}
-
 fn hide_time(text: &str) -> Result<Duration, String> {
     let time: Option<SignedDuration> = text.parse().ok();
     time.and_then(|it| Duration::try_from(it).ok())
@@ -228,25 +193,4 @@ fn reasons() -> PossibleValuesParser {
             .into_iter()
             .chain([UNKNOWN]),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn since_is_a_time_ago_or_an_instant() {
-        let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
-        for (text, expected) in [
-            ("90m", "2026-11-22T10:30:00Z"),
-            ("24h", "2026-11-21T12:00:00Z"),
-            ("7d", "2026-11-15T12:00:00Z"),
-            ("2026-11-21T20:00:00Z", "2026-11-21T20:00:00Z"),
-        ] {
-            assert_eq!(since(text).unwrap().instant(now).to_string(), expected);
-        }
-        for text in ["", "yesterday", "7", "-"] {
-            assert!(since(text).is_err(), "{text}");
-        }
-    }
 }

@@ -244,7 +244,7 @@ impl Filter {
             reasons: set(&args.reason),
             sources: set(&args.source),
             images,
-            since: args.since.map(|it| it.instant(now)),
+            since: args.since.map(|it| it.before(now)),
         })
     }
 
@@ -515,12 +515,8 @@ mod tests {
             it.reason = vec!["network".into()];
             it.source = vec!["dev".into()];
         }));
-        assert!(admits(
-            |it| it.since = Some(crate::args::dlq::since("2h").unwrap())
-        ));
-        assert!(!admits(
-            |it| it.since = Some(crate::args::dlq::since("1h").unwrap())
-        ));
+        assert!(admits(|it| it.since = Some("2h".parse().unwrap())));
+        assert!(!admits(|it| it.since = Some("1h".parse().unwrap())));
         for (glob, expected) in [
             ("h.io/team/app", true),
             ("h.io/team/*", true),

@@ -57,7 +57,7 @@ impl DeadLetterQueue {
     pub(crate) async fn open(args: &DlqQueueArgs) -> anyhow::Result<Self> {
         let (client, url, endpoint, served) = match &args.queue_url {
             Some(url) => (outside().await, url.clone(), None, None),
-            None => embedded(&args.data_dir).await.map_err(unusable)?,
+            None => embedded(&args.ledger.data_dir).await.map_err(unusable)?,
         };
         let queue = read(client, url, endpoint, served, args).await;
         queue.map_err(unusable)
