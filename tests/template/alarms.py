@@ -1,0 +1,63 @@
+"""What is promised to be noticed, and the alarm that notices it. docs/deploying.md tells what to do at each."""
+
+from __future__ import annotations
+
+import re
+
+from model import ROOT, Json, Model
+
+PROMISED = {
+    "DeadLettersAlarm": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", "DeadLetterQueue"),
+    "QueueAgeAlarm": ("AWS/SQS", "ApproximateAgeOfOldestMessage", "Queue"),
+    "WebhookErrorsAlarm": ("AWS/Lambda", "Errors", "WebhookFunction"),
+    "ScannerErrorsAlarm": ("AWS/Lambda", "Errors", "ScannerFunction"),
+    "WebhookThrottlesAlarm": ("AWS/Lambda", "Throttles", "WebhookFunction"),
+    "ScannerThrottlesAlarm": ("AWS/Lambda", "Throttles", "ScannerFunction"),
+    "WebhookDurationAlarm": ("AWS/Lambda", "Duration", "WebhookFunction"),
+    "ScannerDurationAlarm": ("AWS/Lambda", "Duration", "ScannerFunction"),
+    "UnauthorizedAlarm": ("scanhook/${AWS::StackName}", "unauthorized", None),
+    "ThrottledAlarm": ("scanhook/${AWS::StackName}", "throttled", None),
+    "UnavailableAlarm": ("AWS/ApiGateway", "5xx", "Api"),
+    "LedgerAlarm": (None, "SELECT SUM(ledger_unavailable) FROM scanhook", None),
+    "EcrDeadLettersAlarm": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", "EcrDeadLetterQueue"),
+}
+"""Namespace, metric (or query), and the resource whose metric it is."""
+
+STATUS = {"unauthorized": "401", "throttled": "429"}
+"""Metrics that are made of the access log, and the status that they count."""
+
+
+def watched(alarm: Json) -> tuple[str | None, str, str | None]:
+    if "Metrics" in alarm:
+        (query,) = alarm["Metrics"]
+        return None, query["Expression"], None
+    namespace = alarm["Namespace"]
+    dimensions = alarm.get("Dimensions", [])
+    resource = None
+    if dimensions:
+        (value,) = [it["Value"] for it in dimensions]
+        resource = value.get("Ref") or value["Fn::GetAtt"][0]
+    return namespace if isinstance(namespace, str) else namespace["Fn::Sub"], alarm["MetricName"], resource
+
+
+def alarms_are_those_promised(model: Model) -> None:
+    alarms = model.of_type("AWS::CloudWatch::Alarm")
+    there = {name: watched(alarm) for name, alarm in alarms.items()}
+    assert there == PROMISED, f"alarms: expected {PROMISED!r}, but they are {there!r}"
+    for name, alarm in alarms.items():
+        assert alarm["TreatMissingData"] == "notBreaching", f"{name} rings when nothing happens"
+        topic = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
+        assert alarm["AlarmActions"] == topic, f"{name} tells nobody"
+        assert alarm["ComparisonOperator"] == "GreaterThanOrEqualToThreshold", f"{name} compares otherwise"
+        assert alarm["EvaluationPeriods"] == 1, f"{name} waits"
+    for name, function in (("WebhookDurationAlarm", "WebhookFunction"), ("ScannerDurationAlarm", "ScannerFunction")):
+        limit = model.properties(function)["Timeout"] * 1000
+        assert alarms[name]["ExtendedStatistic"] == "p99", f"{name} looks at another statistic"
+        assert alarms[name]["Threshold"] == 0.8 * limit, f"{name} is not at 80 % of {limit} ms"
+    for filter_ in model.of_type("AWS::Logs::MetricFilter").values():
+        (made,) = filter_["MetricTransformations"]
+        assert filter_["FilterPattern"] == f"{{ $.status = {STATUS[made['MetricName']]} }}", "a filter counts another status"
+        assert filter_["LogGroupName"] == {"Ref": "AccessLogs"}, "a filter reads another log"
+    page = (ROOT / "docs/deploying.md").read_text()
+    told = set(re.findall(r"^\| `(\w+Alarm)` \|", page, flags=re.MULTILINE))
+    assert told == set(PROMISED), f"docs/deploying.md tells of {sorted(told)}"
