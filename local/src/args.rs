@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
+use scanhook_core::image::Image;
 use scanhook_core::message::ScanId;
 use scanhook_core::source::SourceName;
+use scanhook_scanner::doctor::Images;
 
 use self::dlq::DlqCommand;
 use crate::faults::Fault;
@@ -45,6 +47,11 @@ pub(crate) enum Command {
     Dlq(DlqCommand),
     /// Check a configuration and its secrets, and show how to set up each registry
     Check(CheckArgs),
+    /// Find out what only the real Sysdig CLI, token and network can show
+    ///
+    /// Runs the CLI several times, on an image that passes and on one that fails, and says what it saw of the CLI, the token,
+    /// the database, this machine, and each assumption of docs/assumptions.md. Needs the configuration's `scanner`.
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -191,6 +198,30 @@ pub(crate) struct CheckArgs {
     pub(crate) url: String,
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct DoctorArgs {
+    /// The configuration file
+    #[arg(
+        long,
+        env = "SCANHOOK_CONFIG",
+        default_value = "scanhook.yaml",
+        value_name = "FILE"
+    )]
+    pub(crate) config: String,
+    /// The Sysdig CLI; without a slash it is looked for in PATH
+    #[arg(long, default_value = "sysdig-cli-scanner", value_name = "PATH")]
+    pub(crate) scanner_cli: PathBuf,
+    /// An image whose policies pass
+    #[arg(long, default_value = Images::PASS, value_name = "REF", value_parser = image)]
+    pub(crate) pass_image: Image,
+    /// An image that fails its policies
+    #[arg(long, default_value = Images::FAIL, value_name = "REF", value_parser = image)]
+    pub(crate) fail_image: Image,
+    /// How to show what was found
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+}
+
 /// How a command shows its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Output {
@@ -254,6 +285,10 @@ impl FromStr for Since {
 
 fn source_name(text: &str) -> Result<SourceName, String> {
     SourceName::try_from(text.to_owned()).map_err(|err| err.to_string())
+}
+
+fn image(text: &str) -> Result<Image, String> {
+    Image::parse(text).map_err(|err| err.to_string())
 }
 
 fn scan_id(text: &str) -> Result<ScanId, String> {

@@ -45,6 +45,11 @@ impl From<ScanId> for String {
 }
 
 impl ScanId {
+    /// The id of runs that no message asked for.
+    pub fn doctor() -> Self {
+        Self("doctor".to_owned())
+    }
+
     /// The id as text.
     pub fn as_str(&self) -> &str {
         &self.0

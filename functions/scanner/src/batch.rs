@@ -116,6 +116,11 @@ fn identifier(record: &SqsMessage) -> &str {
     }
 }
 
+/// How long work may go on in an invocation with this deadline.
+pub(crate) fn time_left<L>(scanner: &Scanner<L>, deadline: Timestamp) -> Duration {
+    until(before(deadline, scanner.margin), (scanner.now)())
+}
+
 fn after(instant: Timestamp, duration: Duration) -> Timestamp {
     instant.checked_add(duration).unwrap_or(Timestamp::MAX)
 }

@@ -3,6 +3,7 @@
 //! **Invariant**: no shell; an environment made from nothing; a process group of its own, of which nothing is left when
 //! the run ends, however it ends; its directory is gone then too. What was printed leaves here redacted.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -15,7 +16,7 @@ use futures_util::future::{Either, join, select};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use scanhook_core::message::ScanId;
-use scanhook_core::plan::{Inherited, RunDirectories, ScanPlan};
+use scanhook_core::plan::{Inherited, ScanPlan};
 use scanhook_core::redact::Redactor;
 use scanhook_core::report::Report;
 use scanhook_core::verdict::Exit;
@@ -72,25 +73,11 @@ impl Cli {
         limit: Duration,
     ) -> io::Result<Run> {
         let scan = slot.begin(scan_id)?;
-        let mut child = self.start(plan, &scan.directories())?;
-        let processes = RunProcesses::of(&child, scan.path());
+        let directories = scan.directories();
+        let environment = plan.environment(&directories, &self.inherited);
+        let child = self.start(plan.arguments(&directories), environment, scan.path())?;
         slot.distrust_database();
-        let (mut stdout, mut stderr) = (Tail::new(STDOUT_KEPT), Tail::new(STDERR_KEPT));
-        let exit = {
-            let (out, err) = (child.stdout.take(), child.stderr.take());
-            let mut drained = pin!(join(stdout.fill_from(out), stderr.fill_from(err)));
-            let (exit, is_drained) =
-                match select(pin!(wait(&mut child, &processes, limit)), drained.as_mut()).await {
-                    Either::Left((exit, _)) => (exit, false),
-                    Either::Right((_, ended)) => (ended.await, true),
-                };
-            // Whoever is left may hold the streams open.
-            drop(processes);
-            if !is_drained {
-                let _ = timeout(DRAIN_GRACE, drained).await;
-            }
-            exit?
-        };
+        let (exit, [stdout, stderr]) = watch(child, scan.path(), limit).await?;
         if matches!(exit, Exit::Code(_)) {
             slot.trust_database();
         }
@@ -113,22 +100,74 @@ impl Cli {
         })
     }
 
+    /// Runs the CLI with these arguments, no secret and no image, for `limit` at most. Tells how it ended and what it
+    /// printed, the end of stdout before that of stderr.
+    pub async fn ask(
+        &self,
+        arguments: &[&str],
+        slot: &mut Slot,
+        limit: Duration,
+    ) -> io::Result<(Exit, String)> {
+        let scan = slot.begin(&ScanId::doctor())?;
+        let mut environment = self.inherited.variables.clone();
+        environment.push(("HOME", scan.path().into()));
+        environment.push(("TMPDIR", scan.path().join("tmp").into()));
+        let arguments = arguments.iter().map(Into::into).collect();
+        let child = self.start(arguments, environment, scan.path())?;
+        let (exit, printed) = watch(child, scan.path(), limit).await?;
+        let redactor = Redactor::new([]);
+        let printed = printed.map(|it| it.shown(&redactor));
+        Ok((exit, printed.join("\n").trim().to_owned()))
+    }
+
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place that starts a process"
     )]
-    fn start(&self, plan: &ScanPlan, directories: &RunDirectories<'_>) -> io::Result<Child> {
+    fn start(
+        &self,
+        arguments: Vec<OsString>,
+        environment: Vec<(&'static str, OsString)>,
+        directory: &Path,
+    ) -> io::Result<Child> {
         Command::new(&self.program)
-            .args(plan.arguments(directories))
+            .args(arguments)
             .env_clear()
-            .envs(plan.environment(directories, &self.inherited))
-            .current_dir(directories.scan)
+            .envs(environment)
+            .current_dir(directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
     }
+}
+
+/// Waits for a process to end, `limit` at most, and for its streams: the ends of stdout and stderr. Nothing of its group is
+/// left then.
+async fn watch(
+    mut child: Child,
+    directory: &Path,
+    limit: Duration,
+) -> io::Result<(Exit, [Tail; 2])> {
+    let processes = RunProcesses::of(&child, directory);
+    let (mut stdout, mut stderr) = (Tail::new(STDOUT_KEPT), Tail::new(STDERR_KEPT));
+    let exit = {
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let mut drained = pin!(join(stdout.fill_from(out), stderr.fill_from(err)));
+        let (exit, is_drained) =
+            match select(pin!(wait(&mut child, &processes, limit)), drained.as_mut()).await {
+                Either::Left((exit, _)) => (exit, false),
+                Either::Right((_, ended)) => (ended.await, true),
+            };
+        // Whoever is left may hold the streams open.
+        drop(processes);
+        if !is_drained {
+            let _ = timeout(DRAIN_GRACE, drained).await;
+        }
+        exit?
+    };
+    Ok((exit, [stdout, stderr]))
 }
 
 /// Waits for the process to end; ends it and its group when its time is up.

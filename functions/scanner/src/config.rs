@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use scanhook_core::image::Registry;
+use scanhook_core::image::{Image, Registry};
 use scanhook_core::message::QueueMessage;
 use scanhook_core::plan::{INHERITED, Inherited, RegistryLogin, ScanPlan};
 use scanhook_core::retry::RetryPolicy;
@@ -66,6 +66,11 @@ impl ScannerSettings {
         }
     }
 
+    /// Sysdig's address.
+    pub fn api_url(&self) -> &str {
+        &self.scanner().api_url
+    }
+
     /// The longest time for one scan.
     pub fn timeout(&self) -> Duration {
         self.scanner().timeout
@@ -96,7 +101,15 @@ impl ScannerSettings {
 
     /// Plans the scan of a message's image. The login is that of the image's host, whatever the message says else.
     pub async fn plan(&self, message: &QueueMessage, policies: Vec<String>) -> ScanPlan {
-        let login = match self.login(&message.image.registry) {
+        ScanPlan {
+            policies,
+            ..self.plan_of(message.image.clone()).await
+        }
+    }
+
+    /// Plans a run for an image that no message names, with the policies for all sources.
+    pub async fn plan_of(&self, image: Image) -> ScanPlan {
+        let login = match self.login(&image.registry) {
             Some((username, password)) => Some(RegistryLogin {
                 username: username.to_owned(),
                 password: password.value().await,
@@ -104,10 +117,10 @@ impl ScannerSettings {
             None => None,
         };
         ScanPlan {
-            image: message.image.clone(),
+            image,
             api_url: self.scanner().api_url.clone(),
             api_token: self.api_token.value().await,
-            policies,
+            policies: self.scanner().policies.clone(),
             login,
         }
     }

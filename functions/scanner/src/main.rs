@@ -4,9 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use aws_lambda_events::sqs::SqsEvent;
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use scanhook_scanner::{batch, config};
+use scanhook_scanner::{config, invocation};
+use serde_json::Value;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -26,9 +26,16 @@ async fn main() -> ExitCode {
         Err(err) => return fail(&format!("{err:#}")),
     };
     let started_at = (scanner.now)();
-    let handler = service_fn(async |event: LambdaEvent<SqsEvent>| {
+    let handler = service_fn(async |event: LambdaEvent<Value>| {
         let deadline = config::deadline(event.context.deadline, started_at, (scanner.now)());
-        Ok::<_, Error>(batch::handle(&scanner, event.payload, deadline).await)
+        let answer = invocation::answer(
+            &scanner,
+            event.payload,
+            deadline,
+            &environment,
+            Path::new("/tmp"),
+        );
+        answer.await.map_err(Error::from)
     });
     match lambda_runtime::run(handler).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -82,6 +82,26 @@ fn scans_are_told_as_a_table_and_as_json() {
     )
     .unwrap();
     assert_eq!(limited.as_array().unwrap().len(), 1);
+    for (filter, expected) in [
+        ("--verdict=passed", vec![&passed]),
+        ("--verdict=error", vec![&gone]),
+        ("--image=prod/pass:1.0@sha256", vec![&passed]),
+        ("--source=hub", vec![&gone]),
+        ("--since=1h", vec![&gone, &passed]),
+        ("--since=2099-01-01T00:00:00Z", vec![]),
+    ] {
+        let ran = place.run(&["scans", "list", "--output=json", filter]);
+        let records: Vec<Value> = serde_json::from_str(&ran.stdout).unwrap();
+        let mut ids: Vec<_> = records
+            .iter()
+            .map(|it| it["scan_id"].as_str().unwrap())
+            .collect();
+        let mut expected: Vec<_> = expected.iter().map(|it| it.as_str()).collect();
+        // Both were delivered in the same moment.
+        ids.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(ids, expected, "{filter}");
+    }
 
     let shown = place.run(&["scans", "show", &passed]);
     assert_eq!(shown.code, Some(0));
@@ -344,6 +364,90 @@ fn a_reader_that_goes_away_is_no_failure() {
         assert!(
             !stderr.contains("panic") && !stderr.contains("Broken pipe"),
             "{arguments:?}: {stderr}"
+        );
+    }
+}
+
+/// `YAML` with a Sysdig that is nobody on this machine.
+fn without_network() -> String {
+    YAML.replace("scanner: {", "scanner: { api_url: \"https://127.0.0.1:1\",")
+}
+
+#[test]
+fn the_doctor_says_that_a_stand_in_is_none() {
+    let place = Place::with(&without_network());
+    let arguments = [
+        "doctor",
+        "--pass-image=127.0.0.1:1/demo/pass:1.0",
+        "--fail-image=127.0.0.1:1/demo/fail:1.0",
+    ];
+    let ran = place.run(&[&arguments[..], &["--output=json"]].concat());
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let diagnosis: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let outcome = |check: &str| {
+        let checks = diagnosis["checks"].as_array().unwrap();
+        let check = checks.iter().find(|it| it["check"] == check).unwrap();
+        check["outcome"].as_str().unwrap()
+    };
+    let outcomes = ["cli_present", "cli_checksum", "cli_version", "network"].map(outcome);
+    assert_eq!(outcomes, ["ok", "failed", "failed", "failed"]);
+    assert_eq!(diagnosis["assumptions"][0]["id"], "cli-1");
+    assert_eq!(diagnosis["assumptions"][0]["finding"], "not_checked");
+    assert!(diagnosis["host"]["disk_available_bytes"].is_u64());
+
+    let ran = place.run(&arguments);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    for words in [
+        "this is the stand-in, which scans nothing",
+        "cli-1 ",
+        "registry-1 ",
+        "machine: ",
+    ] {
+        assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn the_doctor_says_that_there_is_no_cli() {
+    let place = Place::with(&without_network());
+    let ran = place.run(&["doctor", "--scanner-cli=./nowhere", "--output=json"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+    let diagnosis: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let [present, ..] = diagnosis["checks"].as_array().unwrap().as_slice() else {
+        panic!("{diagnosis}")
+    };
+    assert_eq!(present["outcome"], "failed");
+    let detail = present["detail"].as_str().unwrap();
+    assert!(
+        detail.starts_with("no program at /") && detail.ends_with("/nowhere"),
+        "{detail}"
+    );
+}
+
+#[test]
+fn the_doctor_needs_a_configuration() {
+    refused(
+        &Place::new().run(&["doctor", "--config=missing.yaml"]),
+        2,
+        "missing.yaml",
+    );
+}
+
+#[test]
+fn scans_refuse_filters_that_mean_nothing() {
+    let place = Place::new();
+    for arguments in [
+        ["scans", "list", "--verdict=clean"],
+        ["scans", "list", "--since=yesterday"],
+        ["scans", "list", "--source=no source"],
+        ["scans", "show", "not/an/id"],
+    ] {
+        let ran = place.run(&arguments);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (Some(2), ""),
+            "{}",
+            ran.stderr
         );
     }
 }

@@ -136,6 +136,18 @@ impl Slot {
         self.database_is_suspect = true;
     }
 
+    /// Removes the database at once.
+    pub(crate) fn forget_database(&mut self) {
+        if let Err(err) = remove_tree(&self.database()) {
+            tracing::error!("could not remove the database: {err}");
+        }
+    }
+
+    /// Where its runs keep the database; there may be none.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.directory.join(DATABASE)
+    }
+
     /// Says that the run that used the database ended by itself.
     pub(super) fn trust_database(&mut self) {
         self.database_is_suspect = false;
@@ -143,7 +155,7 @@ impl Slot {
 
     /// Makes the directories of a run.
     pub(super) fn begin(&self, scan_id: &ScanId) -> io::Result<ScanDirectory> {
-        let database = self.directory.join(DATABASE);
+        let database = self.database();
         fs::create_dir_all(&database)?;
         let mut name = tempfile::Builder::new();
         let directory = name
@@ -162,7 +174,7 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         if self.database_is_suspect
-            && let Err(err) = remove_tree(&self.directory.join(DATABASE))
+            && let Err(err) = remove_tree(&self.database())
         {
             tracing::error!("could not remove a database that may be broken: {err}");
         }

@@ -8,6 +8,7 @@
 
 mod batches;
 mod binary;
+mod doctor;
 mod ledger;
 mod outcomes;
 mod processes;

@@ -1,0 +1,85 @@
+//! `scanhook doctor`: what only the real CLI, token and network can show, found out on this machine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use scanhook_scanner::cli::Cli;
+use scanhook_scanner::config::{ScannerSettings, find_program, inherited};
+use scanhook_scanner::doctor::{self, Diagnosis, Images};
+use scanhook_settings::Environment;
+
+use crate::args::{DoctorArgs, Output};
+use crate::{Outcome, output, serve, unusable};
+
+/// On a terminal somebody waits who can end it; each run has its own limit.
+const LIMIT: Duration = Duration::from_hours(12);
+
+pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyhow::Result<Outcome> {
+    let config = Arc::new(serve::load_config(&args.config)?);
+    let settings = ScannerSettings::load(&environment, config).await;
+    let settings = settings.map_err(unusable)?;
+    let program = &args.scanner_cli;
+    // One that is not there is what is found out, not what prevents it.
+    let program = if program.components().count() == 1 {
+        find_program(program, &environment).unwrap_or_else(|_| program.clone())
+    } else {
+        std::path::absolute(program).map_err(unusable)?
+    };
+    let cli = Cli {
+        program,
+        inherited: inherited(&environment),
+    };
+    let images = Images {
+        pass: args.pass_image,
+        fail: args.fail_image,
+    };
+    output::notice("this takes as long as several scans");
+    let scratch = std::env::temp_dir();
+    let diagnosis = doctor::examine(&cli, &settings, images, &scratch, &environment, LIMIT).await?;
+    match args.output {
+        Output::Json => output::json(&diagnosis)?,
+        Output::Table => show(&diagnosis)?,
+    }
+    Ok(if diagnosis.is_healthy() {
+        Outcome::Fine
+    } else {
+        Outcome::Findings
+    })
+}
+
+fn show(diagnosis: &Diagnosis) -> anyhow::Result<()> {
+    let checks = diagnosis.checks.iter().map(|it| {
+        vec![
+            it.check.to_owned(),
+            it.outcome.as_str().to_owned(),
+            it.detail.clone(),
+        ]
+    });
+    output::table(&["check", "outcome", "detail"], checks.collect())?;
+    let assumptions = diagnosis.assumptions.iter().map(|it| {
+        vec![
+            it.id.to_owned(),
+            it.finding.as_str().to_owned(),
+            it.assumption.to_owned(),
+            it.how.clone(),
+        ]
+    });
+    output::table(
+        &["assumption", "finding", "what", "how"],
+        assumptions.collect(),
+    )?;
+    let host = &diagnosis.host;
+    let mebibytes = |bytes: Option<u64>| {
+        bytes.map_or_else(|| "unknown".to_owned(), |it| format!("{} MiB", it >> 20))
+    };
+    output::line(&format!(
+        "machine: {}, {} processors, {} of memory ({} free), {} free at {}",
+        host.architecture,
+        host.cpus
+            .map_or_else(|| "unknown".to_owned(), |it| it.to_string()),
+        mebibytes(host.memory_bytes),
+        mebibytes(host.memory_available_bytes),
+        mebibytes(host.disk_available_bytes),
+        host.scratch,
+    ))
+}
