@@ -373,15 +373,16 @@ fn without_network() -> String {
     YAML.replace("scanner: {", "scanner: { api_url: \"https://127.0.0.1:1\",")
 }
 
+const DOCTOR: [&str; 3] = [
+    "doctor",
+    "--pass-image=127.0.0.1:1/demo/pass:1.0",
+    "--fail-image=127.0.0.1:1/demo/fail:1.0",
+];
+
 #[test]
 fn the_doctor_says_that_a_stand_in_is_none() {
     let place = Place::with(&without_network());
-    let arguments = [
-        "doctor",
-        "--pass-image=127.0.0.1:1/demo/pass:1.0",
-        "--fail-image=127.0.0.1:1/demo/fail:1.0",
-    ];
-    let ran = place.run(&[&arguments[..], &["--output=json"]].concat());
+    let ran = place.run(&[&DOCTOR[..], &["--output=json"]].concat());
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     let diagnosis: Value = serde_json::from_str(&ran.stdout).unwrap();
     let outcome = |check: &str| {
@@ -395,7 +396,7 @@ fn the_doctor_says_that_a_stand_in_is_none() {
     assert_eq!(diagnosis["assumptions"][0]["finding"], "not_checked");
     assert!(diagnosis["host"]["disk_available_bytes"].is_u64());
 
-    let ran = place.run(&arguments);
+    let ran = place.run(&DOCTOR);
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     for words in [
         "this is the stand-in, which scans nothing",
@@ -410,7 +411,8 @@ fn the_doctor_says_that_a_stand_in_is_none() {
 #[test]
 fn the_doctor_says_that_there_is_no_cli() {
     let place = Place::with(&without_network());
-    let ran = place.run(&["doctor", "--scanner-cli=./nowhere", "--output=json"]);
+    let nowhere = ["--scanner-cli=./nowhere", "--output=json"];
+    let ran = place.run(&[&DOCTOR[..], &nowhere].concat());
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
     let diagnosis: Value = serde_json::from_str(&ran.stdout).unwrap();
     let [present, ..] = diagnosis["checks"].as_array().unwrap().as_slice() else {
