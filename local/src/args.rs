@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
-use scanhook_core::image::Image;
+use scanhook_core::image::{Image, Registry};
+use scanhook_core::kinds::{self, Kind};
 use scanhook_core::message::ScanId;
 use scanhook_core::source::SourceName;
 use scanhook_scanner::doctor::Images;
@@ -37,7 +38,15 @@ pub(crate) enum Command {
     ///
     /// Needs no configuration, no account and no network: a stand-in plays the Sysdig CLI.
     Demo,
+    /// Write a starter configuration, with a new secret in a file of its own
+    ///
+    /// Overwrites nothing. What it writes passes `scanhook check`.
+    #[command(after_long_help = INIT_EXAMPLES)]
+    Init(InitArgs),
     /// Send deliveries as a source's registry would, with the right credential
+    ///
+    /// Says what became of each; with --count it says how fast they were answered. Ends with 1 unless each was answered 2xx.
+    #[command(after_long_help = SEND_EXAMPLES)]
     Send(SendArgs),
     /// Look at what was scanned
     #[command(subcommand)]
@@ -52,6 +61,54 @@ pub(crate) enum Command {
     /// Runs the CLI several times, on an image that passes and on one that fails, and says what it saw of the CLI, the token,
     /// the database, this machine, and each assumption of docs/assumptions.md. Needs the configuration's `scanner`.
     Doctor(DoctorArgs),
+    /// Write what shells and man need, made of this very command line
+    #[command(subcommand)]
+    Manual(ManualCommand),
+}
+
+const INIT_EXAMPLES: &str = "Examples:
+  scanhook init --kind harbor --registry harbor.example.com
+  scanhook init --kind ghcr --name my-org --config /etc/scanhook/scanhook.yaml";
+
+const SEND_EXAMPLES: &str = "Examples:
+  scanhook send my-harbor --image harbor.example.com/prod/api:1.4.2
+  scanhook send my-ghcr --file delivery.json                     a saved delivery, signed anew
+  scanhook send my-harbor --count 5000 --concurrency 32          load: rate, p50 and p99";
+
+const MANUAL_EXAMPLES: &str = "Examples:
+  scanhook manual completions bash > /etc/bash_completion.d/scanhook
+  scanhook manual completions zsh > ~/.zfunc/_scanhook
+  scanhook manual man /usr/local/share/man/man1";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct InitArgs {
+    /// Where to write the configuration; the secret is written beside it
+    #[arg(long, default_value = "scanhook.yaml", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// What kind of registry will post
+    #[arg(long, default_value = "harbor", value_name = "KIND", value_parser = kind)]
+    pub(crate) kind: &'static Kind,
+    /// The host that images are pulled from [default: that of the kind, or an example to be replaced]
+    #[arg(long, value_name = "HOST", value_parser = registry)]
+    pub(crate) registry: Option<Registry>,
+    /// What to call the source [default: its kind]
+    #[arg(long, value_name = "NAME", value_parser = source_name)]
+    pub(crate) name: Option<SourceName>,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_long_help = MANUAL_EXAMPLES)]
+pub(crate) enum ManualCommand {
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages, one for each command
+    Man {
+        /// Where to
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -120,9 +177,18 @@ pub(crate) struct SendArgs {
     /// Where scanhook listens
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub(crate) url: String,
+    /// Send this header with it, in place of the kind's own of that name
+    #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
+    pub(crate) header: Vec<(http::HeaderName, http::HeaderValue)>,
     /// How many deliveries
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
+    /// How many at once
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) concurrency: u16,
+    /// Show the figures only, not each answer; so it is from 21 deliveries on
+    #[arg(long)]
+    pub(crate) summary: bool,
     /// How to show the answers
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
@@ -281,6 +347,30 @@ impl FromStr for Since {
             "neither a time (2026-11-21T20:00:00Z) nor a duration (90m, 2h, 7d)".to_owned()
         })
     }
+}
+
+fn kind(text: &str) -> Result<&'static Kind, String> {
+    let names = || kinds::ALL.map(|it| it.name).join(", ");
+    kinds::find(text).ok_or_else(|| format!("there is no such kind; there are {}", names()))
+}
+
+fn registry(text: &str) -> Result<Registry, String> {
+    Registry::normalise(text).map_err(|err| err.to_string())
+}
+
+fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), String> {
+    let (name, value) = text
+        .split_once(':')
+        .ok_or("a header is written NAME: VALUE")?;
+    let name = name
+        .trim()
+        .parse()
+        .map_err(|_| "that is no name of a header")?;
+    let value = value
+        .trim()
+        .parse()
+        .map_err(|_| "that can't stand in a header")?;
+    Ok((name, value))
 }
 
 fn source_name(text: &str) -> Result<SourceName, String> {

@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::act::{Deed, Done};
-use self::letter::{Case, Filter, Letter};
+use self::letter::{Case, Filter};
 use self::queue::DeadLetterQueue;
 use crate::args::Output;
 use crate::args::dlq::{
@@ -124,7 +124,7 @@ const QUESTIONS: usize = 16;
 async fn join(cases: Vec<Case>, records: &Records, now: Timestamp) -> anyhow::Result<Vec<Case>> {
     let progress = output::progress(cases.len() as u64, "asking the ledger");
     let joined = stream::iter(cases).map(async |case| {
-        let scan_id = case.letters().last().and_then(Letter::scan_id);
+        let scan_id = case.letters().last().and_then(|it| it.scan_id.clone());
         let known = match scan_id {
             Some(scan_id) => records.find(&scan_id, now).await?,
             None => Vec::new(),

@@ -1,7 +1,7 @@
 //! scanhook on one machine: the same handlers as in AWS, on an embedded queue, and the commands around them.
 //!
 //! In reading order: [`args`] (the commands), [`serve`] (the local server) with [`listener`], [`gateway`], [`faults`], [`data_dir`] and [`ledger`],
-//! [`demo`], [`send`], [`scans`], [`dlq`], [`check`] and [`doctor`] (one file each), [`output`] (the only one that prints).
+//! [`demo`], [`send`], [`scans`], [`dlq`], [`init`], [`check`], [`doctor`] and [`manual`] (one file each), [`output`] (the only one that prints).
 //!
 //! **Invariant**: exit codes are 0 for success, 1 for findings or failures, 2 for usage or configuration.
 
@@ -13,8 +13,10 @@ mod dlq;
 mod doctor;
 mod faults;
 mod gateway;
+mod init;
 mod ledger;
 mod listener;
+mod manual;
 mod output;
 mod scans;
 mod send;
@@ -90,6 +92,8 @@ async fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Send(args) => send::command(args, environment).await,
         Command::Scans(args) => scans::command(args, Clock::System.now()).await,
         Command::Dlq(args) => dlq::command(args).await,
+        Command::Init(args) => init::command(&args, &environment),
+        Command::Manual(args) => manual::command(&args),
         Command::Check(args) => check::command(args, environment).await,
         Command::Doctor(args) => doctor::command(args, environment).await,
     }

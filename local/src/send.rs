@@ -1,16 +1,27 @@
 //! `scanhook send`: deliveries as a source's registry would send them, with the right credential.
 
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, anyhow};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use scanhook_core::auth::{Credential, Presented};
 use scanhook_core::image::Image;
 use scanhook_core::kinds::{Sample, SamplePush};
 use scanhook_core::source::Source;
 use scanhook_settings::Environment;
 use secrecy::ExposeSecret as _;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::args::{Output, SendArgs};
 use crate::{Outcome, output, serve, unusable};
+
+impl Answer {
+    fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
 
 /// A delivery that is ready to be sent.
 pub(crate) struct Signed {
@@ -37,32 +48,159 @@ pub(crate) async fn command(args: SendArgs, environment: Environment) -> anyhow:
         .context("the source has no credential")
         .map_err(unusable)?;
     let client = client()?;
-    let mut answers = Vec::new();
-    for _ in 0..args.count {
+    let deliver = async || -> anyhow::Result<Delivered> {
         let sample = sample(&args, &source.source).map_err(unusable)?;
         let signed = sign(&args.url, &source.source, credential, sample).map_err(unusable)?;
-        answers.push(post(&client, signed).await?);
+        let began = Instant::now();
+        let answer = post(&client, signed).await;
+        Ok((answer, began.elapsed()))
+    };
+    let is_load = args.count > 1;
+    let progress = output::progress(u64::from(args.count), "sending");
+    let began = Instant::now();
+    let mut deliveries = stream::iter(0..args.count)
+        .map(|_| deliver())
+        .buffer_unordered(usize::from(args.concurrency));
+    let mut delivered = Vec::new();
+    while let Some(one) = deliveries.try_next().await? {
+        progress.inc(1);
+        match one {
+            (Err(err), _) if !is_load => return Err(err),
+            one => delivered.push(one),
+        }
     }
+    progress.finish_and_clear();
+    let took = began.elapsed();
+    if !args.summary && args.count <= MOST_SHOWN {
+        show(&args, &delivered)?;
+    }
+    if is_load {
+        let figures = Figures::of(&delivered, took);
+        match args.output {
+            Output::Json if args.summary || args.count > MOST_SHOWN => output::json(&figures)?,
+            Output::Json => {}
+            Output::Table => figures.show()?,
+        }
+    }
+    let is_fine = |it: &Delivered| matches!(it, (Ok(answer), _) if answer.is_success());
+    if delivered.iter().all(is_fine) {
+        Ok(Outcome::Fine)
+    } else {
+        Ok(Outcome::Findings)
+    }
+}
+
+/// From more deliveries than these only figures are shown.
+const MOST_SHOWN: u32 = 20;
+
+/// What came of a delivery, and after how long.
+type Delivered = (anyhow::Result<Answer>, Duration);
+
+fn show(args: &SendArgs, delivered: &[Delivered]) -> anyhow::Result<()> {
     match args.output {
         Output::Json => {
-            output::json(
-                &answers
-                    .iter()
-                    .map(|it| json!({"status": it.status, "answer": it.body}))
-                    .collect::<Vec<_>>(),
-            )?;
+            let shown = delivered.iter().map(|(answer, took)| {
+                let duration_ms = milliseconds(*took);
+                match answer {
+                    Ok(it) => json!({"status": it.status, "answer": it.body, "duration_ms": duration_ms}),
+                    Err(err) => json!({"status": null, "error": format!("{err:#}"), "duration_ms": duration_ms}),
+                }
+            });
+            output::json(&shown.collect::<Vec<_>>())
         }
         Output::Table => output::table(
             &["status", "image", "outcome"],
-            answers.iter().flat_map(rows).collect(),
-        )?,
+            delivered
+                .iter()
+                .flat_map(|(answer, _)| match answer {
+                    Ok(answer) => rows(answer),
+                    Err(err) => vec![vec!["-".to_owned(), String::new(), format!("{err:#}")]],
+                })
+                .collect(),
+        ),
     }
-    let is_fine = answers.iter().all(|it| (200..300).contains(&it.status));
-    Ok(if is_fine {
-        Outcome::Fine
-    } else {
-        Outcome::Findings
-    })
+}
+
+/// How many deliveries had which answer, and how fast.
+#[derive(Debug, PartialEq, Serialize)]
+struct Figures {
+    deliveries: usize,
+    /// By HTTP status; `none` where there was no answer.
+    statuses: BTreeMap<String, usize>,
+    /// The first reason why there was no answer.
+    error: Option<String>,
+    seconds: f64,
+    per_second: f64,
+    /// Half of the answers came within this time.
+    p50_ms: f64,
+    /// All but one in a hundred did.
+    p99_ms: f64,
+    max_ms: f64,
+}
+
+impl Figures {
+    fn of(delivered: &[Delivered], took: Duration) -> Self {
+        let mut statuses = BTreeMap::new();
+        let mut error = None;
+        for (answer, _) in delivered {
+            let status = match answer {
+                Ok(answer) => answer.status.to_string(),
+                Err(err) => {
+                    error.get_or_insert_with(|| format!("{err:#}"));
+                    "none".to_owned()
+                }
+            };
+            *statuses.entry(status).or_default() += 1;
+        }
+        let mut times: Vec<_> = delivered.iter().map(|(_, took)| *took).collect();
+        times.sort_unstable();
+        let seconds = took.as_secs_f64();
+        Self {
+            deliveries: delivered.len(),
+            statuses,
+            error,
+            seconds,
+            per_second: f64::from(u32::try_from(delivered.len()).unwrap_or(u32::MAX))
+                / seconds.max(f64::MIN_POSITIVE),
+            p50_ms: percentile(&times, 50),
+            p99_ms: percentile(&times, 99),
+            max_ms: percentile(&times, 100),
+        }
+    }
+
+    fn show(&self) -> anyhow::Result<()> {
+        let statuses = self
+            .statuses
+            .iter()
+            .map(|(status, count)| format!("{count} × {status}"));
+        output::line(&format!(
+            "{} deliveries in {:.2} s: {:.0} a second; answered within {:.1} ms (p50), {:.1} ms (p99), {:.1} ms (all)\n{}",
+            self.deliveries,
+            self.seconds,
+            self.per_second,
+            self.p50_ms,
+            self.p99_ms,
+            self.max_ms,
+            statuses.collect::<Vec<_>>().join(", "),
+        ))?;
+        if let Some(error) = &self.error {
+            output::notice(&format!("without an answer: {error}"));
+        }
+        Ok(())
+    }
+}
+
+/// The smallest of the sorted times that so many of a hundred do not exceed, in milliseconds.
+fn percentile(times: &[Duration], percent: usize) -> f64 {
+    let rank = (times.len() * percent).div_ceil(100);
+    times
+        .get(rank.saturating_sub(1))
+        .copied()
+        .map_or(0.0, milliseconds)
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 fn sample(args: &SendArgs, source: &Source) -> anyhow::Result<Sample> {
@@ -74,6 +212,12 @@ fn sample(args: &SendArgs, source: &Source) -> anyhow::Result<Sample> {
     if let Some(file) = &args.file {
         sample.body =
             std::fs::read(file).with_context(|| format!("could not read {}", file.display()))?;
+    }
+    for (name, value) in &args.header {
+        sample.headers.retain(|(it, _)| it != name);
+        sample
+            .headers
+            .push((name.clone(), value.to_str()?.to_owned()));
     }
     Ok(sample)
 }
@@ -205,5 +349,37 @@ fn rows(answer: &Answer) -> Vec<Vec<String>> {
         ]]
     } else {
         rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_are_those_of_the_deliveries() {
+        let delivered = |millis: u64| {
+            let answer = match millis {
+                100 => Err(anyhow!("could not send")),
+                _ => Ok(Answer {
+                    status: if millis <= 90 { 202 } else { 503 },
+                    body: Value::Null,
+                }),
+            };
+            (answer, Duration::from_millis(millis))
+        };
+        let all: Vec<_> = (1..=100).rev().map(delivered).collect();
+        let figures = Figures::of(&all, Duration::from_secs(2));
+        assert_eq!(
+            (figures.p50_ms, figures.p99_ms, figures.max_ms),
+            (50.0, 99.0, 100.0)
+        );
+        assert_eq!((figures.deliveries, figures.per_second), (100, 50.0));
+        let statuses: Vec<_> = figures.statuses.into_iter().collect();
+        let expected =
+            [("202", 90), ("503", 9), ("none", 1)].map(|(it, count)| (it.to_owned(), count));
+        assert_eq!(statuses, expected);
+        assert_eq!(figures.error.as_deref(), Some("could not send"));
+        assert!(percentile(&[], 99).abs() < f64::EPSILON);
     }
 }

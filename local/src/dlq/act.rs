@@ -142,7 +142,7 @@ impl Work<'_> {
         progress: &ProgressBar,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut latest_progress = Instant::now();
+        let mut latest_news = Instant::now();
         // What another command holds comes back at the end of the time that ours would hide it.
         let patience = self.queue.hide + Duration::from_secs(5);
         while self.is_open() {
@@ -151,13 +151,13 @@ impl Work<'_> {
                 return Ok(());
             }
             let held = self.sweep.receive(self.pace.width, self.pace.count).await?;
-            let is_empty = held.is_empty();
+            let (is_empty, is_news) = (held.is_empty(), held.iter().any(|it| it.is_new));
             let before = self.open.len();
             self.handle(held).await?;
             progress.inc((before - self.open.len()) as u64);
-            if self.open.len() < before {
-                latest_progress = Instant::now();
-            } else if latest_progress.elapsed() > patience
+            if is_news || self.open.len() < before {
+                latest_news = Instant::now();
+            } else if latest_news.elapsed() > patience
                 || is_empty && self.holds_all_hidden().await?
             {
                 return Ok(());

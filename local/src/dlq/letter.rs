@@ -28,26 +28,46 @@ pub(crate) struct Letter {
     pub(crate) moved_from: Option<String>,
     /// When it was sent: to this queue, or to the one SQS moved it from.
     pub(crate) sent_at: Timestamp,
+    /// The scan request's id: the body's, else what the scanner wrote beside it.
+    pub(crate) scan_id: Option<ScanId>,
+    /// When it failed, if the scanner wrote it.
+    failed_at: Option<Timestamp>,
 }
 
 impl Letter {
-    /// The scan request, if the body tells one.
-    pub(crate) fn message(&self) -> Option<QueueMessage> {
-        QueueMessage::parse(&self.body).ok()
-    }
-
-    /// The scan request's id: the body's, else what the scanner wrote beside it.
-    pub(crate) fn scan_id(&self) -> Option<ScanId> {
-        let told = || ScanId::try_from(self.attributes.get("scanhook.scan_id")?.clone()).ok();
-        self.message().map(|it| it.scan_id).or_else(told)
+    /// Reads what a message tells.
+    pub(crate) fn new(
+        message_id: String,
+        body: String,
+        attributes: BTreeMap<String, String>,
+        moved_from: Option<String>,
+        sent_at: Timestamp,
+    ) -> Self {
+        let told = || ScanId::try_from(attributes.get("scanhook.scan_id")?.clone()).ok();
+        let scan_id = QueueMessage::parse(&body).ok().map(|it| it.scan_id);
+        let failed_at = attributes
+            .get("scanhook.failed_at")
+            .and_then(|it| it.parse().ok());
+        Self {
+            scan_id: scan_id.or_else(told),
+            failed_at,
+            message_id,
+            body,
+            attributes,
+            moved_from,
+            sent_at,
+        }
     }
 
     fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.get(name).map(String::as_str)
     }
 
-    fn failed_at(&self) -> Option<Timestamp> {
-        self.attribute("scanhook.failed_at")?.parse().ok()
+    /// The scan's id, else SQS's id of the message.
+    fn id(&self) -> &str {
+        self.scan_id
+            .as_ref()
+            .map_or(&self.message_id, ScanId::as_str)
     }
 }
 
@@ -91,8 +111,7 @@ impl Case {
 
     /// What people call it by: the scan's id, else SQS's id of the message.
     pub(crate) fn id(&self) -> String {
-        let scan_id = self.last().scan_id();
-        scan_id.map_or_else(|| self.last().message_id.clone(), String::from)
+        self.last().id().to_owned()
     }
 
     /// The record that tells of a failure, if one does.
@@ -111,13 +130,13 @@ impl Case {
     /// When it failed for the last time, as far as anything tells.
     fn last_failed_at(&self) -> Timestamp {
         let ledger = || self.failed_record()?.finished_at;
-        let told = self.last().failed_at().or_else(ledger);
+        let told = self.last().failed_at.or_else(ledger);
         told.unwrap_or(self.last().sent_at)
     }
 
     /// Whether it has been scanned since it failed, so that nothing is left to do.
     pub(crate) fn is_scanned_since(&self) -> bool {
-        let failed_at = self.last().failed_at();
+        let failed_at = self.last().failed_at;
         let is_later = |it: &ScanRecord| {
             it.state == State::Done && failed_at.is_none_or(|failed| it.finished_at > Some(failed))
         };
@@ -135,7 +154,7 @@ impl Case {
         let message = self.message.as_ref();
         CaseView {
             id: self.id(),
-            scan_id: last.scan_id(),
+            scan_id: last.scan_id.clone(),
             message_ids: self
                 .letters
                 .iter()
@@ -152,7 +171,7 @@ impl Case {
             tag: message.and_then(|it| it.image.pin.tag()),
             digest: message.and_then(|it| it.image.pin.digest()),
             received_at: message.map(|it| it.event.received_at),
-            first_failed_at: self.letters.first().and_then(Letter::failed_at),
+            first_failed_at: self.letters.first().and_then(|it| it.failed_at),
             last_failed_at: self.last_failed_at(),
             scanned_since: self.is_scanned_since(),
         }
@@ -200,17 +219,19 @@ impl CaseView<'_> {
 pub(crate) fn fold(letters: Vec<Letter>) -> Vec<Case> {
     let mut by_id: BTreeMap<String, Vec<Letter>> = BTreeMap::new();
     for letter in letters {
-        let id = letter
-            .scan_id()
-            .map_or_else(|| letter.message_id.clone(), String::from);
-        by_id.entry(id).or_default().push(letter);
+        by_id
+            .entry(letter.id().to_owned())
+            .or_default()
+            .push(letter);
     }
     let mut cases: Vec<_> = by_id
         .into_values()
         .map(|mut letters| {
-            letters.sort_by_key(|it| (it.failed_at().unwrap_or(it.sent_at), it.message_id.clone()));
+            letters.sort_by_key(|it| (it.failed_at.unwrap_or(it.sent_at), it.message_id.clone()));
             Case {
-                message: letters.last().and_then(Letter::message),
+                message: letters
+                    .last()
+                    .and_then(|it| QueueMessage::parse(&it.body).ok()),
                 letters,
                 records: Vec::new(),
             }
@@ -369,13 +390,7 @@ mod tests {
         let attributes = attributes
             .iter()
             .map(|(name, value)| (format!("scanhook.{name}"), (*value).to_owned()));
-        Letter {
-            message_id: id.to_owned(),
-            body,
-            attributes: attributes.collect(),
-            moved_from: None,
-            sent_at: at("08:00"),
-        }
+        Letter::new(id.to_owned(), body, attributes.collect(), None, at("08:00"))
     }
 
     fn failed(id: &str, scan_id: &str, reason: &str, time: &str) -> Letter {
@@ -482,15 +497,17 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_a_case_of_its_own() {
-        let mut garbage = letter("m1", "01A", &[("reason", "bad_message")]);
-        garbage.body = "nonsense".to_owned();
-        let cases = fold(vec![
-            garbage.clone(),
-            Letter {
-                message_id: "m2".to_owned(),
-                ..garbage
-            },
-        ]);
+        let attributes = BTreeMap::from([("scanhook.reason".to_owned(), "bad_message".to_owned())]);
+        let garbage = |id: &str| {
+            Letter::new(
+                id.to_owned(),
+                "nonsense".to_owned(),
+                attributes.clone(),
+                None,
+                at("08:00"),
+            )
+        };
+        let cases = fold(vec![garbage("m1"), garbage("m2")]);
         let ids: Vec<_> = cases.iter().map(Case::id).collect();
         assert_eq!(ids, ["m1", "m2"]);
         assert_eq!(cases[0].view().reference(), "-");

@@ -87,13 +87,13 @@ async fn peek(
 }
 
 fn from_peeked(message: Peeked) -> Letter {
-    Letter {
-        message_id: message.message_id,
-        body: message.body,
-        attributes: message.attributes,
-        moved_from: message.dead_letter_source,
-        sent_at: message.sent_at,
-    }
+    Letter::new(
+        message.message_id,
+        message.body,
+        message.attributes,
+        message.dead_letter_source,
+        message.sent_at,
+    )
 }
 
 /// A letter that nobody else receives for a while.
@@ -178,15 +178,14 @@ impl<'a> Sweep<'a> {
         let system = |name| message.attributes()?.get(&name);
         let sent_at = system(MessageSystemAttributeName::SentTimestamp)
             .and_then(|it| Timestamp::from_millisecond(it.parse().ok()?).ok());
-        let letter = Letter {
-            message_id: id,
-            body: message.body().unwrap_or_default().to_owned(),
-            attributes: attributes
-                .filter_map(|(name, value)| Some((name.clone(), text(value)?)))
-                .collect(),
-            moved_from: system(MessageSystemAttributeName::DeadLetterQueueSourceArn).cloned(),
-            sent_at: sent_at.unwrap_or(Timestamp::UNIX_EPOCH),
-        };
+        let attributes = attributes.filter_map(|(name, value)| Some((name.clone(), text(value)?)));
+        let letter = Letter::new(
+            id,
+            message.body().unwrap_or_default().to_owned(),
+            attributes.collect(),
+            system(MessageSystemAttributeName::DeadLetterQueueSourceArn).cloned(),
+            sent_at.unwrap_or(Timestamp::UNIX_EPOCH),
+        );
         Some(Held {
             letter,
             message,

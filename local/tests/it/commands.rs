@@ -453,3 +453,198 @@ fn scans_refuse_filters_that_mean_nothing() {
         );
     }
 }
+
+#[test]
+fn init_writes_a_configuration_that_check_accepts_and_overwrites_nothing() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    for kind in kinds::ALL {
+        let mut place = Place::new();
+        fs::remove_file(place.path("scanhook.yaml")).unwrap();
+        let ran = place.run(&["init", "--kind", kind.name, "--name=mine"]);
+        assert_eq!(
+            (ran.code, ran.stderr.as_str()),
+            (Some(0), ""),
+            "{}",
+            kind.name
+        );
+        for words in ["Next:", "scanhook check", "SECURE_API_TOKEN", "mine.secret"] {
+            assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
+        }
+        let secret = fs::read_to_string(place.path("mine.secret")).unwrap();
+        let mode = fs::metadata(place.path("mine.secret"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!((secret.trim().len(), mode & 0o777), (64, 0o600));
+        assert!(
+            !ran.stdout.contains(secret.trim()),
+            "the secret is not shown"
+        );
+        let check = place.run(&["check"]);
+        assert_eq!(check.code, Some(0), "{}: {}", kind.name, check.stderr);
+        let written = fs::read_to_string(place.path("scanhook.yaml")).unwrap();
+        refused(&place.run(&["init"]), 2, "scanhook.yaml is there already");
+        fs::remove_file(place.path("scanhook.yaml")).unwrap();
+        refused(
+            &place.run(&["init", "--name=mine"]),
+            2,
+            "mine.secret is there already",
+        );
+        assert_eq!(
+            fs::read_to_string(place.path("mine.secret")).unwrap(),
+            secret
+        );
+
+        fs::remove_file(place.path("mine.secret")).unwrap();
+        place
+            .environment
+            .insert("SECURE_API_TOKEN".to_owned(), "fake-token".to_owned());
+        let ran = place.run(&["init", "--kind", kind.name, "--name=mine"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        let with_token = fs::read_to_string(place.path("scanhook.yaml")).unwrap();
+        assert!(!written.contains("\nscanner:") && with_token.contains("\nscanner:"));
+        assert_eq!(place.run(&["check"]).code, Some(0));
+    }
+    let place = Place::new();
+    refused(
+        &place.run(&["init", "--config=none/scanhook.yaml"]),
+        2,
+        "could not write none/",
+    );
+}
+
+#[test]
+fn what_init_writes_is_ready_to_take_deliveries() {
+    let place = Place::new();
+    fs::remove_file(place.path("scanhook.yaml")).unwrap();
+    assert_eq!(place.run(&["init"]).code, Some(0));
+    let serve = place.serve(&["--no-scan"]);
+    let url = format!("--url=http://{}", serve.address);
+    let sent = place.run(&["send", "harbor", &url]);
+    assert_eq!(sent.code, Some(0), "{}{}", sent.stdout, sent.stderr);
+}
+
+#[test]
+fn load_is_told_in_figures() {
+    let mut place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    let url = format!("--url=http://{}", serve.address);
+    let load = place.run(&[
+        "send",
+        "harbor",
+        &url,
+        "--count=200",
+        "--concurrency=8",
+        "--output=json",
+    ]);
+    assert_eq!(load.code, Some(0), "{}", load.stderr);
+    let figures: Value = serde_json::from_str(&load.stdout).unwrap();
+    assert_eq!(
+        (&figures["deliveries"], &figures["statuses"]),
+        (&json!(200), &json!({"202": 200}))
+    );
+    let of = |name: &str| figures[name].as_f64().unwrap();
+    assert!(
+        0.0 < of("p50_ms") && of("p50_ms") <= of("p99_ms") && of("p99_ms") <= of("max_ms"),
+        "{figures}"
+    );
+    assert!(
+        (of("per_second") * of("seconds") - 200.0).abs() < 0.001,
+        "{figures}"
+    );
+    let table = place.run(&["send", "harbor", &url, "--count=30"]);
+    assert_eq!(table.code, Some(0), "{}", table.stderr);
+    assert!(
+        table.stdout.contains("(p99)") && table.stdout.contains("30 × 202"),
+        "{}",
+        table.stdout
+    );
+
+    place
+        .environment
+        .insert("HARBOR".to_owned(), "fake-wrong-secret".to_owned());
+    let refused = place.run(&[
+        "send",
+        "harbor",
+        &url,
+        "--count=5",
+        "--summary",
+        "--output=json",
+    ]);
+    assert_eq!(refused.code, Some(1));
+    let figures: Value = serde_json::from_str(&refused.stdout).unwrap();
+    assert_eq!(figures["statuses"], json!({"401": 5}));
+    let nobody = place.run(&[
+        "send",
+        "harbor",
+        "--url=http://127.0.0.1:1",
+        "--count=5",
+        "--summary",
+        "--output=json",
+    ]);
+    assert_eq!(nobody.code, Some(1));
+    let figures: Value = serde_json::from_str(&nobody.stdout).unwrap();
+    assert_eq!(figures["statuses"], json!({"none": 5}));
+}
+
+#[test]
+fn a_saved_delivery_is_replayed_with_its_headers() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    let url = format!("--url=http://{}", serve.address);
+    fs::write(
+        place.path("body"),
+        place.delivery("harbor", "harbor.example.com/a/b:7").body,
+    )
+    .unwrap();
+    for _ in 0..2 {
+        let sent = place.run(&["send", "harbor", &url, "--file=body"]);
+        assert_eq!(sent.code, Some(0), "{}", sent.stdout);
+        assert!(
+            sent.stdout.contains("harbor.example.com/a/b:7"),
+            "{}",
+            sent.stdout
+        );
+    }
+    let encoded = place.run(&[
+        "send",
+        "harbor",
+        &url,
+        "--file=body",
+        "--header=Content-Encoding: gzip",
+    ]);
+    assert_eq!(encoded.code, Some(1), "{}", encoded.stdout);
+    assert!(encoded.stdout.contains("415"), "{}", encoded.stdout);
+    let nonsense = place.run(&["send", "harbor", &url, "--header=nonsense"]);
+    assert_eq!(nonsense.code, Some(2));
+    assert!(
+        nonsense.stderr.contains("NAME: VALUE"),
+        "{}",
+        nonsense.stderr
+    );
+}
+
+#[test]
+fn shells_and_man_have_every_command() {
+    let place = Place::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let ran = place.run(&["manual", "completions", shell]);
+        assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        for words in ["redrive", "--no-move-task", "image_not_found"] {
+            assert!(
+                ran.stdout.contains(words.trim_start_matches("--")),
+                "{shell}: {words}"
+            );
+        }
+    }
+    assert_eq!(place.run(&["manual", "man", "man1"]).code, Some(0));
+    let page = fs::read_to_string(place.path("man1/scanhook-dlq-redrive.1")).unwrap();
+    assert!(
+        page.contains("Examples:") && page.contains("no\\-move\\-task"),
+        "{page}"
+    );
+    assert!(
+        place.path("man1/scanhook.1").is_file() && place.path("man1/scanhook-serve.1").is_file()
+    );
+}
