@@ -29,8 +29,7 @@ use crate::args::dlq::{
     DlqShowArgs,
 };
 use crate::scans::Records;
-use crate::serve::StopSignals;
-use crate::{Outcome, data_dir, output, unusable};
+use crate::{Outcome, data_dir, output, serve, unusable};
 
 /// It was asked to stop, and let go of everything.
 #[derive(Debug, thiserror::Error)]
@@ -38,9 +37,8 @@ use crate::{Outcome, data_dir, output, unusable};
 struct Interrupted;
 
 pub(crate) async fn command(command: DlqCommand) -> anyhow::Result<Outcome> {
-    let mut signals = StopSignals::open()?;
     let stop = CancellationToken::new();
-    let work = async {
+    let work = Box::pin(async {
         match command {
             DlqCommand::List(args) => list(&args, &stop).await,
             DlqCommand::Show(args) => show(&args, &stop).await,
@@ -48,22 +46,8 @@ pub(crate) async fn command(command: DlqCommand) -> anyhow::Result<Outcome> {
             DlqCommand::Export(args) => export(&args, &stop).await,
             DlqCommand::Delete(args) => delete(&args, &stop).await,
         }
-    };
-    tokio::pin!(work);
-    let signal = tokio::select! {
-        outcome = &mut work => return outcome,
-        signal = signals.next() => signal,
-    };
-    output::notice(&format!(
-        "{signal}: finishing what has begun; a second signal ends it at once"
-    ));
-    stop.cancel();
-    tokio::select! {
-        outcome = &mut work => outcome,
-        again = StopSignals::next_after(crate::serve::ONE_SIGNAL) => {
-            anyhow::bail!("{}: ended at once; letters that were in the hand come back by themselves", again?)
-        }
-    }
+    });
+    serve::until_stopped(work, &stop).await
 }
 
 /// What a command found.

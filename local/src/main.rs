@@ -11,6 +11,7 @@ mod data_dir;
 mod demo;
 mod dlq;
 mod doctor;
+mod endpoint;
 mod faults;
 mod gateway;
 mod init;

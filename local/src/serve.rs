@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::queues::{Queues, ensure_queues, readiness, release_abandoned};
 use self::scanning::{function_timeout, mapping, scanner};
+use self::signals::ONE_SIGNAL;
 use crate::args::ServeArgs;
 use crate::data_dir::DataDir;
 use crate::faults::Plan;
@@ -27,7 +28,7 @@ use crate::ledger::SqliteLedger;
 use crate::{Outcome, gateway, listener, output, unusable};
 
 pub(crate) use self::queues::{DEAD_LETTERS, embedded_client};
-pub(crate) use self::signals::{ONE_SIGNAL, StopSignals};
+pub(crate) use self::signals::{StopSignals, until_stopped};
 
 mod queues;
 mod scanning;

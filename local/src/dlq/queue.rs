@@ -1,25 +1,16 @@
 //! Which dead-letter queue: one of AWS, that of a `serve` that runs, or that of one that does not.
 
-use std::net::SocketAddr;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::QueueAttributeName;
-use scanhook_emulator::clock::Clock;
-use scanhook_emulator::faults::Faults;
-use scanhook_emulator::sqs::{self, Store};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use scanhook_emulator::sqs;
 
 use crate::args::dlq::DlqQueueArgs;
-use crate::data_dir::{self, DataDir};
-use crate::serve::{DEAD_LETTERS, embedded_client};
+use crate::endpoint::{self, Endpoint};
+use crate::serve::DEAD_LETTERS;
 use crate::unusable;
-
-/// The longest single try of a call; a long poll is part of it.
-const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// So long does SQS hide what is looked at, at least.
 const HIDE: Duration = Duration::from_secs(30);
@@ -41,76 +32,29 @@ pub(crate) struct DeadLetterQueue {
     /// How long a received message stays hidden.
     pub(crate) hide: Duration,
     /// Where our own endpoint is; it shows messages without a receive.
-    pub(crate) endpoint: Option<SocketAddr>,
-    /// The endpoint of a queue file that nobody else serves.
-    _served: Option<Served>,
-}
-
-/// An endpoint that ends with the command.
-struct Served {
-    _stop: DropGuard,
-    _data_dir: DataDir,
+    pub(crate) endpoint: Option<Endpoint>,
 }
 
 impl DeadLetterQueue {
     /// Finds the queue that the arguments mean, and refuses one that is no dead-letter queue.
     pub(crate) async fn open(args: &DlqQueueArgs) -> anyhow::Result<Self> {
-        let (client, url, endpoint, served) = match &args.queue_url {
-            Some(url) => (outside().await, url.clone(), None, None),
-            None => embedded(&args.ledger.data_dir).await.map_err(unusable)?,
+        let (client, url, endpoint) = if let Some(url) = &args.queue_url {
+            (endpoint::outside().await, url.clone(), None)
+        } else {
+            let endpoint = endpoint::open(&args.ledger.data_dir).await;
+            let endpoint = endpoint.map_err(unusable)?;
+            let url = sqs::queue_url(&endpoint.base, DEAD_LETTERS);
+            (endpoint.client.clone(), url, Some(endpoint))
         };
-        let queue = read(client, url, endpoint, served, args).await;
+        let queue = read(client, url, endpoint, args).await;
         queue.map_err(unusable)
     }
-}
-
-async fn outside() -> Client {
-    Client::new(&scanhook_settings::aws::sdk_config(ATTEMPT).await)
-}
-
-/// The queue of the `serve` that runs on this directory; if none runs, of its file.
-async fn embedded(
-    path: &Path,
-) -> anyhow::Result<(Client, String, Option<SocketAddr>, Option<Served>)> {
-    if !data_dir::queue(path).is_file() {
-        bail!(
-            "there is no queue in {}: run this where `scanhook serve` ran, or name its --data-dir, or an SQS queue with --queue-url",
-            path.display()
-        );
-    }
-    let at = |address: SocketAddr| {
-        let base = format!("http://{address}");
-        (embedded_client(&base), sqs::queue_url(&base, DEAD_LETTERS))
-    };
-    let data_dir = match DataDir::try_lock(path)? {
-        Some(data_dir) => data_dir,
-        None => match data_dir::endpoint(path) {
-            Some(address) if TcpStream::connect(address).await.is_ok() => {
-                let (client, url) = at(address);
-                return Ok((client, url, Some(address), None));
-            }
-            _ => DataDir::lock(path).await?,
-        },
-    };
-    let store = Store::open(&data_dir.queue(), Clock::System)?;
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let stop = CancellationToken::new();
-    let stopped = stop.clone().cancelled_owned();
-    tokio::spawn(sqs::serve(listener, store, Faults::none(), stopped));
-    let (client, url) = at(address);
-    let served = Served {
-        _stop: stop.drop_guard(),
-        _data_dir: data_dir,
-    };
-    Ok((client, url, Some(address), Some(served)))
 }
 
 async fn read(
     client: Client,
     url: String,
-    endpoint: Option<SocketAddr>,
-    served: Option<Served>,
+    endpoint: Option<Endpoint>,
     args: &DlqQueueArgs,
 ) -> anyhow::Result<DeadLetterQueue> {
     if url
@@ -158,7 +102,6 @@ async fn read(
         url,
         sources,
         endpoint,
-        _served: served,
     })
 }
 

@@ -1,0 +1,77 @@
+//! Where commands reach queues: AWS, the `serve` that runs, or the queue file of one that does not.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::bail;
+use aws_sdk_sqs::Client;
+use scanhook_emulator::clock::Clock;
+use scanhook_emulator::faults::Faults;
+use scanhook_emulator::sqs::{self, Store};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::data_dir::{self, DataDir};
+use crate::serve::embedded_client;
+
+/// The longest single try of a call; a long poll is part of it.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// Our own SQS endpoint.
+pub(crate) struct Endpoint {
+    pub(crate) client: Client,
+    /// Its URL.
+    pub(crate) base: String,
+    /// What ends with this, where no `serve` runs.
+    _served: Option<Served>,
+}
+
+struct Served {
+    _stop: DropGuard,
+    _data_dir: DataDir,
+}
+
+/// A client for queues of AWS, or wherever the environment leads.
+pub(crate) async fn outside() -> Client {
+    Client::new(&scanhook_settings::aws::sdk_config(ATTEMPT).await)
+}
+
+/// The endpoint of the `serve` that runs on this directory; if none runs, one of its queue file.
+pub(crate) async fn open(path: &Path) -> anyhow::Result<Endpoint> {
+    if !data_dir::queue(path).is_file() {
+        bail!(
+            "there is no queue in {}: run this where `scanhook serve` ran, or name its --data-dir, or an SQS queue with --queue-url",
+            path.display()
+        );
+    }
+    let data_dir = match DataDir::try_lock(path)? {
+        Some(data_dir) => data_dir,
+        None => match data_dir::endpoint(path) {
+            Some(address) if TcpStream::connect(address).await.is_ok() => {
+                return Ok(at(address, None));
+            }
+            _ => DataDir::lock(path).await?,
+        },
+    };
+    let store = Store::open(&data_dir.queue(), Clock::System)?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    tokio::spawn(sqs::serve(listener, store, Faults::none(), stopped));
+    let served = Served {
+        _stop: stop.drop_guard(),
+        _data_dir: data_dir,
+    };
+    Ok(at(address, Some(served)))
+}
+
+fn at(address: SocketAddr, served: Option<Served>) -> Endpoint {
+    let base = format!("http://{address}");
+    Endpoint {
+        client: embedded_client(&base),
+        base,
+        _served: served,
+    }
+}
