@@ -187,35 +187,98 @@ mod tests {
         ));
     }
 
+    /// The text with each of its bits changed in turn; the eighth stays zero, so that it is still text.
+    fn flips(text: &str) -> impl Iterator<Item = String> {
+        let bytes = text.as_bytes().to_vec();
+        (0..bytes.len() * 7).map(move |bit| {
+            let mut bytes = bytes.clone();
+            bytes[bit / 7] ^= 1 << (bit % 7);
+            String::from_utf8(bytes).unwrap()
+        })
+    }
+
+    /// How each kind signs, and Cloudsmith; then how secrets are sent as they are.
+    fn schemes() -> Vec<Scheme> {
+        let presets = crate::kinds::ALL.iter().filter_map(|it| it.hmac);
+        let signed = presets.map(|it| Scheme::Hmac(it.scheme()));
+        let cloudsmith = Scheme::Hmac(HmacScheme {
+            header: HeaderName::from_static("x-cloudsmith-signature"),
+            algorithm: Algorithm::Sha1,
+            encoding: Encoding::Hex,
+            prefix: "sha1=".to_owned(),
+        });
+        let base64 = Scheme::Hmac(HmacScheme {
+            header: HeaderName::from_static("x-signature"),
+            algorithm: Algorithm::Sha512,
+            encoding: Encoding::Base64,
+            prefix: String::new(),
+        });
+        let token = Scheme::Token(HeaderName::from_static("x-token"));
+        let basic = Scheme::Basic("robot$ci".to_owned());
+        signed
+            .chain([cloudsmith, base64, token, Scheme::Bearer, basic])
+            .collect()
+    }
+
     #[test]
-    fn every_one_bit_change_of_secret_body_or_signature_is_refused() {
-        let secret = "It's a Secret to Everybody";
-        let body = "Hello, World!";
-        let flips = |text: &str| {
-            let bytes = text.as_bytes().to_vec();
-            (0..bytes.len() * 7).map(move |bit| {
-                let mut bytes = bytes.clone();
-                bytes[bit / 7] ^= 1 << (bit % 7);
-                String::from_utf8(bytes).unwrap()
-            })
-        };
-        let signature = format!("sha256={VECTOR}");
-        let check = |secret: &str, signature: &str, body: &str| {
-            let Ok(value) = HeaderValue::from_str(signature) else {
-                return false;
+    fn every_one_bit_change_of_secret_body_or_header_is_refused() {
+        let (secret, body) = ("fake-secret-of-a-test", "Hello, World!");
+        let schemes = schemes();
+        assert!(schemes.len() >= 4 + 5, "four kinds sign");
+        for scheme in schemes {
+            let credential = Credential {
+                scheme: scheme.clone(),
+                secret: SecretString::from(secret),
             };
-            accepts(
-                github(),
-                secret,
-                &[("X-Hub-Signature-256", value.as_bytes())],
-                None,
-                body,
-            )
-        };
-        assert!(check(secret, &signature, body));
-        assert!(flips(secret).all(|it| !check(&it, &signature, body)));
-        assert!(flips(&signature).all(|it| !check(secret, &it, body)));
-        assert!(flips(body).all(|it| !check(secret, &signature, &it)));
+            let Some(Presented::Header(name, value)) = credential.present(body.as_bytes()) else {
+                panic!("{scheme:?} is not in a header")
+            };
+            let is_taken = |secret: &str, header: &str, value: &str, body: &str| {
+                let (Ok(name), Ok(value)) =
+                    (HeaderName::try_from(header), HeaderValue::try_from(value))
+                else {
+                    return false;
+                };
+                accepts(
+                    scheme.clone(),
+                    secret,
+                    &[(name.as_str(), value.as_bytes())],
+                    None,
+                    body,
+                )
+            };
+            let (name, value) = (name.as_str(), value.to_str().unwrap());
+            assert!(is_taken(secret, name, value, body), "{scheme:?}");
+            assert!(
+                flips(secret).all(|it| !is_taken(&it, name, value, body)),
+                "{scheme:?}"
+            );
+            // A header's name and the word `Bearer` or `Basic` are the same in another case.
+            let other_value = flips(value).filter(|it| {
+                let is_authorization = matches!(scheme, Scheme::Bearer | Scheme::Basic(_));
+                !(is_authorization
+                    && it.eq_ignore_ascii_case(value)
+                    && it.split(' ').nth(1) == value.split(' ').nth(1))
+            });
+            assert!(
+                other_value
+                    .into_iter()
+                    .all(|it| !is_taken(secret, name, &it, body)),
+                "{scheme:?}"
+            );
+            let other_name = flips(name).filter(|it| !it.eq_ignore_ascii_case(name));
+            assert!(
+                other_name
+                    .into_iter()
+                    .all(|it| !is_taken(secret, &it, value, body)),
+                "{scheme:?}"
+            );
+            let is_signed = matches!(scheme, Scheme::Hmac(_));
+            assert!(
+                flips(body).all(|it| is_taken(secret, name, value, &it) != is_signed),
+                "{scheme:?}"
+            );
+        }
     }
 
     #[test]

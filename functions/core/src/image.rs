@@ -293,29 +293,17 @@ pub fn docker_hub_repository(path: &str) -> Result<Repository, ParseImageError> 
 const MAX_NAME: usize = 255;
 
 fn is_registry(text: &str) -> bool {
-    if text.len() > MAX_NAME {
-        return false;
-    }
-    let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((address, "")) => (address, None),
-            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => {
-                (address, Some(port))
-            }
-            _ => return false,
-        },
-        None => match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        },
-    };
-    let port = port.map(|it| it.strip_prefix(':').unwrap_or(it));
-    let host_is_good = if text.starts_with('[') {
-        host.parse::<std::net::Ipv6Addr>().is_ok()
+    let (host_is_good, port) = if let Some(rest) = text.strip_prefix('[') {
+        let Some((address, port)) = rest.split_once(']') else {
+            return false;
+        };
+        (address.parse::<std::net::Ipv6Addr>().is_ok(), port)
     } else {
-        host.split('.').all(is_host_label)
+        let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+        (host.split('.').all(is_host_label), port)
     };
-    host_is_good && port.is_none_or(is_port)
+    let port_is_good = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+    text.len() <= MAX_NAME && host_is_good && port_is_good
 }
 
 fn is_host_label(label: &str) -> bool {
@@ -391,6 +379,11 @@ fn is_digest(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
+    use proptest::prelude::*;
+    use regex_lite::Regex;
+
     use super::*;
 
     const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -447,6 +440,11 @@ mod tests {
             "h.io:0/a",
             "h.io:99999/a",
             "h.io:1:2/a",
+            "h.io::5000/a",
+            "h.io:/a",
+            "h.io:+80/a",
+            "[::1]5000/a",
+            "[::1]:/a",
             "user:pass@h.io/a",
             "h..io/a",
             "h.io./a",
@@ -472,5 +470,84 @@ mod tests {
         let json = r#"{"registry":"h.io","repository":"a","tag":"t","digest":null}"#;
         let image: Image = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string(&image).unwrap(), json);
+    }
+
+    /// The grammar of distribution/reference, `reference.go`, and of OCI's distribution specification; a digest is SHA-256
+    /// here, and an IPv6 address is left to the standard library.
+    struct Grammar {
+        name: Regex,
+        tag: Regex,
+        digest: Regex,
+        host: Regex,
+        port: Regex,
+    }
+
+    static GRAMMAR: LazyLock<Grammar> = LazyLock::new(|| {
+        let whole = |expression: &str| Regex::new(&format!("^(?:{expression})$")).unwrap();
+        let component = "[a-z0-9]+(?:(?:\\.|_|__|-+)[a-z0-9]+)*";
+        let label = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?";
+        Grammar {
+            name: whole(&format!("{component}(?:/{component})*")),
+            tag: whole("[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"),
+            digest: whole("sha256:[0-9a-f]{64}"),
+            host: whole(&format!("{label}(?:\\.{label})*")),
+            port: whole("[0-9]{1,5}"),
+        }
+    });
+
+    fn is_host(text: &str) -> bool {
+        let colon = text.rfind(':').filter(|_| !text.ends_with(']'));
+        let (host, port) = text.split_at(colon.unwrap_or(text.len()));
+        let address = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+        let host_is_good = match address {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => GRAMMAR.host.is_match(host),
+        };
+        let port_is_good = port.strip_prefix(':').is_none_or(|it| {
+            let number = it.parse::<u32>().unwrap_or_default();
+            GRAMMAR.port.is_match(it) && (1..=65_535).contains(&number)
+        });
+        host_is_good && port_is_good
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn names_are_those_of_the_grammar(text in "[a-zA0-1._/-]{0,12}|[a-z]{250,258}") {
+            let is_name = GRAMMAR.name.is_match(&text) && text.len() <= 255;
+            prop_assert_eq!(Repository::parse(&text).is_ok(), is_name);
+        }
+
+        #[test]
+        fn tags_are_those_of_the_grammar(text in "[a-zA-Z0-9_.:/ é-]{0,4}|[a-z]{126,130}") {
+            prop_assert_eq!(Tag::parse(&text).is_ok(), GRAMMAR.tag.is_match(&text));
+        }
+
+        #[test]
+        fn digests_are_those_of_the_grammar(text in "sha(256|512):([0-9a-f]{63,65}|[0-9a-fA-Fg]{64})|[a-f0-9]{64}") {
+            prop_assert_eq!(Digest::parse(&text).is_ok(), GRAMMAR.digest.is_match(&text));
+        }
+
+        #[test]
+        fn hosts_are_those_of_the_grammar(text in "[a-bA.:-]{0,6}(:[0-9]{0,6})?|[a-z]{62,65}|\\[?[:a-f0-9]{0,6}\\]?(:?[0-9]{0,6})?") {
+            prop_assert_eq!(Registry::parse(&text).is_ok(), is_host(&text));
+        }
+
+        #[test]
+        fn what_is_read_is_written_so_that_it_is_read_again(text in "([a-zA-B0-9.:-]{1,8}/)?[a-z0-9_./-]{0,10}(:[A-Za-z0-9_.-]{0,5})?(@sha256:[0-9a-f]{64})?") {
+            if let Ok(image) = Image::parse(&text) {
+                let written = image.to_string();
+                let json = serde_json::to_string(&image).unwrap();
+                prop_assert_eq!(serde_json::from_str::<Image>(&json).unwrap(), image.clone());
+                prop_assert_eq!(Image::parse(&written), Ok(image));
+            }
+        }
+
+        #[test]
+        fn no_text_makes_the_grammar_panic(text: String) {
+            let _ = Image::parse(&text);
+            let _ = Registry::normalise(&text);
+        }
     }
 }

@@ -153,3 +153,67 @@ pub(super) fn glob(pattern: &str, path: &str) -> Result<Glob, ConfigError> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What docs/configuration.md promises of patterns, component by component.
+    fn matches(pattern: &[&str], path: &[&str]) -> bool {
+        match (pattern, path) {
+            ([], []) => true,
+            (["**"], _) => !path.is_empty(),
+            (["**", rest @ ..], _) => (0..=path.len()).any(|it| matches(rest, &path[it..])),
+            ([first, rest @ ..], [name, names @ ..]) => {
+                matches_component(first.as_bytes(), name.as_bytes()) && matches(rest, names)
+            }
+            _ => false,
+        }
+    }
+
+    fn matches_component(pattern: &[u8], name: &[u8]) -> bool {
+        match (pattern, name) {
+            ([], []) => true,
+            ([b'*', rest @ ..], _) => {
+                (0..=name.len()).any(|it| matches_component(rest, &name[it..]))
+            }
+            ([b'?', rest @ ..], [_, names @ ..]) => matches_component(rest, names),
+            ([first, rest @ ..], [byte, names @ ..]) => {
+                first == byte && matches_component(rest, names)
+            }
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn a_pattern_matches_as_its_components_do(
+            pattern in prop::collection::vec("\\*\\*|\\*|[ab]|[ab]\\*|\\*[ab]|\\?|a\\?|[ab]{2}|\\*-\\*", 1..4),
+            path in prop::collection::vec("[ab]{1,3}|a-b", 1..5),
+        ) {
+            let set = glob_set(&[pattern.join("/")], "test").unwrap();
+            let pattern: Vec<_> = pattern.iter().map(String::as_str).collect();
+            let path: Vec<_> = path.iter().map(String::as_str).collect();
+            prop_assert_eq!(set.is_match(path.join("/")), matches(&pattern, &path));
+        }
+
+        #[test]
+        fn several_patterns_match_what_one_of_them_matches(
+            patterns in prop::collection::vec("(\\*\\*/)?[ab*?{},]{0,4}(/\\*\\*)?", 0..5), text in "[ab]{1,3}(/[ab]{1,3}){0,3}",
+        ) {
+            let good: Vec<_> = patterns.into_iter().filter(|it| glob(it, "test").is_ok()).collect();
+            let Ok(set) = glob_set(&good, "test") else { return Ok(()) };
+            let one = good.iter().any(|it| glob(it, "test").unwrap().compile_matcher().is_match(&text));
+            prop_assert_eq!(set.is_match(&text), one);
+        }
+
+        #[test]
+        fn no_pattern_makes_the_configuration_panic(pattern: String) {
+            let _ = glob_set(&[pattern], "test");
+        }
+    }
+}
