@@ -6,12 +6,10 @@
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::panic,
-    clippy::disallowed_methods,
     reason = "a measurement prints, fails where it fails, and runs itself under valgrind"
 )]
 
 use std::hint::black_box;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -21,6 +19,7 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderValue, Request, header};
 use http_body_util::BodyExt as _;
+use scanhook_bench::callgrind::{instructions, nanoseconds};
 use scanhook_bench::payloads;
 use scanhook_core::auth::{Credential, Presented, Scheme, Verifier};
 use scanhook_core::delivery::{Delivery, VerifiedDelivery, verify};
@@ -51,9 +50,6 @@ const MODES: [&str; 6] = [
     "harbor-parse",
     "harbor-decide",
 ];
-
-/// Between two runs with these counts everything but the measured work is the same.
-const COUNTS: [u64; 2] = [100, 600];
 
 /// How often the work is done for its time.
 const TIMED: u64 = 20_000;
@@ -176,33 +172,7 @@ async fn deliver(router: &mut Router, webhook: &Webhook, request: &Request<Bytes
     }
 }
 
-/// Runs this program with this mode and count, under `before` if that is not empty, and returns what it printed.
-fn run(before: &[&str], mode: &str, count: u64) -> String {
-    let myself = std::env::current_exe().unwrap();
-    let mut words: Vec<_> = before.iter().map(|it| (*it).to_owned()).collect();
-    words.push(myself.to_str().unwrap().to_owned());
-    let mut command = Command::new(&words[0]);
-    command
-        .args(&words[1..])
-        .args([mode, &count.to_string()])
-        .stdout(Stdio::null());
-    let output = command.output().unwrap();
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{text}");
-    text
-}
-
-fn number_after(text: &str, word: &str) -> u64 {
-    let (_, rest) = text.split_once(word).unwrap_or_else(|| panic!("{text}"));
-    rest.split_whitespace().next().unwrap().parse().unwrap()
-}
-
 fn table() {
-    let valgrind = [
-        "valgrind",
-        "--tool=callgrind",
-        "--callgrind-out-file=/dev/null",
-    ];
     println!(
         "12 KB GHCR: {} bytes; 4 KB Harbor: {} bytes\n",
         payloads::ghcr().len(),
@@ -210,9 +180,8 @@ fn table() {
     );
     println!("{:<14} {:>12} {:>12}", "", "instructions", "microseconds");
     let figures = MODES.map(|mode| {
-        let [few, many] = COUNTS.map(|it| number_after(&run(&valgrind, mode, it), "Collected :"));
-        let instructions = (many - few) / (COUNTS[1] - COUNTS[0]);
-        let nanoseconds = number_after(&run(&[], mode, TIMED), "nanoseconds:");
+        let instructions = instructions(mode);
+        let nanoseconds = nanoseconds(mode, TIMED);
         println!(
             "{mode:<14} {instructions:>12} {:>10}.{:01}",
             nanoseconds / 1000,

@@ -45,6 +45,8 @@ pub struct Kind {
     pub auth: &'static [&'static str],
     /// How it signs, if it signs.
     pub hmac: Option<HmacPreset>,
+    /// The forms in which its deliveries come, for people.
+    pub envelopes: &'static [&'static str],
     /// Events that a source may ask for besides pushes.
     pub events: &'static [&'static str],
     /// Whether its payloads tell a repository key that may or may not belong into the pull string.
@@ -201,11 +203,33 @@ fn malformed<'a, T: serde::Deserialize<'a>>(
 #[cfg(feature = "bench")]
 pub fn bare_parse(kind: &str, body: &[u8]) -> bool {
     match kind {
+        "acr" => acr::bare_parse(body),
+        "artifactory" => artifactory::bare_parse(body),
+        "distribution" | "gitlab" => distribution::bare_parse(body),
+        "docker-hub" => docker_hub::bare_parse(body),
+        "ecr" => ecr::bare_parse(body),
+        "gar" => gar::bare_parse(body),
+        "generic" => generic::bare_parse(body),
         "ghcr" => ghcr::bare_parse(body),
+        "gitea" => gitea::bare_parse(body),
         "harbor" => harbor::bare_parse(body),
+        "nexus" => nexus::bare_parse(body),
+        "quay" => quay::bare_parse(body),
+        "zot" => zot::bare_parse(body),
         _ => false,
     }
 }
+
+/// The bare parse of a kind, from the struct that stands for its body.
+macro_rules! bare_parse_into {
+    ($wire:ident) => {
+        #[cfg(feature = "bench")]
+        pub(super) fn bare_parse(body: &[u8]) -> bool {
+            std::hint::black_box(serde_json::from_slice::<$wire<'_>>(body)).is_ok()
+        }
+    };
+}
+use bare_parse_into;
 
 fn json_headers() -> Vec<(HeaderName, String)> {
     vec![(http::header::CONTENT_TYPE, "application/json".to_owned())]
@@ -214,12 +238,17 @@ fn json_headers() -> Vec<(HeaderName, String)> {
 #[cfg(test)]
 pub(crate) mod tests {
     use bytes::Bytes;
+    use globset::{Glob, GlobSet};
     use proptest::prelude::*;
     use secrecy::SecretString;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::auth::{Credential, Scheme};
     use crate::delivery::{Delivery, verify};
+    use crate::image::{Registry, Tag};
+    use crate::select::select;
+    use crate::source::{Filter, Source, SourceName, Untagged};
 
     /// Parses a body as this kind, sent with these headers, and writes each event as a line.
     pub(crate) fn parse(kind: &Kind, headers: &[(&str, &str)], body: &[u8]) -> String {
@@ -353,6 +382,105 @@ pub(crate) mod tests {
             for kind in ALL {
                 let _ = (kind.parse)(&verified(&[], &body), &Options::default());
                 let _ = (kind.parse)(&verified(&[], text.as_bytes()), &Options::default());
+            }
+        }
+    }
+
+    /// Values that a hostile or broken sender may put anywhere.
+    fn replacement(choice: usize) -> Value {
+        let values = [
+            json!(null),
+            json!(7),
+            json!(-1.5e300),
+            json!(true),
+            json!(""),
+            json!([]),
+            json!({}),
+            json!([null, 7, "x"]),
+            json!("../../etc"),
+            json!("--config=/etc/passwd"),
+            json!("$(id)"),
+            json!("team/secret"),
+            json!("secret"),
+            json!("evil.example.com/team/app:1"),
+            json!("registry.example.com/team/secret:1"),
+            json!("sha256:abc"),
+            json!(format!("sha256:{}", "0".repeat(64))),
+            json!("a\u{0}b\u{feff}"),
+            json!("x".repeat(300)),
+        ];
+        values[choice % values.len()].clone()
+    }
+
+    /// The places of a value, as JSON Pointers.
+    fn places(value: &Value, at: &str, found: &mut Vec<String>) {
+        found.push(at.to_owned());
+        match value {
+            Value::Array(items) => {
+                for (index, it) in items.iter().enumerate() {
+                    places(it, &format!("{at}/{index}"), found);
+                }
+            }
+            Value::Object(members) => {
+                for (key, it) in members {
+                    places(
+                        it,
+                        &format!("{at}/{}", key.replace('~', "~0").replace('/', "~1")),
+                        found,
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn source(kind: &'static Kind) -> Source {
+        let globs = |pattern: &str| GlobSet::new([Glob::new(pattern).unwrap()]).unwrap();
+        Source {
+            name: SourceName::try_from("test".to_owned()).unwrap(),
+            kind,
+            registry: Registry::parse(kind.example_registry).unwrap(),
+            hosts: Vec::new(),
+            repositories: Filter {
+                include: globs("**"),
+                exclude: globs("**secret**"),
+            },
+            tags: Filter {
+                include: GlobSet::empty(),
+                exclude: globs("{secret,1.2.4}"),
+            },
+            untagged: Untagged::Skip,
+            options: Options::default(),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn a_damaged_delivery_neither_panics_nor_queues_what_the_configuration_excludes(
+            which in 0..ALL.len(), tag in "1\\.2\\.[34]", damages in prop::collection::vec((any::<usize>(), any::<usize>()), 0..4),
+        ) {
+            let kind = ALL[which];
+            let image = format!("{}/team/app:{tag}@sha256:{}", kind.example_registry, "ab".repeat(32));
+            let at = "2026-11-21T20:00:00Z".parse().unwrap();
+            let sample = (kind.sample)(&SamplePush { image: &Image::parse(&image).unwrap(), id: "id-1", at });
+            let mut body: Value = serde_json::from_slice(&sample.body).unwrap();
+            for (place, value) in damages {
+                let mut found = Vec::new();
+                places(&body, "", &mut found);
+                if let Some(it) = body.pointer_mut(&found[place % found.len()]) {
+                    *it = replacement(value);
+                }
+            }
+            let headers: Vec<_> = sample.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let source = source(kind);
+            let Ok(events) = (kind.parse)(&verified(&headers, body.to_string().as_bytes()), &source.options) else { return Ok(()) };
+            for request in select(&source, events).requests {
+                prop_assert_eq!(&request.image.registry, &source.registry);
+                prop_assert!(!request.image.repository.as_str().contains("secret"));
+                let tag = request.image.pin.tag().map(Tag::as_str);
+                prop_assert!(tag.is_some_and(|it| !matches!(it, "secret" | "1.2.4")), "{:?}", tag);
             }
         }
     }

@@ -30,6 +30,7 @@ pub(super) static KIND: Kind = Kind {
     },
     auth: &["token", "bearer", "basic", "path_token"],
     hmac: None,
+    envelopes: &["native", "Event Grid, list or object", "CloudEvents", "CloudEvents batch"],
     events: &["quarantine"],
     repo_key: false,
     handshake: true,
@@ -101,6 +102,8 @@ struct WireRequest<'a> {
     #[serde(borrow, default)]
     host: Text<'a>,
 }
+
+super::bare_parse_into!(WireEnvelope);
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let body = delivery.body();

@@ -27,6 +27,7 @@ pub(super) static KIND: Kind = Kind {
         encoding: Encoding::Hex,
         prefix: "",
     }),
+    envelopes: &["native"],
     events: &["promoted"],
     repo_key: true,
     handshake: false,
@@ -66,6 +67,8 @@ struct WireData<'a> {
     #[serde(borrow, default)]
     tag: Text<'a>,
 }
+
+super::bare_parse_into!(WireHook);
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let hook: WireHook<'_> = json(delivery.body())?;

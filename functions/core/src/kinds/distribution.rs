@@ -24,6 +24,7 @@ pub(super) static KIND: Kind = Kind {
     answer_budget: |_| Duration::from_millis(800),
     auth: &["bearer", "token", "basic", "path_token"],
     hmac: None,
+    envelopes: &["native"],
     events: &[],
     repo_key: false,
     handshake: false,
@@ -101,6 +102,8 @@ struct WireActor<'a> {
     #[serde(borrow, default)]
     name: Text<'a>,
 }
+
+super::bare_parse_into!(WireEnvelope);
 
 pub(super) fn parse(
     delivery: &VerifiedDelivery,

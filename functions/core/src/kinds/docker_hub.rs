@@ -22,6 +22,7 @@ pub(super) static KIND: Kind = Kind {
     answer_budget: |_| Duration::from_millis(2_500),
     auth: &["path_token"],
     hmac: None,
+    envelopes: &["native"],
     events: &[],
     repo_key: false,
     handshake: false,
@@ -63,6 +64,8 @@ struct WireRepository<'a> {
     #[serde(borrow, default)]
     name: Text<'a>,
 }
+
+super::bare_parse_into!(WirePush);
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let WirePush {

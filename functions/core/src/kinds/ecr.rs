@@ -23,6 +23,7 @@ pub(super) static KIND: Kind = Kind {
     answer_budget: |_| Duration::from_secs(4),
     auth: &["token", "basic"],
     hmac: None,
+    envelopes: &["EventBridge", "CloudEvents"],
     events: &["replication"],
     repo_key: false,
     handshake: false,
@@ -91,6 +92,8 @@ struct WireData<'a> {
     #[serde(borrow, default)]
     image_tag: Text<'a>,
 }
+
+super::bare_parse_into!(WireEvent);
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let event: WireEvent<'_> = json(delivery.body())?;

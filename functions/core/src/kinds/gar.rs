@@ -26,6 +26,7 @@ pub(super) static KIND: Kind = Kind {
     answer_budget: |_| Duration::from_secs(8),
     auth: &["path_token"],
     hmac: None,
+    envelopes: &["Pub/Sub", "Pub/Sub unwrapped"],
     events: &[],
     repo_key: false,
     handshake: false,
@@ -66,6 +67,13 @@ struct WireMessage<'a> {
 }
 
 const NO_IMAGE: ParsePayloadError = ParsePayloadError::missing("image", "digest or tag");
+
+#[cfg(feature = "bench")]
+pub(super) fn bare_parse(body: &[u8]) -> bool {
+    let push = serde_json::from_slice::<WirePush<'_>>(body).ok();
+    let data = push.and_then(|it| BASE64.decode(it.message?.data.get()?).ok());
+    data.is_some_and(|it| std::hint::black_box(serde_json::from_slice::<WirePush<'_>>(&it)).is_ok())
+}
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let push: WirePush<'_> = json(delivery.body())?;

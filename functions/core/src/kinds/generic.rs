@@ -21,6 +21,7 @@ pub(super) static KIND: Kind = Kind {
     answer_budget: |_| Duration::from_millis(2_500),
     auth: &["bearer", "hmac", "token", "basic", "path_token"],
     hmac: None,
+    envelopes: &["own, object or list", "any JSON by a map"],
     events: &[],
     repo_key: false,
     handshake: false,
@@ -114,6 +115,11 @@ impl Condition {
             None => !is_there,
         }
     }
+}
+
+#[cfg(feature = "bench")]
+pub(super) fn bare_parse(body: &[u8]) -> bool {
+    std::hint::black_box(serde_json::from_slice::<UniqueValue>(body)).is_ok()
 }
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {

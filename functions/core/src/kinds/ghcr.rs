@@ -31,6 +31,7 @@ pub(super) static KIND: Kind = Kind {
         encoding: Encoding::Hex,
         prefix: "sha256=",
     }),
+    envelopes: &["native", "native in a form"],
     events: &[],
     repo_key: false,
     handshake: false,
@@ -125,10 +126,7 @@ struct WireConfig<'a> {
     media_type: Text<'a>,
 }
 
-#[cfg(feature = "bench")]
-pub(super) fn bare_parse(body: &[u8]) -> bool {
-    std::hint::black_box(json::<WireHook<'_>>(body)).is_ok()
-}
+super::bare_parse_into!(WireHook);
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let body = payload(delivery)?;

@@ -29,6 +29,7 @@ pub(super) static KIND: Kind = Kind {
         encoding: Encoding::Hex,
         prefix: "",
     }),
+    envelopes: &["native"],
     events: &[],
     repo_key: false,
     handshake: false,
@@ -77,6 +78,8 @@ struct WireUser<'a> {
     #[serde(borrow, default)]
     login: Text<'a>,
 }
+
+super::bare_parse_into!(WireHook);
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let hook: WireHook<'_> = json(delivery.body())?;

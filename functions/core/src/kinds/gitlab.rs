@@ -16,6 +16,7 @@ pub(super) static KIND: Kind = Kind {
     answer_budget: |_| Duration::from_millis(400),
     auth: &["bearer", "token", "basic", "path_token"],
     hmac: None,
+    envelopes: &["native"],
     events: &[],
     repo_key: false,
     handshake: false,

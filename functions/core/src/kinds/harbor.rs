@@ -23,6 +23,7 @@ pub(super) static KIND: Kind = Kind {
     answer_budget: |_| Duration::from_millis(2_500),
     auth: &["token", "bearer", "basic", "path_token"],
     hmac: None,
+    envelopes: &["native", "CloudEvents"],
     events: &[],
     repo_key: false,
     handshake: false,
@@ -86,10 +87,7 @@ struct WireRepository<'a> {
     name: Text<'a>,
 }
 
-#[cfg(feature = "bench")]
-pub(super) fn bare_parse(body: &[u8]) -> bool {
-    std::hint::black_box(json::<WireNotification<'_>>(body)).is_ok()
-}
+super::bare_parse_into!(WireNotification);
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let notification: WireNotification<'_> = json(delivery.body())?;

@@ -29,6 +29,7 @@ pub(super) static KIND: Kind = Kind {
         encoding: Encoding::Hex,
         prefix: "",
     }),
+    envelopes: &["native"],
     events: &[],
     repo_key: true,
     handshake: false,
@@ -69,6 +70,8 @@ struct WireComponent<'a> {
     #[serde(borrow, default)]
     version: Text<'a>,
 }
+
+super::bare_parse_into!(WireHook);
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let hook: WireHook<'_> = json(delivery.body())?;

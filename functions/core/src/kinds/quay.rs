@@ -24,6 +24,7 @@ pub(super) static KIND: Kind = Kind {
     answer_budget: |_| Duration::from_secs(8),
     auth: &["path_token", "basic"],
     hmac: None,
+    envelopes: &["native"],
     events: &[],
     repo_key: false,
     handshake: false,
@@ -96,6 +97,8 @@ impl<'de> Visitor<'de> for TagsVisitor {
 
 const NO_REPOSITORY: ParsePayloadError =
     ParsePayloadError::missing("repository", "docker_url or repository");
+
+super::bare_parse_into!(WireNotification);
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let notification: WireNotification<'_> = json(delivery.body())?;

@@ -22,6 +22,7 @@ pub(super) static KIND: Kind = Kind {
     answer_budget: |_| Duration::from_secs(20),
     auth: &["bearer", "basic", "token", "path_token"],
     hmac: None,
+    envelopes: &["CloudEvents binary"],
     events: &[],
     repo_key: false,
     handshake: false,
@@ -79,6 +80,15 @@ struct WireManifest<'a> {
 struct WireDescriptor<'a> {
     #[serde(borrow, default)]
     media_type: Text<'a>,
+}
+
+#[cfg(feature = "bench")]
+pub(super) fn bare_parse(body: &[u8]) -> bool {
+    let Ok(image) = serde_json::from_slice::<WireImage<'_>>(body) else {
+        return false;
+    };
+    let manifest = image.manifest.get().unwrap_or_default();
+    std::hint::black_box(serde_json::from_str::<WireManifest<'_>>(manifest)).is_ok()
 }
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
