@@ -1,6 +1,7 @@
 //! Any delivery, read as any kind and selected: no panic, and nothing queued that the configuration excludes.
 //!
-//! An input is a byte for the kind, a byte for the options, header lines, an empty line, and the body.
+//! An input is a byte for the kind, a byte for the options, header lines, an empty line, and the body. The variable `KIND`
+//! names the one kind that is read, whatever the byte says, so that each can be given its time.
 #![no_main]
 
 use std::sync::LazyLock;
@@ -12,6 +13,7 @@ use libfuzzer_sys::fuzz_target;
 use scanhook_core::auth::{Credential, Scheme, Verifier};
 use scanhook_core::delivery::{Delivery, verify};
 use scanhook_core::image::{Image, Registry};
+use scanhook_core::kinds::generic::{Condition, Mapping, Place};
 use scanhook_core::kinds::{self, Kind, Options, RepoKey};
 use scanhook_core::select::select;
 use scanhook_core::source::{Filter, Source, SourceName, Untagged};
@@ -35,6 +37,38 @@ static FILTER: LazyLock<Filter> = LazyLock::new(|| {
         exclude: exclude.unwrap(),
     }
 });
+
+static ONLY: LazyLock<Option<&'static Kind>> = LazyLock::new(|| {
+    let name = std::env::var("KIND").ok()?;
+    Some(kinds::find(&name).unwrap_or_else(|| panic!("KIND={name} is no kind")))
+});
+
+/// A map that reads the lists and the conditions of the conformance cases.
+fn mapping() -> Mapping {
+    let pointer = |text: &str| Place::Pointer(text.to_owned());
+    Mapping {
+        events: "/items".to_owned(),
+        matches: vec![
+            Condition {
+                place: pointer("/kind"),
+                allowed: Some(vec!["PUSHED".to_owned(), "TAGGED".to_owned()]),
+            },
+            Condition {
+                place: pointer("/error"),
+                allowed: None,
+            },
+        ],
+        ping: vec![Condition {
+            place: pointer("/kind"),
+            allowed: Some(vec!["TEST".to_owned()]),
+        }],
+        repository: vec!["/image/group".to_owned(), "/image/name".to_owned()],
+        tag: Some("/image/tag".to_owned()),
+        digest: Some("/image/sha".to_owned()),
+        host: Some("/image/host".to_owned()),
+        ..Mapping::default()
+    }
+}
 
 fn source(kind: &'static Kind, switches: u8) -> Source {
     let repo_key = match switches & 3 {
@@ -60,7 +94,7 @@ fn source(kind: &'static Kind, switches: u8) -> Source {
         options: Options {
             events: events.filter(|_| is_greedy).collect(),
             repo_key: repo_key.filter(|_| kind.repo_key),
-            payload: None,
+            payload: (switches & 8 != 0).then(|| Box::new(mapping())),
         },
     }
 }
@@ -90,7 +124,7 @@ fuzz_target!(|input: &[u8]| {
     let [kind, switches, rest @ ..] = input else {
         return;
     };
-    let kind = kinds::ALL[usize::from(*kind) % kinds::ALL.len()];
+    let kind = ONLY.unwrap_or(kinds::ALL[usize::from(*kind) % kinds::ALL.len()]);
     let source = source(kind, *switches);
     let (headers, body) = split(rest);
     let delivery = Delivery {

@@ -1,0 +1,85 @@
+"""Writes the seeds of every target from the conformance cases, and a dictionary of the keys and texts in them."""
+
+import base64
+import glob
+import json
+import os
+
+CASES = "../tests/conformance"
+
+
+def written(value):
+    """JSON with its `$base64` and `$json` members as the texts they stand for."""
+    if isinstance(value, list):
+        return [written(it) for it in value]
+    if isinstance(value, dict):
+        if list(value) == ["$base64"]:
+            return base64.b64encode(json.dumps(written(value["$base64"])).encode()).decode()
+        if list(value) == ["$json"]:
+            return json.dumps(written(value["$json"]))
+        return {key: written(it) for key, it in value.items()}
+    return value
+
+
+def body_of(request):
+    if "json" in request:
+        return json.dumps(written(request["json"])).encode()
+    if "base64" in request:
+        return base64.b64decode(request["base64"])
+    return request.get("text", "").encode()
+
+
+def words_of(value):
+    """Every key, and every short text, of a JSON value."""
+    if isinstance(value, list):
+        return {word for it in value for word in words_of(it)}
+    if isinstance(value, dict):
+        return set(value) | {word for it in value.values() for word in words_of(it)}
+    return {value} if isinstance(value, str) and 0 < len(value) <= 64 else set()
+
+
+def seed(folder, name, content):
+    os.makedirs(f"corpus/{folder}", exist_ok=True)
+    with open(f"corpus/{folder}/{name}", "wb") as file:
+        file.write(content)
+
+
+def escaped(word):
+    return "".join(chr(it) if 32 <= it < 127 and it not in b'"\\' else f"\\x{it:02x}" for it in word.encode())
+
+
+def patterns(source):
+    tags = source.get("tags", {})
+    lists = source.get("include", []), source.get("exclude", []), tags.get("include", []), tags.get("exclude", [])
+    return "".join(" ".join(it) + "\n" for it in lists)
+
+
+words = set()
+kinds = sorted(it for it in os.listdir(CASES) if os.path.isdir(f"{CASES}/{it}"))
+for index, kind in enumerate(kinds):
+    for path in glob.glob(f"{CASES}/{kind}/*.json"):
+        name = os.path.basename(path).removesuffix(".json")
+        with open(path) as file:
+            case = json.load(file)
+        request, source = case["request"], case["source"]
+        headers = {key: it for key, it in request.get("headers", {}).items() if isinstance(it, str)}
+        lines = "".join(f"{key}: {it}\n" for key, it in headers.items()).encode()
+        body = body_of(request)
+        words |= words_of(request.get("json"))
+        for switches in (4, 12) if "payload" in source else (4,):
+            seed(f"parsers/{kind}", f"{name}-{switches}", bytes([index, switches]) + lines + b"\n" + body)
+        given = next((it for key, it in headers.items() if "sign" in key.lower() or "auth" in key.lower()), "")
+        seed("verifiers", f"{kind}-{name}", bytes([index % 8]) + b"conformance-secret\n" + given.encode() + b"\n" + body)
+        told = case["expect"].get("queued", []) + case["expect"].get("skipped", [])
+        images = [it for it in told if it.get("image")]
+        for at, it in enumerate(images):
+            tag, digest = (f"{mark}{it[key]}" if it.get(key) else "" for mark, key in ((":", "tag"), ("@", "digest")))
+            seed("references", f"{kind}-{name}-{at}", f"{it['image']}{tag}{digest}".encode())
+        pushes = "".join(
+            f"- {it['image'].split('/', 1)[1]} {it.get('tag') or '-'} {it.get('digest') or '-'}\n" for it in images
+        )
+        if pushes:
+            seed("selection", f"{kind}-{name}", b"\0" + (patterns(source) + pushes).encode())
+words |= {"true", "false", "null", "{", "}", "[", "]", ":", ",", "1e9", "sha256:" + "a" * 64, "../", "$(id)", "library/"}
+with open("corpus/dictionary", "w") as file:
+    file.writelines(f'"{escaped(it)}"\n' for it in sorted(words) if len(it.encode()) <= 64)
