@@ -262,6 +262,19 @@ pub(crate) struct CheckArgs {
     /// The address under which registries reach scanhook
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub(crate) url: String,
+    /// Show what the saved delivery in this file would yield at SOURCE, and why
+    ///
+    /// The file holds a body as `send --file` sends it. Its headers are those of FILE.headers, or of the file beside it that
+    /// ends in .headers instead of .json, a `Name: value` a line; else those that the kind's registry sends. No secret is
+    /// needed, and no credential is looked at.
+    #[arg(long, value_name = "FILE", requires = "source")]
+    pub(crate) sample: Option<PathBuf>,
+    /// The source that the sample is for
+    #[arg(requires = "sample")]
+    pub(crate) source: Option<String>,
+    /// How to show what the sample yields
+    #[arg(long, value_enum, default_value_t, requires = "sample")]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,5 +1,6 @@
 //! `scanhook check`: everything about a configuration that can be checked without sending or scanning.
 
+use anyhow::Context as _;
 use jiff::civil::Date;
 use scanhook_core::auth::Scheme;
 use scanhook_settings::Environment;
@@ -10,8 +11,17 @@ use scanhook_stand_in::lock;
 use crate::args::CheckArgs;
 use crate::{Outcome, output, serve, unusable};
 
+mod sample;
+
 pub(crate) async fn command(args: CheckArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let config = serve::load_config(&args.config)?;
+    if let (Some(file), Some(name)) = (&args.sample, &args.source) {
+        let source = config.sources.get(name.as_str());
+        let source = source
+            .with_context(|| format!("{} has no source {name}", args.config))
+            .map_err(unusable)?;
+        return sample::command(&source.source, config.body_limit, file, args.output);
+    }
     resolve_all(&config, &environment).await?;
     for source in config.sources.values() {
         output::line(&describe(source, args.url.trim_end_matches('/')))?;
@@ -72,11 +82,12 @@ fn describe(config: &SourceConfig, base: &str) -> String {
         .replace("{url}", &url)
         .replace('\n', "\n  ");
     format!(
-        "{}: {} images of {}\n  URL     {url}\n  secret  {}\n  {setup}\n",
+        "{}: {} images of {}\n  URL     {url}\n  secret  {}\n  form    {}\n  {setup}\n",
         source.name,
         source.kind.title,
         source.registry,
         secrets.join(", or "),
+        source.kind.envelopes.join("; "),
     )
 }
 
