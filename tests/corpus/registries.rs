@@ -74,6 +74,7 @@ impl Expectation {
 async fn every_sample_of_each_kind_is_answered_rightly() {
     let folders: BTreeMap<String, String> = read_json(&corpus("registries/kinds.json"));
     let mut table = String::new();
+    let mut totals = BTreeMap::<&str, (usize, usize)>::new();
     let mut wrong = Vec::new();
     for (folder, kind) in folders {
         let Some(kind) = kinds::find(&kind) else {
@@ -89,9 +90,37 @@ async fn every_sample_of_each_kind_is_answered_rightly() {
             }
         }
         let _ = writeln!(table, "{folder:<20} {right}/{}", samples.len());
+        let total = totals.entry(kind.name).or_default();
+        *total = (total.0 + right, total.1 + samples.len());
     }
     println!("\n{table}");
+    summary(&totals);
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Prints what is shown of each kind, as `tests/table` puts it into docs/registries/README.md. The samples count right and
+/// in all.
+fn summary(samples: &BTreeMap<&str, (usize, usize)>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let fuzzed = std::fs::read_to_string(root.join("../fuzz/executions.tsv")).unwrap_or_default();
+    println!(
+        "| kind | our cases | real samples right | credentials | envelopes | fuzzed without a crash |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for kind in kinds::ALL {
+        let cases = files(&root.join("conformance").join(kind.name), ".json").len();
+        let (right, all) = samples.get(kind.name).copied().unwrap_or_default();
+        let start = format!("parsers\t{}\t", kind.name);
+        let executions = fuzzed.lines().find_map(|it| it.strip_prefix(&start));
+        let executions = executions
+            .and_then(|it| it.split('\t').next())
+            .unwrap_or("-");
+        let (auth, envelopes) = (kind.auth.join("`, `"), kind.envelopes.join("; "));
+        println!(
+            "| `{}` | {cases} | {right} of {all} | `{auth}` | {envelopes} | {executions} |",
+            kind.name
+        );
+    }
 }
 
 /// Compares one sample with each outcome that is right for it.
