@@ -35,11 +35,12 @@ from harness import (
     until,
 )
 from lambda_emulator import Function, failed_identifiers, find_emulator, http_event, sqs_event
-from serve import QUEUE, SCANHOOK, link_stand_in, start_server
+from serve import DEAD_LETTERS, QUEUE, SCANHOOK, link_stand_in, start_server, text_attributes
 from stage import API_TOKEN, CONFIG, TOKENS, Stage
 
 SERVERS = Path(os.environ.get("PROOF_SERVERS", ""))
 TABLE = "scanhook-ledger"
+NOBODY = "127.0.0.1:1"
 
 
 @dataclass
@@ -104,7 +105,9 @@ def prove(proof: Proof, shop: Workshop) -> None:
     one_suite_holds_on_both_stores(proof, server)
     server.create_table()
     environment = base_environment(**TOKENS, **API_TOKEN)
-    serve = start_server(shop, CONFIG, "--no-scan", env=environment)
+    # Sysdig is somebody on this machine who does not answer.
+    config = CONFIG.replace("scanner: {", f'scanner: {{ api_url: "https://{NOBODY}",')
+    serve = start_server(shop, config, "--no-scan", env=environment)
     link_stand_in(shop.directory / "cli")
     stage = Stage(proof, shop, find_emulator(None), BINARIES, serve)
     webhook = stage.start("webhook", 29, **TOKENS)
@@ -112,6 +115,8 @@ def prove(proof: Proof, shop: Workshop) -> None:
     scanner = stage.start("scanner", 120, **API_TOKEN, **variables)
     six_deliveries_of_one_push_are_one_scan(stage, webhook, scanner, server)
     the_commands_read_the_table(proof, server)
+    who_may_invoke_the_function_may_ask_the_doctor(stage, scanner)
+    a_message_cannot_ask_the_doctor(stage, scanner)
     without_the_table_scans_go_on(stage, webhook, scanner, server)
     stage.says_none_of(scanner, API_TOKEN)
 
@@ -203,6 +208,36 @@ def the_commands_read_the_table(proof: Proof, server: Server) -> None:
     proof.true("  with its findings", scanned["critical"] + scanned["high"] > 0, scanned)
     unknown = scans(server, "show", "01NONE")
     proof.equal("a scan that nobody knows is a failure", unknown.returncode, 1)
+
+
+def who_may_invoke_the_function_may_ask_the_doctor(stage: Stage, scanner: Function) -> None:
+    proof = stage.proof
+    proof.part("the scanner function: an invocation that asks for the doctor")
+    images = {"pass_image": f"{NOBODY}/demo/pass:1.0", "fail_image": f"{NOBODY}/demo/fail:1.0"}
+    answer = scanner.invoke({"doctor": images})
+    outcomes = {it["check"]: it["outcome"] for it in answer["checks"]}
+    proof.equal("the ledger's table answers", outcomes["ledger"], "ok")
+    proof.equal("the stand-in is not the pinned CLI", (outcomes["cli_checksum"], outcomes["cli_version"]), ("failed",) * 2)
+    proof.equal("Sysdig can't be reached", outcomes["network"], "failed")
+    findings = {it["finding"] for it in answer["assumptions"]}
+    proof.equal("nothing is verified by a stand-in", findings, {"not_checked"})
+    proof.true("the machine is a function", answer["host"]["is_lambda"])
+    refused = scanner.invoke({"doctor": {"command": "id"}})
+    proof.true("what else is asked of it is refused", "unknown field" in refused.get("errorMessage", ""), refused)
+    empty = scanner.invoke({"Records": [], "doctor": {}})
+    proof.equal("what has records is a batch, whatever else it has", empty, {"batchItemFailures": []})
+    scanner_function.leaves_nothing_behind(proof, scanner)
+
+
+def a_message_cannot_ask_the_doctor(stage: Stage, scanner: Function) -> None:
+    proof, sqs = stage.proof, stage.server.sqs
+    proof.part("the scanner function: a message that asks for the doctor")
+    body = '{"doctor":{}}'
+    sqs.send(QUEUE, body)
+    scan(stage, scanner, sqs.receive(QUEUE, 1))
+    [letter] = sqs.take(DEAD_LETTERS, 1)
+    told = (letter["Body"], text_attributes(letter)["scanhook.reason"])
+    proof.equal("it is no message", told, (body, "bad_message"))
 
 
 def without_the_table_scans_go_on(stage: Stage, webhook: Function, scanner: Function, server: Server) -> None:

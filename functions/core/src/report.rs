@@ -10,6 +10,7 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::event::FreeText;
+use crate::redact::Redactor;
 use crate::wire::{Text, object};
 
 /// What a report says.
@@ -232,8 +233,14 @@ struct WireFinding<'a> {
 const MAX_POLICIES: usize = 50;
 
 impl Report {
-    /// Reads a report.
+    /// Reads a report of a run that had no secrets.
     pub fn parse(json: &[u8]) -> Result<Self, ReadReportError> {
+        Self::parse_without(json, &Redactor::new([]))
+    }
+
+    /// Reads a report. What is shown of it is free of the secrets that `redactor` knows, and capped; they are struck out
+    /// first, so that the cap leaves no part of one.
+    pub fn parse_without(json: &[u8], redactor: &Redactor) -> Result<Self, ReadReportError> {
         let wire: WireReport<'_> =
             serde_json::from_slice(json).map_err(|_| ReadReportError::NotJson)?;
         let result = wire.result.ok_or(ReadReportError::OlderSchema)?;
@@ -245,12 +252,18 @@ impl Report {
             .known()
             .ok_or(ReadReportError::NoVulnerabilities)?
             .0;
-        let (evaluation, policies_failed) = evaluate(result.policies)?;
+        let shown = |text: &str| FreeText::new(&redactor.clean(text)).as_str().to_owned();
+        let (evaluation, policies_failed) = evaluate(result.policies, shown)?;
         let metadata = result.metadata.known().unwrap_or_default();
-        let owned = |text: &Text<'_>| text.get().map(|it| FreeText::new(it).as_str().to_owned());
         Ok(Self {
-            cli_version: owned(&wire.scanner.known().unwrap_or_default().version),
-            result_url: owned(&wire.info.result_url),
+            cli_version: wire
+                .scanner
+                .known()
+                .unwrap_or_default()
+                .version
+                .get()
+                .map(shown),
+            result_url: wire.info.result_url.get().map(shown),
             // Identities are compared and never shown, so they are kept whole.
             pull_string: metadata.pull_string.get().map(str::to_owned),
             digest: metadata.digest.get().map(str::to_owned),
@@ -264,6 +277,7 @@ impl Report {
 
 fn evaluate(
     policies: Lenient<WirePolicies<'_>>,
+    shown: impl Fn(&str) -> String,
 ) -> Result<(Evaluation, Vec<String>), ReadReportError> {
     let WirePolicies {
         global_evaluation,
@@ -293,10 +307,8 @@ fn evaluate(
         .unwrap_or_default()
         .into_iter()
         .filter(|it| it.evaluation.get() == Some("failed"));
-    let names = failed.take(MAX_POLICIES).map(|it| {
-        FreeText::new(it.name.get().unwrap_or("?"))
-            .as_str()
-            .to_owned()
-    });
+    let names = failed
+        .take(MAX_POLICIES)
+        .map(|it| shown(it.name.get().unwrap_or("?")));
     Ok((evaluation, names.collect()))
 }

@@ -100,6 +100,7 @@ async fn handle_record<L: Ledger>(
 ) -> Settled {
     let mut attempt = attempt::Attempt::new(record, (scanner.now)());
     let outcome = attempt::work(scanner, &mut attempt, times).await;
+    let outcome = outcome.map_err(attempt::Failure::presentable);
     let settled = AssertUnwindSafe(settle::settle(scanner, attempt, outcome));
     settled.catch_unwind().await.unwrap_or(Settled::Returned)
 }

@@ -1,7 +1,7 @@
 //! Running the CLI: the one place that starts a process.
 //!
 //! **Invariant**: no shell; an environment made from nothing; a process group of its own, of which nothing is left when
-//! the run ends, however it ends; its directory is gone then too. What was printed leaves here redacted.
+//! the run ends, however it ends; its directory is gone then too. What was printed or reported leaves here redacted.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -87,7 +87,7 @@ impl Cli {
         // Reading, parsing and removing may take a while, and other runs go on meanwhile.
         let finish = move || {
             let report = match exit {
-                Exit::Code(0 | 1) => read_report(&scan.directories().report()),
+                Exit::Code(0 | 1) => read_report(&scan.directories().report(), &redactor),
                 _ => Err("no report was expected".to_owned()),
             };
             drop(scan);
@@ -241,7 +241,7 @@ impl Tail {
 }
 
 /// Reads a report that the CLI, which handles hostile images, may have left: no link, pipe or flood of bytes is followed.
-fn read_report(path: &Path) -> Result<Report, String> {
+fn read_report(path: &Path, redactor: &Redactor) -> Result<Report, String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty());
     let file = File::from(file.map_err(|_| "there is no report".to_owned())?);
@@ -255,5 +255,5 @@ fn read_report(path: &Path) -> Result<Report, String> {
     if u64::try_from(read).unwrap_or(u64::MAX) > MAX_REPORT {
         return Err("the report is too large".to_owned());
     }
-    Report::parse(&json).map_err(|err| err.to_string())
+    Report::parse_without(&json, redactor).map_err(|err| err.to_string())
 }

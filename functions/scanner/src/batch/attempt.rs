@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::record::{ClaimKey, ScanRecord};
+use scanhook_core::redact::{self, Redactor};
 use scanhook_core::target::Target;
 use scanhook_core::verdict::{Class, CliRun, ErrorReason, Judged, ScanError, Verdict, judge};
 use tokio::time::timeout;
@@ -39,6 +40,15 @@ pub(super) enum Outcome {
 pub(super) struct Failure {
     pub(super) error: ScanError,
     pub(super) comes_back: ComesBack,
+}
+
+impl Failure {
+    /// The same with a detail that may be kept and shown, whatever error it was made of: short, and without what looks like
+    /// a secret. Secrets that are known were struck out where they were known.
+    pub(super) fn presentable(mut self) -> Self {
+        self.error.detail = redact::shown(&Redactor::new([]).clean(&self.error.detail));
+        self
+    }
 }
 
 /// When a record without a verdict is received again, if it is.

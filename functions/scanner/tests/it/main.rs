@@ -11,6 +11,7 @@ mod binary;
 mod doctor;
 mod ledger;
 mod outcomes;
+mod privacy;
 mod processes;
 mod runs;
 mod world;
