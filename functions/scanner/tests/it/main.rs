@@ -9,6 +9,7 @@
 mod batches;
 mod binary;
 mod doctor;
+mod dynamodb;
 mod ledger;
 mod outcomes;
 mod privacy;
