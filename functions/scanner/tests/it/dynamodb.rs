@@ -66,16 +66,14 @@ async fn a_table_that_does_not_answer_is_given_up_within_the_patience() {
     assert!((1..=2).contains(&requests.load(Ordering::Relaxed)));
 }
 
-fn answer(status: &str, body: &str) -> Option<String> {
+fn answer(status: &str, body: &str) -> String {
     let length = body.len();
-    Some(format!(
-        "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
-    ))
+    format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
 }
 
 #[tokio::test]
 async fn a_table_that_fails_is_asked_twice_and_no_more() {
-    let (ledger, requests) = table(answer("500 Internal Server Error", "{}")).await;
+    let (ledger, requests) = table(Some(answer("500 Internal Server Error", "{}"))).await;
     record(&ledger).await.unwrap_err();
     assert!((1..=2).contains(&requests.load(Ordering::Relaxed)));
 }
@@ -84,7 +82,7 @@ async fn a_table_that_fails_is_asked_twice_and_no_more() {
 async fn a_table_that_does_not_exist_is_asked_once() {
     let kind = "com.amazonaws.dynamodb.v20120810#ResourceNotFoundException";
     let body = format!("{{\"__type\":\"{kind}\",\"message\":\"no such table\"}}");
-    let (ledger, requests) = table(answer("400 Bad Request", &body)).await;
+    let (ledger, requests) = table(Some(answer("400 Bad Request", &body))).await;
     let err = format!(
         "{:#}",
         anyhow::Error::from(record(&ledger).await.unwrap_err())
