@@ -18,19 +18,16 @@ PROMISED = {
     "UnauthorizedAlarm": ("scanhook/${AWS::StackName}", "unauthorized", None),
     "ThrottledAlarm": ("scanhook/${AWS::StackName}", "throttled", None),
     "UnavailableAlarm": ("AWS/ApiGateway", "5xx", "Api"),
-    "LedgerAlarm": (None, "SELECT SUM(ledger_unavailable) FROM scanhook", None),
+    "LedgerAlarm": ("scanhook", "ledger_unavailable", None),
     "EcrDeadLettersAlarm": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", "EcrDeadLetterQueue"),
 }
-"""Namespace, metric (or query), and the resource whose metric it is."""
+"""Namespace, metric, and the resource whose metric it is."""
 
 STATUS = {"unauthorized": "401", "throttled": "429"}
 """Metrics that are made of the access log, and the status that they count."""
 
 
-def watched(alarm: Json) -> tuple[str | None, str, str | None]:
-    if "Metrics" in alarm:
-        (query,) = alarm["Metrics"]
-        return None, query["Expression"], None
+def watched(alarm: Json) -> tuple[str, str, str | None]:
     namespace = alarm["Namespace"]
     dimensions = alarm.get("Dimensions", [])
     resource = None

@@ -132,6 +132,7 @@ MUTANTS: dict[str, tuple[str, Edit]] = {
     "the other's role": (LOGS, put("WebhookFunction", "Role", value={"Fn::GetAtt": ["ScannerRole", "Arn"]})),
     "logs for ever": (LOGS, drop("AccessLogs", "RetentionInDays")),
     "logs as text": (LOGS, put("ScannerFunction", "LoggingConfig", "LogFormat", value="Text")),
+    "an alias": (LOGS, put("WebhookFunction", "AutoPublishAlias", value="live")),
     "no tracing": (LOGS, put("ScannerFunction", "Tracing", value="PassThrough")),
     "plain HTTP to the queue": (TLS, remove("QueuePolicy")),
     "TLS wanted only for sends": (

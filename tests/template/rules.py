@@ -113,6 +113,8 @@ def each_variable_the_code_reads_is_set_and_no_other(model: Model) -> None:
     same("SCANHOOK_QUEUE_URL", scanner["SCANHOOK_QUEUE_URL"], {"Ref": "Queue"})
     same("SCANHOOK_DLQ_URL", scanner["SCANHOOK_DLQ_URL"], {"Ref": "DeadLetterQueue"})
     same("SCANHOOK_LEDGER_TABLE", scanner["SCANHOOK_LEDGER_TABLE"], {"Ref": "Ledger"})
+    for name in FUNCTIONS.values():
+        same("SCANHOOK_CONFIG", model.variables(name)["SCANHOOK_CONFIG"], {"Fn::Sub": "${ConfigStore}:${ConfigName}"})
     same("the webhook's queue", model.variables("WebhookFunction")["SCANHOOK_QUEUE_URL"], {"Ref": "Queue"})
 
 
@@ -138,7 +140,7 @@ def each_permission_is_for_one_resource(model: Model) -> None:
     for role, prefix in prefixes.items():
         patterns = [
             it["Resource"]["Fn::Sub"] for it in model.statements(role)
-            if set(listed(it["Action"])) <= REFERENCE_PERMISSIONS and isinstance(it["Resource"].get("Fn::Sub"), str)
+            if set(listed(it["Action"])) <= REFERENCE_PERMISSIONS and it["Sid"] != "Configuration"
         ]
         same(f"secrets of {role}", sorted(it.split(":")[-1].removeprefix("parameter/") for it in patterns), [prefix] * 2)
     own = {"Queue": "WebhookRole", "DeadLetterQueue": "ScannerRole"}
@@ -160,8 +162,9 @@ def functions_have_their_own_role_and_log(model: Model) -> None:
         same("the format of its log", log["LogFormat"], "JSON")
         true("its log is kept for a time", "RetentionInDays" in model.properties(log["LogGroup"]["Ref"]))
         same("tracing", properties["TracingConfig"], {"Mode": "Active"})
-        # Otherwise a change of a variable alone would never reach the alias.
-        same("its alias", model.written["Resources"][name]["Properties"]["AutoPublishAliasAllProperties"], True)
+        # SAM publishes a version when the template's text changes, and not when a parameter's value does: behind an alias, a
+        # new value of a parameter would be deployed and never take effect.
+        true(f"{name} has an alias", "AutoPublishAlias" not in model.written["Resources"][name]["Properties"])
     for name, group in model.of_type("AWS::Logs::LogGroup").items():
         true(f"{name} is kept for ever", "RetentionInDays" in group)
 
