@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use http::HeaderName;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::{Kind, Options, Sample, SamplePush, json_headers, json_or_list};
@@ -105,7 +106,7 @@ impl Condition {
     fn holds(&self, event: &Value, delivery: &VerifiedDelivery) -> bool {
         let (text, is_there) = match &self.place {
             Place::Pointer(pointer) => {
-                let value = event.pointer(pointer).filter(|it| !it.is_null());
+                let value = find(event, pointer).filter(|it| !it.is_null());
                 (value.and_then(Value::as_str), value.is_some())
             }
             Place::Header(name) => (delivery.header(name), delivery.header(name).is_some()),
@@ -143,6 +144,23 @@ fn missing(what: &'static str, pointer: Option<&str>) -> ParsePayloadError {
     ParsePayloadError::Missing { what, at }
 }
 
+/// As [`Value::pointer`], which copies every token to unescape it: most have nothing to unescape.
+fn find<'a>(event: &'a Value, pointer: &str) -> Option<&'a Value> {
+    if !pointer.starts_with('/') || pointer.contains('~') {
+        return event.pointer(pointer);
+    }
+    let mut found = event;
+    for token in pointer.split('/').skip(1) {
+        found = match found {
+            Value::Object(members) => members.get(token)?,
+            // Which texts are an index is left to the crate.
+            Value::Array(_) => found.pointer(&format!("/{token}"))?,
+            _ => return None,
+        };
+    }
+    Some(found)
+}
+
 static DEFAULT: std::sync::LazyLock<Mapping> = std::sync::LazyLock::new(Mapping::default);
 
 fn event(
@@ -163,12 +181,12 @@ fn event(
         return Ok(Event::Other(SkipReason::NotAPush));
     }
     let text = |pointer: &Option<String>| {
-        let value = pointer.as_deref().and_then(|it| event.pointer(it));
+        let value = pointer.as_deref().and_then(|it| find(event, it));
         value.and_then(Value::as_str).filter(|it| !it.is_empty())
     };
     let digest = text(&mapping.digest).and_then(|it| Digest::parse(it).ok());
     // A number for a tag, taken for none, would make the image an untagged one, and nobody would be told.
-    let place = mapping.tag.as_deref().and_then(|it| event.pointer(it));
+    let place = mapping.tag.as_deref().and_then(|it| find(event, it));
     if !place.is_none_or(|it| it.is_string() || it.is_null()) {
         return Err(missing("tag", mapping.tag.as_deref()));
     }
@@ -179,8 +197,8 @@ fn event(
     if tag.is_none() && digest.is_none() {
         return Err(missing("tag or digest", mapping.tag.as_deref()));
     }
-    let time = mapping.time.as_deref().and_then(|it| event.pointer(it));
-    let time: Option<Instant> = time.and_then(|it| serde_json::from_value(it.clone()).ok());
+    let time = mapping.time.as_deref().and_then(|it| find(event, it));
+    let time: Option<Instant> = time.and_then(|it| Instant::deserialize(it).ok());
     Ok(Event::Push(PushEvent {
         host: text(&mapping.host).map(str::to_owned),
         repository: repository(event, mapping)?,
@@ -202,8 +220,7 @@ fn repository(event: &Value, mapping: &Mapping) -> Result<Repository, ParsePaylo
         at: pointer.to_owned().into(),
     };
     let parts = mapping.repository.iter().map(|it| {
-        event
-            .pointer(it)
+        find(event, it)
             .and_then(Value::as_str)
             .ok_or_else(|| at(it))
     });
@@ -323,5 +340,16 @@ mod tests {
             assert!(check(None, body).starts_with("400 "), "{body}");
         }
         assert!(check(Some(mapping()), "{}").starts_with("400 "));
+    }
+
+    #[test]
+    fn a_place_is_found_as_json_pointers_say() {
+        let event = json!({"a": {"b": [1, {"c": "x"}]}, "": 2, "m~n": 3, "x/y": 4, "0": {"00": 5}});
+        for pointer in [
+            "", "/", "/a", "/a/b", "/a/b/1/c", "/a/b/01", "/a/b/+1", "/a/b/-", "/a/b/2",
+            "/a/b/0/c", "/a/c", "/m~0n", "/x~1y", "/x/y", "/0/00", "//", "a", "/a/",
+        ] {
+            assert_eq!(find(&event, pointer), event.pointer(pointer), "{pointer:?}");
+        }
     }
 }
