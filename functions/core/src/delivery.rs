@@ -221,6 +221,16 @@ mod tests {
     }
 
     #[test]
+    fn every_scheme_is_called_by_its_word_in_the_configuration() {
+        let words: std::collections::BTreeSet<_> = schemes().iter().map(Scheme::as_str).collect();
+        assert_eq!(
+            words.into_iter().collect::<Vec<_>>(),
+            ["basic", "bearer", "hmac", "token"]
+        );
+        assert_eq!(Scheme::PathToken.as_str(), "path_token");
+    }
+
+    #[test]
     fn every_one_bit_change_of_secret_body_or_header_is_refused() {
         let (secret, body) = ("fake-secret-of-a-test", "Hello, World!");
         let schemes = schemes();
