@@ -22,7 +22,7 @@ RUN --mount=type=bind,target=/context set -eu; umask 022; \
         BINARY=../build/release/scanhook; \
     fi; \
     install -m 0755 "/context/$BINARY" /tree/usr/bin/scanhook; \
-    if [ -z "$SYSDIG_DOWNLOAD_URL" ]; then unset SYSDIG_DOWNLOAD_URL; fi; \
+    [ -n "$SYSDIG_DOWNLOAD_URL" ] || unset SYSDIG_DOWNLOAD_URL; \
     /context/layer/fetch --arch "$TARGETARCH" --to /tree/usr ${CLI_FILE:+--file "/context/$CLI_FILE"}; \
     # The state of `serve`, for the user of the image.
     chown 65532:65532 /tree/var/lib/scanhook; \
