@@ -145,6 +145,29 @@ pub fn ghcr() -> Vec<u8> {
     hook.to_string().into_bytes()
 }
 
+/// [`ghcr`] of another image for each number.
+pub fn ghcr_of(number: usize) -> Vec<u8> {
+    let body = String::from_utf8_lossy(&ghcr()).replace(&digest(1), &digest(1_000_000 + number));
+    body.into_bytes()
+}
+
+/// What a `package` event must hold at least, another image for each number.
+pub fn short_ghcr_of(number: usize) -> Vec<u8> {
+    let hook = json!({
+        "action": "published",
+        "package": {
+            "name": "checkout-service", "namespace": "example-team", "owner": {"login": "example-team"},
+            "package_type": "CONTAINER",
+            "package_version": {
+                "version": digest(number), "package_url": "ghcr.io/example-team/checkout-service:1.4.2",
+                "container_metadata": {"tag": {"name": "1.4.2", "digest": digest(number)}},
+            },
+        },
+        "sender": {"login": "deploy-robot"},
+    });
+    hook.to_string().into_bytes()
+}
+
 /// A `PUSH_ARTIFACT` notification of Harbor in its default format, about 4 KB: eleven tags at once. A Harbor of today
 /// tells one resource at a time, in a tenth of that; more of them are more work, and so the harder case.
 pub fn harbor() -> Vec<u8> {

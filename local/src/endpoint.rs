@@ -59,7 +59,7 @@ pub(crate) async fn open(path: &Path) -> anyhow::Result<Endpoint> {
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();
     let stopped = stop.clone().cancelled_owned();
-    tokio::spawn(sqs::serve(listener, store, Faults::none(), stopped));
+    tokio::spawn(sqs::Endpoint::new(store, Faults::none()).serve(listener, stopped));
     let served = Served {
         _stop: stop.drop_guard(),
         _data_dir: data_dir,
@@ -69,8 +69,9 @@ pub(crate) async fn open(path: &Path) -> anyhow::Result<Endpoint> {
 
 fn at(address: SocketAddr, served: Option<Served>) -> Endpoint {
     let base = format!("http://{address}");
+    let socket = aws_smithy_http_client::Builder::new().build_http();
     Endpoint {
-        client: embedded_client(&base),
+        client: embedded_client(&base, socket),
         base,
         _served: served,
     }

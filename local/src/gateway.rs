@@ -18,11 +18,8 @@ use lambda_http::request::LambdaRequest;
 use lambda_http::{Adapter, Context, LambdaEvent, Service as _};
 use scanhook_emulator::apigw::{self, Arrival};
 use scanhook_emulator::clock::Clock;
+use scanhook_emulator::listener::Peer;
 use scanhook_webhook::rejection::Rejection;
-
-/// Where a request came from, if the listener knows it.
-#[derive(Clone, Copy)]
-pub(crate) struct Peer(pub(crate) IpAddr);
 
 /// Puts API Gateway before a function. Bodies over `body_limit` are not even made events of: the function would refuse them.
 pub(crate) fn in_front_of(function: Router, body_limit: usize) -> Router {
@@ -65,8 +62,9 @@ async fn answer(function: Router, body_limit: usize, request: Request) -> Respon
 }
 
 /// Runs a function on an event, with the conversions of `lambda_http` before and after it.
-async fn invoke(function: Router, event: serde_json::Value) -> Option<serde_json::Value> {
-    let request: LambdaRequest = serde_json::from_value(event).ok()?;
+async fn invoke(function: Router, event: String) -> Option<serde_json::Value> {
+    let request: LambdaRequest = serde_json::from_str(&event).ok()?;
+    drop(event);
     let answer = Adapter::from(function).call(LambdaEvent::new(request, Context::default()));
     serde_json::to_value(answer.await.ok()?).ok()
 }

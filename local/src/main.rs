@@ -16,7 +16,6 @@ mod faults;
 mod gateway;
 mod init;
 mod ledger;
-mod listener;
 mod manual;
 mod output;
 mod scans;

@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::response::IntoResponse as _;
 use scanhook_emulator::clock::Clock;
-use scanhook_emulator::sqs::{self, Store};
+use scanhook_emulator::listener::{self, Capacity};
+use scanhook_emulator::sqs::{Endpoint, Store};
 use scanhook_scanner::cli;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
 use scanhook_settings::location::{LoadError, Location};
 use scanhook_webhook::queue::Queue;
+use scanhook_webhook::rejection::Rejection;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +28,7 @@ use crate::args::ServeArgs;
 use crate::data_dir::DataDir;
 use crate::faults::Plan;
 use crate::ledger::SqliteLedger;
-use crate::{Outcome, gateway, listener, output, unusable};
+use crate::{Outcome, gateway, output, unusable};
 
 pub(crate) use self::queues::{DEAD_LETTERS, embedded_client};
 pub(crate) use self::signals::{StopSignals, until_stopped};
@@ -37,6 +40,12 @@ mod signals;
 /// How long requests and scans that have begun may go on after the signal to stop. With the last receive and what it takes
 /// to end processes it stays below the ten seconds that `docker stop` gives.
 const DRAIN: Duration = Duration::from_secs(7);
+
+/// What the deliveries of strangers may have us hold.
+const CAPACITY: Capacity = Capacity {
+    bodies: 16 << 20,
+    full: || Rejection::Unavailable.into_response(),
+};
 
 /// What to serve, and where.
 pub(crate) struct Options {
@@ -156,9 +165,10 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let ledger = SqliteLedger::open(&data_dir.ledger(), config.ledger_keep, Clock::System.now())?;
     let function_timeout = function_timeout(&config);
     ensure_queues(&store, &config, function_timeout).await?;
+    let endpoint = Endpoint::new(store.clone(), plan.queue());
     let queues = match &options.queue_url {
         Some(url) => Queues::outside(url).await?,
-        None => Queues::embedded(sqs_address),
+        None => Queues::embedded(sqs_address, &endpoint),
     };
     let stopping = Stopping {
         intake: CancellationToken::new(),
@@ -166,12 +176,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     };
     let mut tasks = JoinSet::new();
     let endpoint_stopping = stopping.endpoint.clone().cancelled_owned();
-    let endpoint = sqs::serve(sqs_listener, store.clone(), plan.queue(), endpoint_stopping);
-    tasks.spawn(async move {
-        if let Err(err) = endpoint.await {
-            tracing::error!("the SQS endpoint ended: {err}");
-        }
-    });
+    tasks.spawn(endpoint.serve(sqs_listener, endpoint_stopping));
     if let Some(program) = &options.scanner_cli {
         let scanner = scanner(
             &config,
@@ -188,10 +193,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         let mapping = mapping(&config, &queues, function_timeout, scanner, plan)?;
         tasks.spawn(mapping.run(stopping.intake.clone().cancelled_owned()));
     }
-    let queue = Queue::Sqs {
-        client: queues.client.clone(),
-        url: queues.url.clone(),
-    };
+    let queue = Queue::sqs(queues.client.clone(), queues.url.clone());
     let webhook = scanhook_webhook::config::webhook(&config, queue, &environment).await?;
     let body_limit = webhook.body_limit;
     let function = scanhook_webhook::router::router(Arc::new(webhook));
@@ -199,6 +201,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     tasks.spawn(listener::serve(
         listener,
         router,
+        CAPACITY,
         stopping.intake.clone(),
         DRAIN,
     ));

@@ -26,7 +26,7 @@ pub async fn load(environment: &Environment) -> anyhow::Result<Webhook> {
     let location = Location::parse(&get("SCANHOOK_CONFIG")?)?;
     let sdk = scanhook_settings::aws::function_config(environment, "SQS", ATTEMPT);
     let client = aws_sdk_sqs::Client::new(&sdk);
-    let queue = Queue::Sqs { client, url };
+    let queue = Queue::sqs(client, url);
     let configure = async {
         let config = location.load()?;
         let sources = senders(&config, environment).await?;

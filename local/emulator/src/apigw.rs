@@ -7,6 +7,7 @@
 
 mod response;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version, request};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 pub use self::response::{internal_server_error, response};
 use crate::sqs::ACCOUNT;
@@ -82,8 +83,54 @@ impl EventError {
     }
 }
 
-/// Makes the event of a request.
-pub fn event(head: &request::Parts, body: &[u8], arrival: &Arrival) -> Result<Value, EventError> {
+/// An event as it is written.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireEvent<'a> {
+    version: &'static str,
+    route_key: &'a str,
+    raw_path: &'a str,
+    raw_query_string: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cookies: Vec<String>,
+    headers: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    query_string_parameters: BTreeMap<String, String>,
+    request_context: WireContext<'a>,
+    #[serde(skip_serializing_if = "is_empty")]
+    body: Cow<'a, str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    path_parameters: &'a BTreeMap<String, String>,
+    is_base64_encoded: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireContext<'a> {
+    account_id: &'static str,
+    api_id: &'static str,
+    domain_name: &'a str,
+    domain_prefix: &'a str,
+    http: WireHttp<'a>,
+    request_id: &'a str,
+    route_key: &'a str,
+    stage: &'static str,
+    time: String,
+    time_epoch: i64,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireHttp<'a> {
+    method: &'a str,
+    path: &'a str,
+    protocol: String,
+    source_ip: IpAddr,
+    user_agent: &'a str,
+}
+
+/// Makes the event of a request, in JSON as a function gets it.
+pub fn event(head: &request::Parts, body: &[u8], arrival: &Arrival) -> Result<String, EventError> {
     if head_size(head) > LARGEST_HEAD {
         return Err(EventError::HeadTooLarge);
     }
@@ -91,73 +138,63 @@ pub fn event(head: &request::Parts, body: &[u8], arrival: &Arrival) -> Result<Va
         return Err(EventError::BodyTooLarge);
     }
     let headers = joined_headers(&head.headers, body.len(), arrival);
-    let header = |name: &str| headers.get(name).map(String::as_str);
+    let header = |name: &str| headers.get(name).map(String::as_str).unwrap_or_default();
     let path = decoded_path(head.uri.path());
-    let domain = header("host").unwrap_or_default();
-    let mut event = json!({
-        "version": "2.0",
-        "routeKey": arrival.route_key,
-        "rawPath": path,
-        "rawQueryString": head.uri.query().unwrap_or_default(),
-        "headers": headers,
-        "requestContext": {
-            "accountId": ACCOUNT,
-            "apiId": "local",
-            "domainName": domain,
-            "domainPrefix": domain.split('.').next(),
-            "http": {
-                "method": head.method.as_str(),
-                "path": path,
-                "protocol": protocol(head.version),
-                "sourceIp": arrival.source_ip,
-                "userAgent": header("user-agent").unwrap_or_default(),
-            },
-            "requestId": arrival.request_id,
-            "routeKey": arrival.route_key,
-            "stage": "$default",
-            "time": arrival.received_at.strftime("%d/%b/%Y:%H:%M:%S +0000").to_string(),
-            "timeEpoch": arrival.received_at.as_millisecond(),
-        },
-        "isBase64Encoded": false,
-    });
+    let query = head.uri.query().unwrap_or_default();
+    let domain = header("host");
     let (text, is_base64_encoded) = encoded_body(&head.headers, body);
-    let cookies = cookies(&head.headers);
-    let query = query_parameters(head.uri.query().unwrap_or_default());
-    // API Gateway leaves out what is empty.
-    let optional = [
-        ("body", (!text.is_empty()).then(|| json!(text))),
-        (
-            "isBase64Encoded",
-            is_base64_encoded.then_some(Value::Bool(true)),
-        ),
-        ("cookies", (!cookies.is_empty()).then(|| json!(cookies))),
-        (
-            "queryStringParameters",
-            (!query.is_empty()).then(|| json!(query)),
-        ),
-        (
-            "pathParameters",
-            (!arrival.path_parameters.is_empty()).then(|| json!(arrival.path_parameters)),
-        ),
-    ];
-    if let Some(members) = event.as_object_mut() {
-        members.extend(
-            optional
-                .into_iter()
-                .filter_map(|(name, value)| Some((name.to_owned(), value?))),
-        );
-    }
-    if text.len() > LARGEST_EVENT || event.to_string().len() > LARGEST_EVENT {
+    // What API Gateway leaves out when it is empty, serde leaves out here.
+    let event = WireEvent {
+        version: "2.0",
+        route_key: &arrival.route_key,
+        raw_path: &path,
+        raw_query_string: query,
+        cookies: cookies(&head.headers),
+        headers: &headers,
+        query_string_parameters: query_parameters(query),
+        request_context: WireContext {
+            account_id: ACCOUNT,
+            api_id: "local",
+            domain_name: domain,
+            domain_prefix: domain.split('.').next().unwrap_or_default(),
+            http: WireHttp {
+                method: head.method.as_str(),
+                path: &path,
+                protocol: protocol(head.version),
+                source_ip: arrival.source_ip,
+                user_agent: header("user-agent"),
+            },
+            request_id: &arrival.request_id,
+            route_key: &arrival.route_key,
+            stage: "$default",
+            time: arrival
+                .received_at
+                .strftime("%d/%b/%Y:%H:%M:%S +0000")
+                .to_string(),
+            time_epoch: arrival.received_at.as_millisecond(),
+        },
+        body: text,
+        path_parameters: &arrival.path_parameters,
+        is_base64_encoded,
+    };
+    let Ok(event) = serde_json::to_string(&event) else {
+        unreachable!("strings and numbers always serialise")
+    };
+    if event.len() > LARGEST_EVENT {
         return Err(EventError::BodyTooLarge);
     }
     Ok(event)
+}
+
+fn is_empty(text: &str) -> bool {
+    text.is_empty()
 }
 
 /// The body as the event holds it, and whether that is base64.
 ///
 /// Text is what API Gateway takes for text by its content type alone; everything else, also a JSON flavour such as
 /// `application/vnd.docker.distribution.events.v2+json` or no type at all, is base64.
-fn encoded_body(headers: &HeaderMap, body: &[u8]) -> (String, bool) {
+fn encoded_body<'a>(headers: &HeaderMap, body: &'a [u8]) -> (Cow<'a, str>, bool) {
     let content_type = headers
         .get(header::CONTENT_TYPE)
         .and_then(|it| it.to_str().ok())
@@ -174,8 +211,8 @@ fn encoded_body(headers: &HeaderMap, body: &[u8]) -> (String, bool) {
             "application/json" | "application/xml" | "application/javascript"
         );
     match std::str::from_utf8(body) {
-        Ok(text) if is_text || text.is_empty() => (text.to_owned(), false),
-        _ => (BASE64_STANDARD.encode(body), true),
+        Ok(text) if is_text || text.is_empty() => (text.into(), false),
+        _ => (BASE64_STANDARD.encode(body).into(), true),
     }
 }
 

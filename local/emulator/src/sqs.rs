@@ -2,12 +2,13 @@
 //!
 //! In reading order: `file` opens and checks the database; `store` is the writer thread everything goes through; `attributes`,
 //! `queues`, `message`, `messages`, `receive` and `tasks` are what SQS does, on one connection and at one instant;
-//! `protocol` and `operations` speak AWS's wire format; `inspect` looks without touching.
+//! `protocol` and `operations` speak AWS's wire format; `client` is an SDK's way there without a socket; `inspect` looks without touching.
 //!
 //! **Invariant**: what was acknowledged is on disk; a process killed at any moment loses no answered change.
 
 mod attributes;
 mod batch;
+mod client;
 mod digest;
 mod error;
 mod file;
@@ -25,7 +26,7 @@ mod tasks;
 pub use error::{Code, Error};
 pub use file::OpenError;
 pub use inspect::{Depth, Filter, Page, Peeked, State};
-pub use protocol::{router, serve};
+pub use protocol::Endpoint;
 pub use store::Store;
 
 /// The account that owns every queue here.

@@ -4,16 +4,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use aws_credential_types::Credentials;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::config::{BehaviorVersion, Region};
+use aws_sdk_sqs::config::{BehaviorVersion, HttpClient, Region};
 use aws_sdk_sqs::types::QueueAttributeName;
 use axum::Router;
 use axum::routing::get;
 use http::StatusCode;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::record::{ScanRecord, State};
-use scanhook_emulator::sqs::{self, Peeked, Store};
+use scanhook_emulator::sqs::{self, Endpoint, Peeked, Store};
 use scanhook_settings::config::Config;
 
 use crate::ledger::SqliteLedger;
@@ -78,10 +77,10 @@ pub(crate) struct Queues {
 }
 
 impl Queues {
-    pub(super) fn embedded(address: SocketAddr) -> Self {
+    pub(super) fn embedded(address: SocketAddr, endpoint: &Endpoint) -> Self {
         let base = format!("http://{address}");
         Self {
-            client: embedded_client(&base),
+            client: embedded_client(&base, endpoint.http_client(&base)),
             url: sqs::queue_url(&base, QUEUE),
             arn: sqs::queue_arn(sqs::REGION, QUEUE),
             dead_letter_url: sqs::queue_url(&base, DEAD_LETTERS),
@@ -139,16 +138,14 @@ impl Queues {
     }
 }
 
-/// A client of the embedded endpoint, which takes any credentials.
-pub(crate) fn embedded_client(base: &str) -> Client {
+/// A client of an embedded endpoint, by a socket or without; its requests need no signature.
+pub(crate) fn embedded_client(base: &str, way: impl HttpClient + 'static) -> Client {
     let config = aws_sdk_sqs::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::new(sqs::REGION))
-        .credentials_provider(Credentials::new(
-            "embedded", "embedded", None, None, "embedded",
-        ))
+        .allow_no_auth()
         .endpoint_url(base)
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .http_client(way)
         .build();
     Client::from_conf(config)
 }

@@ -93,13 +93,8 @@ impl World {
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = client(&format!("http://{}", listener.local_addr().unwrap()));
-        let endpoint = sqs::serve(
-            listener,
-            store.clone(),
-            Faults::none(),
-            std::future::pending(),
-        );
-        let server = tokio::spawn(async { endpoint.await.unwrap() });
+        let endpoint = sqs::Endpoint::new(store.clone(), Faults::none());
+        let server = tokio::spawn(endpoint.serve(listener, std::future::pending()));
         let dead_letter_url = create_queue(&client, "dlq", &[]).await;
         let policy = json!({ "deadLetterTargetArn": sqs::queue_arn(sqs::REGION, "dlq"), "maxReceiveCount": 10 });
         let attributes = [("RedrivePolicy", policy.to_string())];

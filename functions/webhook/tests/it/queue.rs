@@ -147,10 +147,8 @@ impl Endpoint {
 
 async fn deliver(endpoint: &str, source: &str, body: String) -> Answer {
     let http = aws_smithy_http_client::Builder::new().build_http();
-    let queue = Queue::Sqs {
-        client: sqs_client(endpoint, http),
-        url: format!("{endpoint}/000000000000/{QUEUE}"),
-    };
+    let url = format!("{endpoint}/000000000000/{QUEUE}");
+    let queue = Queue::sqs(sqs_client(endpoint, http), url);
     let webhook = Arc::new(started(queue).await);
     let request = signed(source, body).map(http_body_util::Full::new);
     send(&webhook, request).await
@@ -265,7 +263,7 @@ async fn what_needs_no_queue_is_answered_without_one() {
 async fn every_message_of_a_full_body_passes_the_checks_of_sqs() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(&directory.path().join("queues.db"), Clock::System).unwrap();
-    let (address, server) = serve(sqs::router(store.clone(), Faults::none())).await;
+    let (address, server) = serve(sqs::Endpoint::new(store.clone(), Faults::none()).router()).await;
     let address = format!("http://{address}");
     let client = sqs_client(
         &address,
@@ -306,10 +304,8 @@ impl HttpConnector for Silence {
 async fn a_stalled_queue_is_answered_within_each_kinds_patience() {
     for source in ["mirror", "prod", "hub", "github"] {
         let silence = http_client_fn(|_, _| SharedHttpConnector::new(Silence));
-        let queue = Queue::Sqs {
-            client: sqs_client("http://127.0.0.1:9", silence),
-            url: "http://127.0.0.1:9/000000000000/scans".to_owned(),
-        };
+        let client = sqs_client("http://127.0.0.1:9", silence);
+        let queue = Queue::sqs(client, "http://127.0.0.1:9/000000000000/scans".to_owned());
         let webhook = Arc::new(started(queue).await);
         let budget = (webhook.sources[source].source.kind.answer_budget)(&http::HeaderMap::new());
         let start = Instant::now();

@@ -88,7 +88,7 @@ pub(crate) async fn started(queue: Queue) -> Webhook {
 pub(crate) fn queued(webhook: &Webhook) -> Vec<QueueMessage> {
     match &webhook.queue {
         Queue::Memory(sent) => sent.lock().unwrap().clone(),
-        Queue::Sqs { .. } => panic!("not a queue in memory"),
+        Queue::Sqs(_) => panic!("not a queue in memory"),
     }
 }
 

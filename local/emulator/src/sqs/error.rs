@@ -58,6 +58,13 @@ impl Error {
         )
     }
 
+    pub(crate) fn unavailable() -> Self {
+        Self::new(
+            Code::ServiceUnavailable,
+            "The request has failed due to a temporary failure of the server.",
+        )
+    }
+
     /// Tells whether SQS refused with this code.
     pub fn is(&self, expected: Code) -> bool {
         matches!(self, Self::Refused { code, .. } if *code == expected)
@@ -125,6 +132,7 @@ codes! {
     RequestThrottled "com.amazonaws.sqs#RequestThrottled" "RequestThrottled" FORBIDDEN,
     ResourceNotFound "com.amazonaws.sqs#ResourceNotFoundException" "ResourceNotFoundException" NOT_FOUND,
     Serialization "com.amazon.coral.service#SerializationException" "SerializationException" BAD_REQUEST,
+    ServiceUnavailable "com.amazonaws.sqs#ServiceUnavailable" "ServiceUnavailable" SERVICE_UNAVAILABLE,
     TooManyEntriesInBatchRequest "com.amazonaws.sqs#TooManyEntriesInBatchRequest" "AWS.SimpleQueueService.TooManyEntriesInBatchRequest" BAD_REQUEST,
     UnsupportedOperation "com.amazonaws.sqs#UnsupportedOperation" "AWS.SimpleQueueService.UnsupportedOperation" BAD_REQUEST,
 }

@@ -78,7 +78,7 @@ impl Store {
     /// Counts the messages of a queue.
     pub async fn depth(&self, queue: &str) -> Result<Depth, Error> {
         let queue = queue.to_owned();
-        self.run(move |db| depth(db, &find(db, &queue)?)).await
+        self.run(move |db| depth(db, &*find(db, &queue)?)).await
     }
 
     /// Returns the first `limit` messages of a queue that `filter` lets through, oldest first.
@@ -89,7 +89,7 @@ impl Store {
         mut filter: Filter,
     ) -> Result<Vec<Peeked>, Error> {
         let queue = queue.to_owned();
-        self.run(move |db| peek(db, &find(db, &queue)?, limit, &mut filter))
+        self.run(move |db| peek(db, &*find(db, &queue)?, limit, &mut filter))
             .await
     }
 }
@@ -103,7 +103,7 @@ impl Store {
         limit: usize,
     ) -> Result<Page, Error> {
         let queue = queue.to_owned();
-        self.run(move |db| page(db, &find(db, &queue)?, after, limit))
+        self.run(move |db| page(db, &*find(db, &queue)?, after, limit))
             .await
     }
 }

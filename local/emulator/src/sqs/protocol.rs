@@ -1,6 +1,7 @@
 //! The endpoint: AWS JSON 1.0 over HTTP, as every current AWS SDK speaks it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -18,86 +19,92 @@ use super::store::Store;
 use super::tasks::mover;
 use super::unique_id;
 use crate::faults::Faults;
+use crate::listener::{self, Capacity};
 
 /// A batch may hold 1 MiB of text, of which JSON makes six times as much at worst.
 const LARGEST_REQUEST: usize = 8 << 20;
 
-/// The endpoint as one service.
-#[derive(Clone)]
-struct Endpoint {
+/// What strangers and friends may have us hold of their requests: a few of the largest, or many of the usual.
+const CAPACITY: Capacity = Capacity {
+    bodies: 64 << 20,
+    full: || refuse(Error::unavailable()).map(Body::from),
+};
+
+/// Long polls end with the server; everything else is a transaction or two.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// The endpoint as one service: a store, and what goes wrong before it on purpose. Clones are the same one.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
     store: Store,
     faults: Arc<Faults>,
     shutdown: CancellationToken,
 }
 
-/// Makes the endpoint's router. Message move tasks progress only under [`serve`].
-pub fn router(store: Store, faults: Faults) -> Router {
-    routes(Endpoint {
-        store,
-        faults: Arc::new(faults),
-        shutdown: CancellationToken::new(),
-    })
-}
+impl Endpoint {
+    /// Puts an endpoint before a store.
+    pub fn new(store: Store, faults: Faults) -> Self {
+        Self {
+            store,
+            faults: Arc::new(faults),
+            shutdown: CancellationToken::new(),
+        }
+    }
 
-/// Serves the endpoint until `shutdown`; long polls end then at once.
-pub async fn serve(
-    listener: TcpListener,
-    store: Store,
-    faults: Faults,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
-    let stopping = CancellationToken::new();
-    let endpoint = Endpoint {
-        store: store.clone(),
-        faults: Arc::new(faults),
-        shutdown: stopping.clone(),
-    };
-    let signal = {
-        let stopping = stopping.clone();
-        async move {
+    /// Does what a request asks for: `target` is its header `x-amz-target`, `base` how its caller reaches the endpoint.
+    pub async fn answer(&self, target: &str, base: String, body: Bytes) -> Response<Bytes> {
+        let result = match self.faults.strike(&self.store.shared.clock).await {
+            Ok(()) => {
+                let call = Call {
+                    store: self.store.clone(),
+                    shutdown: self.shutdown.clone(),
+                    base,
+                    body,
+                };
+                let operation = target.strip_prefix("AmazonSQS.").unwrap_or_default();
+                operations::dispatch(operation, call).await
+            }
+            Err(err) => Err(err),
+        };
+        let mut response = match result {
+            Ok(answer) => render(StatusCode::OK, &answer),
+            Err(err) => refuse(err),
+        };
+        if let Ok(request_id) = HeaderValue::try_from(unique_id()) {
+            response
+                .headers_mut()
+                .insert("x-amzn-requestid", request_id);
+        }
+        response
+    }
+
+    /// The endpoint's routes. Message move tasks progress only under [`Endpoint::serve`].
+    pub fn router(self) -> Router {
+        // SDKs post to the endpoint's root; a queue's URL is an address too.
+        Router::new()
+            .route("/", post(answer))
+            .route("/{account}/{queue}", post(answer).get(show))
+            .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
+            .with_state(self)
+    }
+
+    /// Serves until `shutdown`; long polls end then at once. The listener's limits hold.
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
+        let (store, stopping) = (self.store.clone(), self.shutdown.clone());
+        let signal = async {
             shutdown.await;
             stopping.cancel();
-        }
-    };
-    let server = axum::serve(listener, routes(endpoint)).with_graceful_shutdown(signal);
-    let (outcome, ()) = tokio::join!(async { server.await }, mover::run(&store, &stopping));
-    outcome
-}
-
-fn routes(endpoint: Endpoint) -> Router {
-    // SDKs post to the endpoint's root; a queue's URL is an address too.
-    Router::new()
-        .route("/", post(answer))
-        .route("/{account}/{queue}", post(answer).get(show))
-        .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
-        .with_state(endpoint)
+        };
+        let server = listener::serve(listener, self.router(), CAPACITY, stopping.clone(), DRAIN);
+        tokio::join!(signal, server, mover::run(&store, &stopping));
+    }
 }
 
 async fn answer(State(endpoint): State<Endpoint>, headers: HeaderMap, body: Bytes) -> Response {
-    let request_id = unique_id();
-    let result = match endpoint.faults.strike(&endpoint.store.shared.clock).await {
-        Ok(()) => {
-            let store = endpoint.store;
-            let call = Call {
-                store,
-                shutdown: endpoint.shutdown,
-                base: base(&headers),
-                body,
-            };
-            operations::dispatch(target(&headers), call).await
-        }
-        Err(err) => Err(err),
-    };
-    let mut response = match result {
-        Ok(answer) => render(StatusCode::OK, &answer),
-        Err(err) => refuse(err),
-    };
-    if let Ok(request_id) = HeaderValue::from_str(&request_id) {
-        response
-            .headers_mut()
-            .insert("x-amzn-requestid", request_id);
-    }
-    response
+    let answer = endpoint
+        .answer(target(&headers), base(&headers), body)
+        .await;
+    answer.map(Body::from)
 }
 
 /// At most so many messages are shown at once, so that a look does not keep the queue waiting.
@@ -122,7 +129,7 @@ async fn show(
     };
     let mut response = match page {
         Ok(page) => render(StatusCode::OK, &json!(page)),
-        Err(err) => return refuse(err),
+        Err(err) => return refuse(err).map(Body::from),
     };
     let headers = response.headers_mut();
     headers.insert(
@@ -130,7 +137,7 @@ async fn show(
         HeaderValue::from_static("application/json"),
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    response.map(Body::from)
 }
 
 /// The place behind a message, as a page tells it.
@@ -139,12 +146,9 @@ fn place(text: &str) -> Option<(i64, i64)> {
     Some((sent_at.parse().ok()?, seq.parse().ok()?))
 }
 
-/// The operation's name, out of `AmazonSQS.SendMessage`.
 fn target(headers: &HeaderMap) -> &str {
-    let target = headers.get("x-amz-target").and_then(|it| it.to_str().ok());
-    target
-        .and_then(|it| it.strip_prefix("AmazonSQS."))
-        .unwrap_or_default()
+    let target = headers.get("x-amz-target");
+    target.and_then(|it| it.to_str().ok()).unwrap_or_default()
 }
 
 /// Where the caller reached us, so that queue URLs lead the same way.
@@ -156,7 +160,7 @@ fn base(headers: &HeaderMap) -> String {
     format!("http://{host}")
 }
 
-fn refuse(err: Error) -> Response {
+fn refuse(err: Error) -> Response<Bytes> {
     let (code, message) = match err {
         Error::Refused { code, message } => (code, message),
         err => {
@@ -185,8 +189,8 @@ fn refuse(err: Error) -> Response {
     response
 }
 
-fn render(status: StatusCode, answer: &Value) -> Response {
-    let mut response = Response::new(Body::from(answer.to_string()));
+fn render(status: StatusCode, answer: &Value) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(answer.to_string()));
     *response.status_mut() = status;
     response.headers_mut().insert(
         header::CONTENT_TYPE,

@@ -1,6 +1,7 @@
 //! Queues: created, found, changed, purged and deleted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, Row, params};
 
@@ -13,6 +14,7 @@ use super::store::{Db, Store};
 const QUARANTINE_MS: i64 = 60_000;
 
 /// A queue as it is stored.
+#[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) id: i64,
     pub(crate) name: String,
@@ -45,7 +47,7 @@ impl Store {
                 }
                 Err(err) => return Err(err),
                 Ok(queue) if queue.attributes.conflict(&wanted).is_some() => {
-                    change(db, queue, wanted)?;
+                    change(db, &queue, wanted)?;
                 }
                 Ok(_) => {}
             }
@@ -55,13 +57,26 @@ impl Store {
     }
 }
 
-/// Finds the queue `name`.
-pub(crate) fn find(db: &Db<'_>, name: &str) -> Result<Queue, Error> {
-    db.sql
+/// Finds the queue `name`; who changes it afterwards must [`forget`] it.
+pub(crate) fn find(db: &Db<'_>, name: &str) -> Result<Arc<Queue>, Error> {
+    if let Some(queue) = db.session.queues.borrow().get(name) {
+        return Ok(Arc::clone(queue));
+    }
+    let queue = db
+        .sql
         .prepare_cached("SELECT id, name, attributes, created_at, modified_at, purged_at FROM queue WHERE name = ?1")?
         .query_row([name], |row| Ok(from_row(row)))
         .optional()?
-        .ok_or_else(Error::no_such_queue)?
+        .ok_or_else(Error::no_such_queue)??;
+    let queue = Arc::new(queue);
+    let mut found = db.session.queues.borrow_mut();
+    found.insert(name.to_owned(), Arc::clone(&queue));
+    Ok(queue)
+}
+
+/// Has the queue `name` read again when it is next looked for.
+fn forget(db: &Db<'_>, name: &str) {
+    db.session.queues.borrow_mut().remove(name);
 }
 
 /// Finds every queue whose name starts with `prefix` and comes after `after`, by name.
@@ -120,7 +135,7 @@ pub(crate) fn set_attributes(
 ) -> Result<(), Error> {
     let queue = find(db, name)?;
     let changes = Attributes::parse(attributes, db.region)?;
-    change(db, queue, changes)
+    change(db, &queue, changes)
 }
 
 /// Deletes a queue with all its messages.
@@ -132,6 +147,7 @@ pub(crate) fn delete(db: &mut Db<'_>, name: &str) -> Result<(), Error> {
     db.sql
         .prepare_cached("INSERT OR REPLACE INTO deleted_queue (name, deleted_at) VALUES (?1, ?2)")?
         .execute(params![name, db.now])?;
+    forget(db, name);
     db.wake(queue.id);
     Ok(())
 }
@@ -153,6 +169,7 @@ pub(crate) fn purge(db: &mut Db<'_>, name: &str) -> Result<(), Error> {
     db.sql
         .prepare_cached("UPDATE queue SET purged_at = ?2 WHERE id = ?1")?
         .execute([queue.id, db.now])?;
+    forget(db, name);
     Ok(())
 }
 
@@ -211,14 +228,16 @@ fn insert(
     Ok(())
 }
 
-fn change(db: &mut Db<'_>, mut queue: Queue, changes: Attributes) -> Result<(), Error> {
-    queue.attributes.update(changes);
-    check_dead_letter_queue(db, &queue.name, &queue.attributes)?;
+fn change(db: &Db<'_>, queue: &Queue, changes: Attributes) -> Result<(), Error> {
+    let mut attributes = queue.attributes.clone();
+    attributes.update(changes);
+    check_dead_letter_queue(db, &queue.name, &attributes)?;
+    forget(db, &queue.name);
     db.sql
         .prepare_cached("UPDATE queue SET attributes = ?2, modified_at = ?3 WHERE id = ?1")?
         .execute(params![
             queue.id,
-            serde_json::to_string(&queue.attributes)?,
+            serde_json::to_string(&attributes)?,
             db.now
         ])?;
     Ok(())

@@ -2,6 +2,7 @@
 //!
 //! **Invariant**: an operation is answered after the commit that holds it, and one that fails leaves nothing behind.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,6 +12,7 @@ use rusqlite::{Connection, Transaction};
 use tokio::sync::{Notify, oneshot};
 
 use super::file::OpenError;
+use super::queues::Queue;
 use super::{Error, REGION, file};
 use crate::clock::Clock;
 
@@ -51,6 +53,8 @@ pub(crate) struct Session {
     woken: Vec<i64>,
     /// At least as many messages may be received before the limit of messages in flight has to be counted again.
     pub(crate) room_in_flight: HashMap<i64, i64>,
+    /// The queues as they are stored, by name.
+    pub(crate) queues: RefCell<HashMap<String, Arc<Queue>>>,
 }
 
 impl Db<'_> {
@@ -60,7 +64,7 @@ impl Db<'_> {
     }
 }
 
-type Operation = Box<dyn FnOnce(&mut Transaction<'_>, &Shared, &mut Session) -> Answer + Send>;
+type Operation = Box<dyn FnOnce(&Transaction<'_>, &Shared, &mut Session) -> Answer + Send>;
 type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 impl Store {
@@ -97,7 +101,7 @@ impl Store {
         T: Send + 'static,
     {
         let (caller, result) = oneshot::channel();
-        let operation = move |transaction: &mut Transaction<'_>,
+        let operation = move |transaction: &Transaction<'_>,
                               shared: &Shared,
                               session: &mut Session| {
             // Nobody is left to be told of a receive or a send.
@@ -128,21 +132,26 @@ impl Store {
 
 /// Runs `operation` so that a failed one leaves no trace among its neighbours in the transaction.
 fn atomically<T>(
-    transaction: &mut Transaction<'_>,
+    transaction: &Transaction<'_>,
     shared: &Shared,
     session: &mut Session,
     operation: impl FnOnce(&mut Db<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let savepoint = transaction.savepoint()?;
     let now = shared.clock.now().as_millisecond();
+    let run = |statement| transaction.prepare_cached(statement)?.execute([]);
+    run("SAVEPOINT operation")?;
     let outcome = operation(&mut Db {
-        sql: &savepoint,
+        sql: transaction,
         now,
         region: &shared.region,
         session,
-    })?;
-    savepoint.commit()?;
-    Ok(outcome)
+    });
+    if outcome.is_err() {
+        session.queues.get_mut().clear();
+        run("ROLLBACK TO operation")?;
+    }
+    run("RELEASE operation")?;
+    outcome
 }
 
 /// The writer thread: it ends when the last [`Store`] is gone.
@@ -150,11 +159,11 @@ fn write(mut connection: Connection, waiting: &Receiver<Operation>, shared: &Sha
     let mut session = Session::default();
     while let Ok(first) = waiting.recv() {
         let mut answers = Vec::new();
-        let committed = connection.transaction().and_then(|mut transaction| {
+        let committed = connection.transaction().and_then(|transaction| {
             let group =
                 std::iter::once(first).chain(std::iter::from_fn(|| waiting.try_recv().ok()));
             for operation in group.take(LARGEST_GROUP) {
-                answers.push(operation(&mut transaction, shared, &mut session));
+                answers.push(operation(&transaction, shared, &mut session));
             }
             transaction.commit()
         });
@@ -165,6 +174,9 @@ fn write(mut connection: Connection, waiting: &Receiver<Operation>, shared: &Sha
             );
             Error::from(err)
         });
+        if committed.is_err() {
+            session.queues.get_mut().clear();
+        }
         for answer in answers {
             answer(committed.clone());
         }

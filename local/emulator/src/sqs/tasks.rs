@@ -4,6 +4,8 @@
 
 pub(crate) mod mover;
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use rusqlite::{OptionalExtension as _, Row, params};
@@ -87,7 +89,7 @@ pub(crate) fn start(
             "INSERT INTO move_task (handle, source, destination, rate, started_at, paced_at, status, to_move)
              VALUES (?1, ?2, ?3, ?4, ?5, ?5, 'RUNNING', ?6)",
         )?
-        .execute(params![handle, source.name, destination.map(|it| it.name), rate, db.now, to_move])?;
+        .execute(params![handle, source.name, destination.map(|it| it.name.clone()), rate, db.now, to_move])?;
     Ok(handle)
 }
 
@@ -179,7 +181,7 @@ fn running(db: &Db<'_>) -> Result<Vec<Task>, Error> {
         .collect::<Result<_, _>>()?)
 }
 
-fn find(db: &Db<'_>, arn: &str, parameter: &str) -> Result<queues::Queue, Error> {
+fn find(db: &Db<'_>, arn: &str, parameter: &str) -> Result<Arc<queues::Queue>, Error> {
     let missing = || {
         let message =
             format!("The resource that you specified for the {parameter} parameter doesn't exist.");

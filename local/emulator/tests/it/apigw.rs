@@ -25,7 +25,8 @@ fn head(request: request::Builder) -> request::Parts {
 }
 
 fn event(request: request::Builder, body: &[u8]) -> Value {
-    apigw::event(&head(request), body, &arrival()).unwrap()
+    let event = apigw::event(&head(request), body, &arrival()).unwrap();
+    serde_json::from_str(&event).unwrap()
 }
 
 #[test]

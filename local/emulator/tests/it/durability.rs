@@ -53,12 +53,8 @@ async fn every_acknowledged_change_survives_a_kill() {
     // A handle given out before the kill is good after it.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(sqs::serve(
-        listener,
-        store.clone(),
-        Faults::none(),
-        std::future::pending(),
-    ));
+    let endpoint = sqs::Endpoint::new(store.clone(), Faults::none());
+    tokio::spawn(endpoint.serve(listener, std::future::pending()));
     let delete = client(&base)
         .delete_message()
         .queue_url(sqs::queue_url(&base, "q"));

@@ -8,6 +8,7 @@
 mod apigw;
 mod durability;
 mod faults;
+mod limits;
 mod mapping;
 mod model;
 mod queues;

@@ -4,17 +4,14 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
-use http::Request;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use scanhook_emulator::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
-use scanhook_emulator::sqs::{Store, router};
+use scanhook_emulator::sqs::{Endpoint, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tower::ServiceExt as _;
 
 use crate::world::redrive_policy;
 
@@ -236,16 +233,15 @@ impl Real {
     /// The operation's answer, or its error's code.
     async fn call(&self, operation: &str, queue: usize, mut body: Value) -> Result<Value, String> {
         body["QueueUrl"] = format!("http://local/000000000000/{}", QUEUES[queue]).into();
-        let request = Request::post("/").header("x-amz-target", format!("AmazonSQS.{operation}"));
-        let request = request.body(Body::from(body.to_string())).unwrap();
-        let response = router(self.store.clone(), Faults::none())
-            .oneshot(request)
-            .await
-            .unwrap();
+        let endpoint = Endpoint::new(self.store.clone(), Faults::none());
+        let target = format!("AmazonSQS.{operation}");
+        let response = endpoint
+            .answer(&target, "http://local".to_owned(), body.to_string().into())
+            .await;
         let (parts, body) = response.into_parts();
         match parts.headers.get("x-amzn-query-error") {
             Some(code) => Err(code.to_str().unwrap().split(';').next().unwrap().to_owned()),
-            None => Ok(serde_json::from_slice(&to_bytes(body, usize::MAX).await.unwrap()).unwrap()),
+            None => Ok(serde_json::from_slice(&body).unwrap()),
         }
     }
 

@@ -6,7 +6,7 @@ use http::{HeaderMap, Request, StatusCode};
 use jiff::Timestamp;
 use scanhook_emulator::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
-use scanhook_emulator::sqs::{Store, router};
+use scanhook_emulator::sqs::{self, Store};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
@@ -23,7 +23,7 @@ impl Endpoint {
         let store = Store::open(&dir.path().join("queues.db"), clock).unwrap();
         store.ensure_queue("q", &[]).await.unwrap();
         Self {
-            router: router(store, Faults::none()),
+            router: sqs::Endpoint::new(store, Faults::none()).router(),
             _dir: dir,
         }
     }

@@ -233,12 +233,8 @@ async fn a_task_goes_on_after_a_restart_at_its_rate() {
     let store =
         sqs::Store::open(&dir.path().join("queues.db"), Clock::Manual(clock.clone())).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    tokio::spawn(sqs::serve(
-        listener,
-        store.clone(),
-        Faults::none(),
-        std::future::pending(),
-    ));
+    let endpoint = sqs::Endpoint::new(store.clone(), Faults::none());
+    tokio::spawn(endpoint.serve(listener, std::future::pending()));
     clock.sleepers(1).await;
     assert_eq!(store.depth("q-dlq").await.unwrap().visible, 3);
     clock.advance_to_next_sleeper().await;

@@ -11,7 +11,7 @@ use http::{Request, StatusCode};
 use jiff::Timestamp;
 use scanhook_emulator::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
-use scanhook_emulator::sqs::{self, Page, Store};
+use scanhook_emulator::sqs::{self, Endpoint, Page, Store};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -44,9 +44,8 @@ impl World {
         let server = tokio::spawn({
             let (store, stopping) = (store.clone(), stopping.clone());
             async move {
-                sqs::serve(listener, store, faults, stopping.cancelled_owned())
-                    .await
-                    .unwrap();
+                let endpoint = Endpoint::new(store, faults);
+                endpoint.serve(listener, stopping.cancelled_owned()).await;
             }
         });
         let client = client(&base);
@@ -152,7 +151,7 @@ impl World {
 
     /// What a `GET` of this path shows.
     pub(crate) async fn get(&self, path: &str) -> Page {
-        let router = sqs::router(self.store.clone(), Faults::none());
+        let router = Endpoint::new(self.store.clone(), Faults::none()).router();
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router.oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);

@@ -44,7 +44,7 @@ pub(super) async fn send(call: Call) -> Result<Value, Error> {
     let name = name_in_url(wire.queue_url)?;
     let message = NewMessage::parse(wire.message);
     call.store
-        .run(move |db| store(db, &queues::find(db, &name)?, message))
+        .run(move |db| store(db, &*queues::find(db, &name)?, message))
         .await
 }
 
@@ -264,7 +264,7 @@ pub(super) async fn delete(call: Call) -> Result<Value, Error> {
     let wire: WireReceipt = call.parse()?;
     let name = name_in_url(wire.queue_url.clone())?;
     call.store
-        .run(move |db| wire.delete(db, &queues::find(db, &name)?))
+        .run(move |db| wire.delete(db, &*queues::find(db, &name)?))
         .await
 }
 
@@ -283,7 +283,7 @@ pub(super) async fn change_visibility(call: Call) -> Result<Value, Error> {
     let wire: WireReceipt = call.parse()?;
     let name = name_in_url(wire.queue_url.clone())?;
     call.store
-        .run(move |db| wire.change_visibility(db, &queues::find(db, &name)?))
+        .run(move |db| wire.change_visibility(db, &*queues::find(db, &name)?))
         .await
 }
 

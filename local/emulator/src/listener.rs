@@ -3,6 +3,7 @@
 //! `axum::serve` sets none of these limits.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +14,10 @@ use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use scanhook_webhook::rejection::Rejection;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
-
-use crate::gateway::Peer;
 
 use self::body::{Cut, LimitedBody, Memory, Share};
 
@@ -40,16 +38,30 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after an error of accept, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Where a request came from: an extension of each.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+/// What a server holds and says when it is full.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// The bytes that the bodies of all requests may take together, beside a little of each.
+    pub bodies: usize,
+    /// The answer to a request whose body finds no room any more.
+    pub full: fn() -> Response,
+}
+
 /// Serves until `stopping`, then finishes the requests that have begun, for at most `drain`.
-pub(crate) async fn serve(
+pub async fn serve(
     listener: TcpListener,
     router: Router,
+    capacity: Capacity,
     stopping: CancellationToken,
     drain: Duration,
 ) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
-    let memory = Memory::new();
+    let memory = Memory::new(capacity.bodies);
     loop {
         let accepted = tokio::select! {
             () = stopping.cancelled() => break,
@@ -65,7 +77,7 @@ pub(crate) async fn serve(
                 if let Some(peer) = peer {
                     request.extensions_mut().insert(peer);
                 }
-                answer(router.clone(), Share::of(&memory), request)
+                answer(router.clone(), Share::of(&memory), capacity.full, request)
             }
         });
         let mut connection = hyper::server::conn::http1::Builder::new();
@@ -105,12 +117,13 @@ async fn accept(
 async fn answer(
     router: Router,
     share: Arc<Share>,
+    full: fn() -> Response,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     let request = request.map(|it| Body::new(LimitedBody::new(it, Arc::clone(&share))));
     let answered = tokio::time::timeout(REQUEST_TIMEOUT, router.oneshot(request)).await;
     Ok(match (share.cut(), answered) {
-        (Some(Cut::Full), _) => Rejection::Unavailable.into_response(),
+        (Some(Cut::Full), _) => full(),
         (None, Ok(Ok(response))) => response,
         (Some(Cut::Late), _) | (None, Err(_)) => StatusCode::REQUEST_TIMEOUT.into_response(),
     })

@@ -18,9 +18,6 @@ use tokio::time::Sleep;
 /// This much of each body is not counted. With as many connections as may be that is 16 MiB.
 const FREE: usize = 32 * 1024;
 
-/// The rest of all bodies together.
-const SHARED: usize = 16 * 1024 * 1024;
-
 /// How long a body may take, however little of it is missing.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -29,8 +26,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Memory(Arc<Semaphore>);
 
 impl Memory {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(SHARED)))
+    /// Room for so many bytes.
+    pub(super) fn new(bytes: usize) -> Self {
+        Self(Arc::new(Semaphore::new(bytes)))
     }
 }
 
@@ -156,7 +154,8 @@ mod tests {
 
     #[test]
     fn what_all_bodies_hold_is_limited_and_given_back() {
-        let memory = Memory::new();
+        const SHARED: usize = 1024;
+        let memory = Memory::new(SHARED);
         let one = Share::of(&memory);
         assert_eq!(one.grow(SHARED - 1), Ok(()));
         let other = Share::of(&memory);
