@@ -1,6 +1,6 @@
 //! Random sequences of operations, kills and restarts against a model that fits on one screen.
 //!
-//! Without more words these are 25,000 steps; `PROPTEST_CASES=1000` makes it a hundred thousand, and so on.
+//! Without more words these are 25,000 steps; `SCANHOOK_MODEL_CASES=1000` makes it a hundred thousand, as in the gate, and so on.
 
 use std::time::Duration;
 
@@ -373,13 +373,23 @@ async fn run(steps: &[Step]) {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long a test runs is set where it is started"
+)]
+fn cases() -> u32 {
+    match std::env::var("SCANHOOK_MODEL_CASES") {
+        Ok(cases) => cases.parse().unwrap(),
+        Err(_) => CASES,
+    }
+}
+
 #[test]
 fn the_store_does_what_the_model_does() {
-    let default = ProptestConfig::default();
     let config = ProptestConfig {
-        cases: default.cases.max(CASES),
+        cases: cases(),
         failure_persistence: None,
-        ..default
+        ..ProptestConfig::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
