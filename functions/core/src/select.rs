@@ -274,6 +274,11 @@ mod tests {
             ));
             assert_eq!(selected.skips[0].reason, SkipReason::RepeatedInDelivery);
         }
+        let other_digest = format!("sha256:{}", "ab".repeat(32));
+        let other = || push(None, "prod/api", None, Some(&other_digest));
+        for events in [vec![other(), tagged()], vec![tagged(), other()]] {
+            assert_eq!(select(&source, events).requests.len(), 2);
+        }
         let second_tag = push(None, "prod/api", Some("2"), Some(DIGEST));
         assert_eq!(
             select(&source, vec![tagged(), second_tag]).requests.len(),
