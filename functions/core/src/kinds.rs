@@ -349,6 +349,14 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_kind_is_its_name() {
+        assert_eq!(find("ghcr"), Some(&ghcr::KIND));
+        assert_ne!(find("ghcr"), find("gitea"));
+        assert_eq!(format!("{:?}", ghcr::KIND), "ghcr");
+        assert_eq!(find("GHCR"), None);
+    }
+
+    #[test]
     fn a_list_is_no_payload_but_of_kinds_that_send_several_events_in_one() {
         for kind in ALL {
             let headers = [("ce-type", "example.image.updated")];
