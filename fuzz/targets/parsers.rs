@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use globset::{Glob, GlobSet};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use scanhook_core::auth::{Credential, Scheme, Verifier};
 use scanhook_core::delivery::{Delivery, verify};
@@ -131,6 +132,7 @@ fuzz_target!(|input: &[u8]| {
         headers,
         path_token: Some(TOKEN.to_owned()),
         body: Bytes::copy_from_slice(body),
+        received_at: Timestamp::UNIX_EPOCH,
     };
     let Ok(delivery) = verify(delivery, std::slice::from_ref(&*VERIFIER)) else {
         panic!("the token is right");

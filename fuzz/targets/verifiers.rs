@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
 use scanhook_core::auth::{Algorithm, Credential, Encoding, HmacScheme, Presented, Scheme};
 use scanhook_core::delivery::{Delivery, verify};
@@ -71,6 +72,7 @@ fuzz_target!(|input: &[u8]| {
             headers,
             path_token: path_token.map(str::to_owned),
             body: Bytes::copy_from_slice(body),
+            received_at: Timestamp::UNIX_EPOCH,
         };
         verify(delivery, &verifiers).is_ok()
     };

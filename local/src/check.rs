@@ -3,9 +3,10 @@
 use anyhow::Context as _;
 use jiff::civil::Date;
 use scanhook_core::auth::Scheme;
+use scanhook_core::oidc::Identity;
 use scanhook_settings::Environment;
-use scanhook_settings::config::{Config, SourceConfig, secret_error};
-use scanhook_settings::secrets::{Secret, SecretRef, Strength};
+use scanhook_settings::config::{AuthConfig, Config, SourceConfig, secret_error};
+use scanhook_settings::secrets::{SecretRef, Secrets, Strength};
 use scanhook_stand_in::lock;
 
 use crate::args::CheckArgs;
@@ -14,7 +15,8 @@ use crate::{Outcome, output, serve, unusable};
 mod sample;
 
 pub(crate) async fn command(args: CheckArgs, environment: Environment) -> anyhow::Result<Outcome> {
-    let config = serve::load_config(&args.config)?;
+    let secrets = Secrets::local(&environment);
+    let config = serve::load_config(&args.config, &secrets).await?;
     if let (Some(file), Some(name)) = (&args.sample, &args.source) {
         let source = config.sources.get(name.as_str());
         let source = source
@@ -22,11 +24,12 @@ pub(crate) async fn command(args: CheckArgs, environment: Environment) -> anyhow
             .map_err(unusable)?;
         return sample::command(&source.source, config.body_limit, file, args.output);
     }
-    resolve_all(&config, &environment).await?;
+    resolve_all(&config, &secrets).await?;
     for source in config.sources.values() {
         output::line(&describe(source, args.url.trim_end_matches('/')))?;
     }
     let mut warnings = config.warnings.clone();
+    warnings.extend(missing_keys(&config, &secrets).await);
     warnings.extend(pin_warning(today()));
     for warning in &warnings {
         output::notice(&format!("warning: {warning}"));
@@ -39,12 +42,12 @@ pub(crate) async fn command(args: CheckArgs, environment: Environment) -> anyhow
     Ok(Outcome::Fine)
 }
 
-async fn resolve_all(config: &Config, environment: &Environment) -> anyhow::Result<()> {
+async fn resolve_all(config: &Config, secrets: &Secrets) -> anyhow::Result<()> {
     for source in config.sources.values() {
-        source.credentials(environment).await.map_err(unusable)?;
+        source.credentials(secrets).await.map_err(unusable)?;
     }
     let check = async |path: &str, reference: &SecretRef, strength: Strength| {
-        let resolved = Secret::resolve(reference, strength, environment).await;
+        let resolved = secrets.resolve(reference, strength).await;
         resolved
             .map(drop)
             .map_err(|err| unusable(secret_error(path, &err)))
@@ -61,10 +64,32 @@ async fn resolve_all(config: &Config, environment: &Environment) -> anyhow::Resu
     Ok(())
 }
 
+/// Fetches the keys of each identity provider, and tells what can't be had: from here, that may be the network's fault.
+async fn missing_keys(config: &Config, secrets: &Secrets) -> Vec<String> {
+    let mut missing = Vec::new();
+    for (name, source) in &config.sources {
+        for (index, auth) in source.auth.iter().enumerate() {
+            let AuthConfig::Oidc(expected) = auth else {
+                continue;
+            };
+            if let Err(err) = secrets.keys(&expected.issuer).first().await {
+                missing.push(format!(
+                    "sources.{name}.auth[{index}]: the keys of {} can't be had from here: {err}",
+                    expected.issuer
+                ));
+            }
+        }
+    }
+    missing
+}
+
 /// A source's URL and what to do at its registry.
 fn describe(config: &SourceConfig, base: &str) -> String {
     let source = &config.source;
-    let is_path_token = config.auth.iter().all(|it| it.scheme == Scheme::PathToken);
+    let is_path_token = config
+        .auth
+        .iter()
+        .all(|it| matches!(it.shared(), Some((Scheme::PathToken, _))));
     let url = format!("{base}/webhooks/{}", source.name);
     let url = if is_path_token {
         format!("{url}/<the secret>")
@@ -74,7 +99,17 @@ fn describe(config: &SourceConfig, base: &str) -> String {
     let secrets: Vec<_> = config
         .auth
         .iter()
-        .map(|it| format!("{} ({})", it.scheme.as_str(), it.secret))
+        .map(|it| match it {
+            AuthConfig::Shared { scheme, secret } => format!("{} ({secret})", scheme.as_str()),
+            AuthConfig::Oidc(expected) => format!(
+                "oidc (a token of {} for the audience {}, made for {})",
+                expected.issuer,
+                expected.audience,
+                match &expected.identity {
+                    Identity::Email(text) | Identity::Subject(text) => text,
+                }
+            ),
+        })
         .collect();
     let setup = source
         .kind

@@ -14,6 +14,7 @@ use scanhook_core::kinds::{self, Kind};
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
+use scanhook_settings::secrets::Secrets;
 use secrecy::SecretString;
 use serde_json::Value;
 
@@ -95,9 +96,11 @@ pub(crate) async fn command() -> anyhow::Result<Outcome> {
             .then(|| format!("fake-demo-secret-{name}"))
     });
     let config = || Config::parse(&configuration()).context("the demo's configuration");
+    let secrets = Secrets::local(&environment);
     let options = Options {
         config: config()?,
-        environment: environment.clone(),
+        environment,
+        secrets: secrets.clone(),
         listen: ([127, 0, 0, 1], 0).into(),
         sqs_listen: ([127, 0, 0, 1], 0).into(),
         data_dir: directory.path().join("data"),
@@ -108,7 +111,7 @@ pub(crate) async fn command() -> anyhow::Result<Outcome> {
     let mut server = serve::start(options).await.map_err(unusable)?;
     let config = config()?;
     let outcome = tokio::select! {
-        outcome = play(&server, &config, &environment) => outcome,
+        outcome = play(&server, &config, &secrets) => outcome,
         signal = signals.next() => {
             output::notice(signal);
             server.abandon();
@@ -155,11 +158,7 @@ fn stories() -> Vec<Story> {
     kinds::ALL.iter().map(pass).chain(STORIES).collect()
 }
 
-async fn play(
-    server: &Server,
-    config: &Config,
-    environment: &Environment,
-) -> anyhow::Result<Outcome> {
+async fn play(server: &Server, config: &Config, secrets: &Secrets) -> anyhow::Result<Outcome> {
     let client = send::client()?;
     let url = format!("http://{}", server.address);
     let mut told = Vec::new();
@@ -168,7 +167,7 @@ async fn play(
             .sources
             .get(story.kind)
             .context("a kind without a source")?;
-        let credentials = source.credentials(environment).await?;
+        let credentials = source.credentials(secrets).await?;
         let credential = credentials
             .into_iter()
             .next()

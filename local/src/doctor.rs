@@ -7,6 +7,7 @@ use scanhook_scanner::cli::Cli;
 use scanhook_scanner::config::{ScannerSettings, find_program, inherited};
 use scanhook_scanner::doctor::{self, Diagnosis, Images};
 use scanhook_settings::Environment;
+use scanhook_settings::secrets::Secrets;
 
 use crate::args::{DoctorArgs, Output};
 use crate::{Outcome, output, serve, unusable};
@@ -15,8 +16,9 @@ use crate::{Outcome, output, serve, unusable};
 const LIMIT: Duration = Duration::from_hours(12);
 
 pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyhow::Result<Outcome> {
-    let config = Arc::new(serve::load_config(&args.config)?);
-    let settings = ScannerSettings::load(&environment, config).await;
+    let secrets = Secrets::local(&environment);
+    let config = Arc::new(serve::load_config(&args.config, &secrets).await?);
+    let settings = ScannerSettings::load(&secrets, config).await;
     let settings = settings.map_err(unusable)?;
     let program = &args.scanner_cli;
     // One that is not there is what is found out, not what prevents it.

@@ -10,6 +10,7 @@ use scanhook_core::image::Image;
 use scanhook_core::kinds::{Sample, SamplePush};
 use scanhook_core::source::Source;
 use scanhook_settings::Environment;
+use scanhook_settings::secrets::Secrets;
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -37,15 +38,16 @@ pub(crate) struct Answer {
 }
 
 pub(crate) async fn command(args: SendArgs, environment: Environment) -> anyhow::Result<Outcome> {
-    let config = serve::load_config(&args.config)?;
+    let secrets = Secrets::local(&environment);
+    let config = serve::load_config(&args.config, &secrets).await?;
     let source = config.sources.get(args.source.as_str());
     let source = source
         .with_context(|| format!("{} has no source {}", args.config, args.source))
         .map_err(unusable)?;
-    let credentials = source.credentials(&environment).await.map_err(unusable)?;
+    let credentials = source.credentials(&secrets).await.map_err(unusable)?;
     let credential = credentials
         .first()
-        .context("the source has no credential")
+        .context("the source takes only tokens of an identity provider (oidc), which scanhook can't make; add a second credential to send with")
         .map_err(unusable)?;
     let client = client()?;
     let deliver = async || -> anyhow::Result<Delivered> {

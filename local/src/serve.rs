@@ -15,6 +15,7 @@ use scanhook_scanner::cli;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
 use scanhook_settings::location::{LoadError, Location};
+use scanhook_settings::secrets::{ResolveSecretError, Secrets};
 use scanhook_webhook::queue::Queue;
 use scanhook_webhook::rejection::Rejection;
 use tokio::net::TcpListener;
@@ -51,6 +52,7 @@ const CAPACITY: Capacity = Capacity {
 pub(crate) struct Options {
     pub(crate) config: Config,
     pub(crate) environment: Environment,
+    pub(crate) secrets: Secrets,
     pub(crate) listen: SocketAddr,
     pub(crate) sqs_listen: SocketAddr,
     pub(crate) data_dir: PathBuf,
@@ -92,13 +94,15 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         let advice = "the scanner-… faults strike the scanner, which --no-scan leaves out";
         return Err(unusable(anyhow::anyhow!(advice)));
     }
-    let config = load_config(&args.config)?;
+    let secrets = Secrets::local(&environment);
+    let config = load_config(&args.config, &secrets).await?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let options = Options {
         config,
         environment,
+        secrets,
         listen: args.listen,
         sqs_listen: args.sqs_listen,
         data_dir: args.data_dir,
@@ -131,14 +135,17 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
 }
 
 /// Reads the configuration that `--config` names: a path, or a location as in `SCANHOOK_CONFIG`.
-pub(crate) fn load_config(text: &str) -> anyhow::Result<Config> {
+pub(crate) async fn load_config(text: &str, secrets: &Secrets) -> anyhow::Result<Config> {
     let location = if text.contains(':') {
         Location::parse(text).map_err(unusable)?
     } else {
         Location::File(text.into())
     };
-    location.load().map_err(|err| match &err {
-        LoadError::Read { source, .. } if source.kind() == ErrorKind::NotFound => {
+    location.load(secrets).await.map_err(|err| match &err {
+        LoadError::Read {
+            source: ResolveSecretError::File { kind: ErrorKind::NotFound, .. },
+            ..
+        } => {
             let advice = "there is no configuration; write one as README.md shows, or name one with --config";
             unusable(anyhow::Error::from(err).context(advice))
         }
@@ -153,7 +160,11 @@ pub(crate) async fn start(options: Options) -> anyhow::Result<Server> {
 
 /// Starts everything, with faults on purpose.
 async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
-    let Options { environment, .. } = options;
+    let Options {
+        environment,
+        secrets,
+        ..
+    } = options;
     let config = Arc::new(options.config);
     let data_dir = DataDir::lock(&options.data_dir).await?;
     let listener = bind(options.listen, "--listen").await?;
@@ -181,6 +192,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         let scanner = scanner(
             &config,
             &environment,
+            &secrets,
             &queues,
             program,
             &data_dir.scratch(),
@@ -194,7 +206,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         tasks.spawn(mapping.run(stopping.intake.clone().cancelled_owned()));
     }
     let queue = Queue::sqs(queues.client.clone(), queues.url.clone());
-    let webhook = scanhook_webhook::config::webhook(&config, queue, &environment).await?;
+    let webhook = scanhook_webhook::config::webhook(&config, queue, &secrets).await?;
     let body_limit = webhook.body_limit;
     let function = scanhook_webhook::router::router(Arc::new(webhook));
     let router = gateway::in_front_of(function, body_limit).merge(readiness(queues));

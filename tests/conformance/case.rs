@@ -103,11 +103,11 @@ impl Case {
     fn sign(&self, request: &mut Request<Bytes>) -> Result<(), String> {
         let config = self.config()?;
         let auth = &config.sources[SOURCE].auth[0];
-        let SecretRef::Env(variable) = &auth.secret else {
+        let Some((scheme, SecretRef::Env(variable))) = auth.shared() else {
             return Err("the secret is not in the environment".to_owned());
         };
         let credential = scanhook_core::auth::Credential {
-            scheme: auth.scheme.clone(),
+            scheme: scheme.clone(),
             secret: secret(variable).into(),
         };
         match credential.present(request.body()) {

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use http_body_util::BodyExt as _;
+use scanhook_settings::secrets::Secrets;
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::queue::Queue;
 use scanhook_webhook::router::router;
@@ -38,7 +39,12 @@ pub(crate) async fn send(
     way: Way,
 ) -> Result<Outcome, String> {
     let queue = Queue::Memory(Mutex::new(Vec::new()));
-    let webhook = webhook(&case.config()?, queue, &Case::environment()).await;
+    let webhook = webhook(
+        &case.config()?,
+        queue,
+        &Secrets::local(&Case::environment()),
+    )
+    .await;
     let webhook = Arc::new(webhook.map_err(|err| format!("the source: {err}"))?);
     let mut request = request.clone();
     let length = HeaderValue::from(request.body().len());

@@ -13,6 +13,7 @@ use scanhook_core::image::{Digest, Registry};
 use scanhook_core::kinds::{self, Kind};
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
+use scanhook_settings::secrets::Secrets;
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::queue::Queue;
 use scanhook_webhook::router::router;
@@ -228,12 +229,16 @@ async fn deliver(
     );
     let config = Config::parse(&yaml).unwrap();
     let credential = Credential {
-        scheme: config.sources["corpus"].auth[0].scheme.clone(),
+        scheme: config.sources["corpus"].auth[0].shared().unwrap().0.clone(),
         secret: SecretString::from(SECRET),
     };
     let environment: Environment = Arc::new(|_| Some(SECRET.to_owned()));
     let queue = Queue::Memory(Mutex::new(Vec::new()));
-    let webhook = Arc::new(webhook(&config, queue, &environment).await.unwrap());
+    let webhook = Arc::new(
+        webhook(&config, queue, &Secrets::local(&environment))
+            .await
+            .unwrap(),
+    );
 
     let mut request = Request::post("/webhooks/corpus").body(()).unwrap();
     for (name, value) in headers.lines().filter_map(|it| it.split_once(": ")) {

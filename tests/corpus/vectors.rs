@@ -95,6 +95,7 @@ fn is_accepted(credential: &Credential, headers: &HeaderMap, body: &[u8]) -> boo
         headers: headers.clone(),
         path_token: None,
         body: Bytes::copy_from_slice(body),
+        received_at: jiff::Timestamp::UNIX_EPOCH,
     };
     verify(delivery, &[credential.verifier()]).is_ok()
 }

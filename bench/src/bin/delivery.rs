@@ -19,6 +19,7 @@ use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use http::{HeaderMap, HeaderValue, Request, header};
 use http_body_util::BodyExt as _;
+use jiff::Timestamp;
 use scanhook_bench::callgrind::{instructions, nanoseconds};
 use scanhook_bench::payloads;
 use scanhook_core::auth::{Credential, Presented, Scheme, Verifier};
@@ -27,6 +28,7 @@ use scanhook_core::kinds;
 use scanhook_core::source::Source;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
+use scanhook_settings::secrets::Secrets;
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::queue::Queue;
 use scanhook_webhook::router::{Webhook, decide, router};
@@ -78,8 +80,8 @@ async fn work(mode: &str, count: u64) -> u128 {
     let webhook = Arc::new(configured().await);
     let mut router = router(webhook.clone());
     let github = request("github", &ghcr);
-    let (headers, sender) = (github.headers().clone(), &webhook.sources["github"]);
-    let pushed = verified(&request("harbor", &harbor), &webhook);
+    let (headers, verifiers) = (github.headers().clone(), [credential("github").verifier()]);
+    let pushed = verified(&request("harbor", &harbor));
     let source = &webhook.sources["harbor"].source;
     let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).unwrap();
     let right = mac.clone().chain_update(&ghcr).finalize().into_bytes();
@@ -92,7 +94,7 @@ async fn work(mode: &str, count: u64) -> u128 {
                 let mac = black_box(&mac).clone().chain_update(black_box(&ghcr));
                 assert!(mac.verify_slice(&right).is_ok());
             }
-            "ghcr-verify" => assert!(verify_once(&headers, &ghcr, &sender.verifiers)),
+            "ghcr-verify" => assert!(verify_once(&headers, &ghcr, &verifiers)),
             "ghcr-all" => deliver(&mut router, &webhook, &github).await,
             "harbor-parse" => assert!(kinds::bare_parse("harbor", black_box(&harbor))),
             "harbor-decide" => decide_once(source, &pushed),
@@ -106,16 +108,23 @@ async fn configured() -> Webhook {
     let config = Config::parse(CONFIG).unwrap();
     let environment: Environment = Arc::new(|_| Some(SECRET.to_owned()));
     let queue = Queue::Memory(Mutex::new(Vec::new()));
-    webhook(&config, queue, &environment).await.unwrap()
+    webhook(&config, queue, &Secrets::local(&environment))
+        .await
+        .unwrap()
+}
+
+fn credential(source: &str) -> Credential {
+    let config = Config::parse(CONFIG).unwrap();
+    let (scheme, _) = config.sources[source].auth[0].shared().unwrap();
+    Credential {
+        scheme: scheme.clone(),
+        secret: SECRET.into(),
+    }
 }
 
 /// An authentic delivery with the headers that GitHub sends.
 fn request(source: &str, body: &Bytes) -> Request<Bytes> {
-    let config = Config::parse(CONFIG).unwrap();
-    let credential = Credential {
-        scheme: config.sources[source].auth[0].scheme.clone(),
-        secret: SECRET.into(),
-    };
+    let credential = credential(source);
     let Some(Presented::Header(name, value)) = credential.present(body) else {
         panic!("{source} is not authenticated by a header")
     };
@@ -137,14 +146,15 @@ fn request(source: &str, body: &Bytes) -> Request<Bytes> {
     request.body(body.clone()).unwrap()
 }
 
-fn verified(request: &Request<Bytes>, webhook: &Webhook) -> VerifiedDelivery {
+fn verified(request: &Request<Bytes>) -> VerifiedDelivery {
     let delivery = Delivery {
         headers: request.headers().clone(),
         path_token: None,
         body: request.body().clone(),
+        received_at: Timestamp::UNIX_EPOCH,
     };
-    let verifiers = &webhook.sources["harbor"].verifiers;
-    verify(delivery, verifiers).unwrap_or_else(|_| panic!("the secret is right"))
+    verify(delivery, &[credential("harbor").verifier()])
+        .unwrap_or_else(|_| panic!("the secret is right"))
 }
 
 fn verify_once(headers: &HeaderMap<HeaderValue>, body: &Bytes, verifiers: &[Verifier]) -> bool {
@@ -152,6 +162,7 @@ fn verify_once(headers: &HeaderMap<HeaderValue>, body: &Bytes, verifiers: &[Veri
         headers: headers.clone(),
         path_token: None,
         body: body.clone(),
+        received_at: Timestamp::UNIX_EPOCH,
     };
     verify(black_box(delivery), verifiers).is_ok()
 }

@@ -6,6 +6,8 @@
 //! **Invariant**: a [`Verifier`] is made of exactly one algorithm and one place to look at; nothing in a delivery
 //! chooses either, and there is no fallback from one to another.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, KeyInit, Mac};
@@ -14,6 +16,9 @@ use secrecy::{ExposeSecret, SecretString};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha512};
 use subtle::ConstantTimeEq;
+
+use crate::delivery::Delivery;
+use crate::oidc::{Expected, KeySet};
 
 /// A hash function of an HMAC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,17 +183,24 @@ pub enum Verifier {
         /// Of the token.
         hash: Hash,
     },
+    /// A token that an identity provider signed.
+    Oidc {
+        /// Whose.
+        expected: Expected,
+        /// The provider's keys; `None` as long as they are not known, and then no token is right.
+        keys: Option<Arc<KeySet>>,
+    },
 }
 
 impl Verifier {
-    /// Whether a request with these headers, path token and raw body carries the credential. A header that is there
-    /// more than once counts as wrong.
-    pub(crate) fn accepts(
-        &self,
-        headers: &HeaderMap,
-        path_token: Option<&str>,
-        body: &[u8],
-    ) -> bool {
+    /// Whether a delivery carries the credential. A header that is there more than once counts as wrong.
+    pub(crate) fn accepts(&self, delivery: &Delivery) -> bool {
+        let Delivery {
+            headers,
+            path_token,
+            body,
+            received_at,
+        } = delivery;
         match self {
             Self::Hmac { scheme, key } => only(headers, &scheme.header)
                 .and_then(|it| it.strip_prefix(scheme.prefix.as_bytes()))
@@ -203,7 +215,13 @@ impl Verifier {
             Self::Basic { hash } => authorization(headers, b"basic")
                 .and_then(|it| BASE64.decode(it).ok())
                 .is_some_and(|it| hash.matches(&it)),
-            Self::PathToken { hash } => path_token.is_some_and(|it| hash.matches(it.as_bytes())),
+            Self::PathToken { hash } => path_token
+                .as_deref()
+                .is_some_and(|it| hash.matches(it.as_bytes())),
+            Self::Oidc { expected, keys } => keys
+                .as_ref()
+                .zip(authorization(headers, b"bearer"))
+                .is_some_and(|(keys, token)| expected.accepts(token, keys, *received_at)),
         }
     }
 }

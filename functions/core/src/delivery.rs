@@ -1,7 +1,10 @@
 //! One HTTP request of a registry, and the proof that it was authenticated.
 
+use std::fmt;
+
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use jiff::Timestamp;
 
 use crate::auth::Verifier;
 
@@ -13,6 +16,19 @@ pub struct Delivery {
     pub path_token: Option<String>,
     /// The raw body, as long as the limits allow.
     pub body: Bytes,
+    /// When it came in.
+    pub received_at: Timestamp,
+}
+
+impl Delivery {
+    /// Whether it carries something in the place of a bearer token.
+    pub fn has_bearer(&self) -> bool {
+        let value = self.headers.get(header::AUTHORIZATION);
+        value.is_some_and(|it| {
+            let scheme = it.as_bytes().split_at_checked(7).map(|(scheme, _)| scheme);
+            scheme.is_some_and(|it| it.eq_ignore_ascii_case(b"bearer "))
+        })
+    }
 }
 
 /// Joins the values of a repeated header by commas, as API Gateway does before a function sees them, so that a delivery
@@ -42,30 +58,31 @@ pub struct VerifiedDelivery {
     entry: usize,
 }
 
-/// No credential of the source was there, or it was wrong. Which of both is nobody's business.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// No credential of the source was there, or it was wrong. Which of both is nobody's business. The delivery is given
+/// back: its credential may be right for a secret that was changed a moment ago.
+#[derive(thiserror::Error)]
 #[error("no valid credential")]
-pub struct Unauthorized;
+pub struct Unauthorized(pub Box<Delivery>);
+
+impl fmt::Debug for Unauthorized {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unauthorized")
+    }
+}
 
 /// Checks a delivery against a source's credentials, of which any one suffices.
 pub fn verify(
     delivery: Delivery,
     verifiers: &[Verifier],
 ) -> Result<VerifiedDelivery, Unauthorized> {
-    let Delivery {
-        headers,
-        path_token,
-        body,
-    } = delivery;
-    let entry = verifiers
-        .iter()
-        .position(|it| it.accepts(&headers, path_token.as_deref(), &body))
-        .ok_or(Unauthorized)?;
-    Ok(VerifiedDelivery {
-        headers,
-        body,
-        entry,
-    })
+    match verifiers.iter().position(|it| it.accepts(&delivery)) {
+        Some(entry) => Ok(VerifiedDelivery {
+            headers: delivery.headers,
+            body: delivery.body,
+            entry,
+        }),
+        None => Err(Unauthorized(Box::new(delivery))),
+    }
 }
 
 impl VerifiedDelivery {
@@ -122,6 +139,7 @@ mod tests {
             headers: map,
             path_token: path_token.map(str::to_owned),
             body: Bytes::copy_from_slice(body.as_bytes()),
+            received_at: Timestamp::UNIX_EPOCH,
         };
         verify(
             delivery,
@@ -429,6 +447,7 @@ mod tests {
                     headers,
                     path_token: None,
                     body: Bytes::new(),
+                    received_at: Timestamp::UNIX_EPOCH,
                 },
                 &verifiers,
             )
@@ -471,7 +490,7 @@ mod tests {
             let credential = Credential { scheme, secret: SecretString::from(SECRET) };
             let Some(Presented::Header(name, value)) = credential.present(&body) else { panic!("not a header") };
             let headers = HeaderMap::from_iter([(name, value)]);
-            let delivery = Delivery { headers, path_token: None, body: Bytes::from(body) };
+            let delivery = Delivery { headers, path_token: None, body: Bytes::from(body), received_at: Timestamp::UNIX_EPOCH };
             prop_assert!(verify(delivery, &[credential.verifier()]).is_ok());
         }
 
@@ -483,7 +502,7 @@ mod tests {
                 let mut headers = HeaderMap::new();
                 headers.insert("x-hub-signature-256", value.clone());
                 headers.insert("authorization", value.clone());
-                let delivery = Delivery { headers, path_token: None, body: Bytes::from(body.clone()) };
+                let delivery = Delivery { headers, path_token: None, body: Bytes::from(body.clone()), received_at: Timestamp::UNIX_EPOCH };
                 prop_assert!(verify(delivery, &[verifier]).is_err());
             }
         }

@@ -41,7 +41,7 @@ pub struct Kind {
     pub example_registry: &'static str,
     /// How long the sender of a request with these headers waits for an answer, less what the way there takes.
     pub answer_budget: fn(&HeaderMap) -> Duration,
-    /// The types of credential it can really send, the best first.
+    /// The types of credential it can really send: those with a secret, the best first, and then `oidc`.
     pub auth: &'static [&'static str],
     /// How it signs, if it signs.
     pub hmac: Option<HmacPreset>,
@@ -283,6 +283,7 @@ pub(crate) mod tests {
             headers,
             path_token: Some(secret.to_owned()),
             body: Bytes::copy_from_slice(body),
+            received_at: Timestamp::UNIX_EPOCH,
         };
         verify(delivery, &[verifier]).unwrap_or_else(|_| panic!("the token is right"))
     }

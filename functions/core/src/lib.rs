@@ -1,6 +1,6 @@
 //! The values and pure functions of the flow: from one delivery of a registry to one verdict.
 //!
-//! In reading order: [`source`] (who may send), [`delivery`] and [`auth`] (one HTTP request, verified),
+//! In reading order: [`source`] (who may send), [`delivery`], [`auth`] and [`oidc`] (one HTTP request, verified),
 //! [`kinds`] (one file per registry: its wire format), [`event`] (what was pushed), [`select`] (what of it is
 //! scanned), [`message`] (what is queued), [`manifest`] (what the registry has under that name), [`target`] (what of it is
 //! scanned), [`plan`] (what is run), [`report`], [`redact`] and [`classify`] (what came of it), [`verdict`] (what that
@@ -21,6 +21,7 @@ pub mod kinds;
 pub mod manifest;
 pub mod media_type;
 pub mod message;
+pub mod oidc;
 pub mod plan;
 pub mod platform;
 pub mod record;

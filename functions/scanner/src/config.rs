@@ -14,9 +14,10 @@ use scanhook_core::retry::RetryPolicy;
 use scanhook_core::source::SourceName;
 use scanhook_core::verdict::ErrorReason;
 use scanhook_settings::Environment;
+use scanhook_settings::aws::Aws;
 use scanhook_settings::config::{Config, ConfigError, ScannerConfig, secret_error};
 use scanhook_settings::location::Location;
-use scanhook_settings::secrets::{Secret, Strength};
+use scanhook_settings::secrets::{Secret, Secrets, Strength};
 
 use crate::batch::{MARGIN, Scanner};
 use crate::cli::{Cli, Slots};
@@ -35,19 +36,21 @@ pub struct ScannerSettings {
 
 impl ScannerSettings {
     /// Reads every secret that scanning needs.
-    pub async fn load(environment: &Environment, config: Arc<Config>) -> Result<Self, ConfigError> {
+    pub async fn load(secrets: &Secrets, config: Arc<Config>) -> Result<Self, ConfigError> {
         let scanner = config.scanner.as_ref().ok_or_else(|| ConfigError {
             path: "scanner".to_owned(),
             problem: "missing: without it nothing can be scanned".to_owned(),
         })?;
-        let api_token = Secret::resolve(&scanner.api_token, Strength::Given, environment).await;
+        let api_token = secrets.resolve(&scanner.api_token, Strength::Given).await;
         let api_token = api_token.map_err(|err| secret_error("scanner.api_token", &err))?;
         let mut passwords = BTreeMap::new();
         for registry in &config.registries {
             let Some(credentials) = &registry.credentials else {
                 continue;
             };
-            let secret = Secret::resolve(&credentials.password, Strength::Given, environment).await;
+            let secret = secrets
+                .resolve(&credentials.password, Strength::Given)
+                .await;
             let path = format!("registries.{}.credentials.password", registry.pattern);
             let secret = secret.map_err(|err| secret_error(&path, &err))?;
             passwords.insert(registry.pattern.clone(), secret);
@@ -173,11 +176,13 @@ pub async fn load(
 ) -> anyhow::Result<Scanner<FunctionLedger>> {
     let get = |name: &str| environment(name).with_context(|| format!("{name} is not set"));
     let (url, dead_letter_url) = (get("SCANHOOK_QUEUE_URL")?, get("SCANHOOK_DLQ_URL")?);
-    let config = Arc::new(Location::parse(&get("SCANHOOK_CONFIG")?)?.load()?);
+    let location = Location::parse(&get("SCANHOOK_CONFIG")?)?;
+    let secrets = Secrets::new(environment, Aws::Function);
+    let config = Arc::new(location.load(&secrets).await?);
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let settings = ScannerSettings::load(environment, Arc::clone(&config)).await?;
+    let settings = ScannerSettings::load(&secrets, Arc::clone(&config)).await?;
     let sdk = scanhook_settings::aws::sdk_config(ATTEMPT).await;
     let client = aws_sdk_sqs::Client::new(&sdk);
     let queue = Queue::open(client, url, dead_letter_url, config.retry.attempts).await?;

@@ -2,13 +2,22 @@
 
 use std::time::Duration;
 
-use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 
 use crate::Environment;
+
+/// Where a process finds its AWS settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aws {
+    /// In the environment, where Lambda puts them: [`function_config`].
+    Function,
+    /// Wherever people keep them: [`sdk_config`].
+    Local,
+}
 
 /// Loads region, credentials and endpoints from the usual places (`AWS_*`, profile, role); `attempt` limits each single
 /// try of a call, which the SDK repeats by itself. There is no call without a limit.
@@ -43,15 +52,19 @@ pub fn function_config(environment: &Environment, service: &str, attempt: Durati
             .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
             .build_https()
     };
-    let keys = EnvironmentVariableCredentialsProvider::new();
+    let keys = get("AWS_ACCESS_KEY_ID").zip(get("AWS_SECRET_ACCESS_KEY"));
+    let keys = keys.map(|(id, secret)| {
+        let token = get("AWS_SESSION_TOKEN");
+        SharedCredentialsProvider::new(Credentials::new(id, secret, token, None, "environment"))
+    });
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(region.map(Region::new))
-        .credentials_provider(SharedCredentialsProvider::new(keys))
         .http_client(http_client)
         .timeout_config(limits(attempt))
         .use_fips(is_set("AWS_USE_FIPS_ENDPOINT"))
         .use_dual_stack(is_set("AWS_USE_DUALSTACK_ENDPOINT"));
+    config.set_credentials_provider(keys);
     config.set_endpoint_url(endpoint);
     config.build()
 }

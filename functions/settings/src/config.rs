@@ -5,17 +5,20 @@ mod payload;
 mod source;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use globset::GlobMatcher;
 use scanhook_core::auth::{Credential, Scheme};
 use scanhook_core::image::Registry;
+use scanhook_core::oidc::Expected;
 use scanhook_core::retry::RetryPolicy;
 use scanhook_core::source::{Source, SourceName};
+use secrecy::SecretString;
 
 use self::source::{glob, source};
-use crate::Environment;
-use crate::secrets::{ResolveSecretError, Secret, SecretRef, Strength};
+use crate::secrets::{ResolveSecretError, Role, Secret, SecretRef, Secrets, Strength};
 use crate::wire::{WireConfig, WireRegistry, WireRetry, WireScanner};
 
 /// Something in the configuration is wrong.
@@ -58,15 +61,49 @@ pub struct SourceConfig {
     pub auth: Vec<AuthConfig>,
     /// Policies for its images.
     pub policies: Vec<String>,
+    /// How many deliveries are taken; `None`: all.
+    pub rate_limit: Option<RateLimit>,
 }
 
 /// One way to authenticate.
 #[derive(Debug)]
-pub struct AuthConfig {
-    /// The way.
-    pub scheme: Scheme,
-    /// Where its secret is.
-    pub secret: SecretRef,
+pub enum AuthConfig {
+    /// By a secret that both sides know.
+    Shared {
+        /// The way.
+        scheme: Scheme,
+        /// Where its secret is.
+        secret: SecretRef,
+    },
+    /// By a token of an identity provider.
+    Oidc(Expected),
+}
+
+impl AuthConfig {
+    /// The word for it in the configuration.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Shared { scheme, .. } => scheme.as_str(),
+            Self::Oidc(_) => "oidc",
+        }
+    }
+
+    /// The way and the place of its secret, if it has one.
+    pub fn shared(&self) -> Option<(&Scheme, &SecretRef)> {
+        match self {
+            Self::Shared { scheme, secret } => Some((scheme, secret)),
+            Self::Oidc(_) => None,
+        }
+    }
+}
+
+/// How many deliveries a source may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// In the long run.
+    pub per_minute: NonZeroU32,
+    /// At once.
+    pub burst: NonZeroU32,
 }
 
 /// How images of some hosts are pulled.
@@ -173,28 +210,49 @@ impl Config {
 }
 
 impl SourceConfig {
-    /// Reads the secrets of this source's credentials.
-    pub async fn credentials(
-        &self,
-        environment: &Environment,
-    ) -> Result<Vec<Credential>, ConfigError> {
-        let mut credentials = Vec::with_capacity(self.auth.len());
-        for (index, auth) in self.auth.iter().enumerate() {
-            let secret = Secret::resolve(&auth.secret, Strength::Chosen, environment).await;
+    /// Reads the secrets of this source's credentials: one for each entry of `auth`, in that order; `None` for `oidc`,
+    /// which has none.
+    pub async fn secrets(&self, secrets: &Secrets) -> Result<Vec<Option<Secret>>, ConfigError> {
+        let resolved = self.auth.iter().enumerate().map(async |(index, auth)| {
+            let Some((_, reference)) = auth.shared() else {
+                return Ok(None);
+            };
+            let secret = secrets.resolve(reference, Strength::Chosen).await;
             let path = format!("sources.{}.auth[{index}].secret", self.source.name);
-            let secret = secret.map_err(|err| secret_error(&path, &err))?;
-            credentials.push(Credential {
-                scheme: auth.scheme.clone(),
-                secret: secret.value().await,
-            });
-        }
-        Ok(credentials)
+            secret.map(Some).map_err(|err| secret_error(&path, &err))
+        });
+        try_join_all(resolved).await
+    }
+
+    /// The credentials that a sender can show who knows what we know, with their secrets' present values.
+    pub async fn credentials(&self, secrets: &Secrets) -> Result<Vec<Credential>, ConfigError> {
+        let resolved = self.secrets(secrets).await?;
+        let credentials = self.auth.iter().zip(resolved).filter_map(|(auth, secret)| {
+            Some(Credential {
+                scheme: auth.shared()?.0.clone(),
+                secret: SecretString::clone(&secret?.present()),
+            })
+        });
+        Ok(credentials.collect())
     }
 }
 
 /// The error of a reference that can't be resolved, with its key's path.
 pub fn secret_error(path: &str, err: &ResolveSecretError) -> ConfigError {
     error(path, err.to_string())
+}
+
+/// Refuses a reference to what the one who needs it may not read.
+fn check_role(reference: &SecretRef, role: Role, path: &str) -> Result<(), ConfigError> {
+    if reference.is_of(role) {
+        return Ok(());
+    }
+    let (who, prefix) = match role {
+        Role::Webhook => ("webhook", Role::Webhook.prefix()),
+        Role::Scanner => ("scanner", Role::Scanner.prefix()),
+    };
+    let problem = format!("the {who} may only read secrets of AWS whose names begin with {prefix}");
+    Err(error(path, problem))
 }
 
 fn error(path: &str, problem: impl Into<String>) -> ConfigError {
@@ -262,6 +320,22 @@ fn registry(
         ("insecure", wire.insecure),
     ];
     warn_of_unused(&path, &unused, warnings);
+    if let Some(wire) = &wire.credentials {
+        let given = [
+            ("password", &wire.password),
+            ("token", &wire.token),
+            ("key", &wire.key),
+        ];
+        for (key, reference) in given {
+            if let Some(reference) = reference {
+                check_role(
+                    reference,
+                    Role::Scanner,
+                    &format!("{path}.credentials.{key}"),
+                )?;
+            }
+        }
+    }
     let credentials = match wire.credentials {
         None => None,
         Some(wire) => match wire.credentials_type.as_str() {
@@ -322,6 +396,7 @@ fn scanner(wire: WireScanner, warnings: &mut Vec<String>) -> Result<ScannerConfi
         &[("max_image", wire.max_image.is_some_and(|it| it.0 > 0))],
         warnings,
     );
+    check_role(&wire.api_token, Role::Scanner, "scanner.api_token")?;
     let policies = checked_policies(wire.policies, "scanner")?;
     Ok(ScannerConfig {
         api_url,
@@ -459,11 +534,11 @@ sources:
         assert!(check_auth("").starts_with("sources.prod.auth"));
         assert_eq!(
             check_auth("{ type: none, secret: \"env:A\" }"),
-            "sources.prod.auth[0].type: expected one of hmac, token, bearer, basic, path_token"
+            "sources.prod.auth[0].type: expected one of hmac, token, bearer, basic, path_token, oidc"
         );
         assert_eq!(
             check_auth("{ type: bearer }"),
-            "sources.prod.auth[0]: missing field `secret`"
+            "sources.prod.auth[0].secret: missing"
         );
         assert_eq!(
             check_auth("{ type: bearer, secret: a-literal-secret-value }"),
@@ -493,7 +568,7 @@ sources:
             .replace("harbor\n", "ghcr\n")
             .replace("    registry: harbor.example.com\n", "");
         let config = Config::parse(&ghcr.replace("token, header: Authorization", "hmac")).unwrap();
-        let Scheme::Hmac(scheme) = &config.sources["prod"].auth[0].scheme else {
+        let Some((Scheme::Hmac(scheme), _)) = config.sources["prod"].auth[0].shared() else {
             panic!("not hmac")
         };
         assert_eq!(
@@ -610,6 +685,98 @@ sources:
             assert_eq!(found(host), None, "{host}");
         }
         assert_eq!(found("h.io:5000"), Some("h.io:5000"));
+    }
+
+    #[test]
+    fn a_token_of_a_provider_must_be_for_us_and_of_one_account() {
+        let all = "type: oidc, issuer: \"https://issuer.example.com\", audience: scanhook";
+        let entry = |more: &str| check_auth(&format!("{{ {all}, {more} }}"));
+        let told = "ok sources.prod.auth: Harbor itself sends no oidc credential";
+        assert_eq!(entry("email: push@example.com"), told);
+        assert_eq!(entry("subject: \"1137\""), told);
+        for (more, expected) in [
+            ("email: \"\"", "email: missing"),
+            (
+                "email: a@b, subject: c",
+                "subject: either email or subject says of whom a token must tell, not both",
+            ),
+            (
+                "email: a@b, secret: \"env:A\"",
+                "secret: does not belong to this type of credential",
+            ),
+        ] {
+            assert_eq!(entry(more), format!("sources.prod.auth[0].{expected}"));
+        }
+        for (entry, expected) in [
+            ("type: oidc, audience: a, email: a@b", "issuer: missing"),
+            (
+                "type: oidc, issuer: \"https://i.example.com\", email: a@b",
+                "audience: missing",
+            ),
+            (
+                "type: oidc, issuer: \"https://i.example.com\", audience: a",
+                "email: missing",
+            ),
+            (
+                "type: oidc, issuer: \"http://i.example.com\", audience: a, email: a@b",
+                "issuer: expected an https URL without query, such as https://accounts.google.com",
+            ),
+            (
+                "type: bearer, secret: \"env:A\", audience: a",
+                "audience: does not belong to this type of credential",
+            ),
+        ] {
+            let told = check_auth(&format!("{{ {entry} }}"));
+            assert_eq!(told, format!("sources.prod.auth[0].{expected}"));
+        }
+    }
+
+    #[test]
+    fn a_rate_limit_takes_a_minute_at_once_unless_it_says_otherwise() {
+        let limit = |line: &str| {
+            let config = Config::parse(&format!("{GOOD}    rate_limit: {line}\n"));
+            config.map(|it| {
+                let limit = it.sources["prod"].rate_limit.unwrap();
+                (limit.per_minute.get(), limit.burst.get())
+            })
+        };
+        assert_eq!(limit("{ per_minute: 60 }").unwrap(), (60, 60));
+        assert_eq!(limit("{ per_minute: 60, burst: 5 }").unwrap(), (60, 5));
+        for (line, path) in [
+            ("{ per_minute: 0 }", "per_minute"),
+            ("{ per_minute: 1, burst: 0 }", "burst"),
+        ] {
+            let told = limit(line).unwrap_err().to_string();
+            assert_eq!(
+                told,
+                format!("sources.prod.rate_limit.{path}: must be at least 1")
+            );
+        }
+    }
+
+    #[test]
+    fn a_secret_of_another_role_is_refused() {
+        assert_eq!(
+            check_auth("{ type: bearer, secret: \"ssm:/scanhook/scanner/x\" }"),
+            "sources.prod.auth[0].secret: the webhook may only read secrets of AWS whose names begin with scanhook/webhook"
+        );
+        for (lines, path) in [
+            (
+                "scanner: { api_token: \"secretsmanager:scanhook/webhook#x\" }",
+                "scanner.api_token",
+            ),
+            (
+                "registries: { r.example.com: { credentials: { type: basic, username: a, password: \"ssm:/x\" } } }",
+                "registries.r.example.com.credentials.password",
+            ),
+        ] {
+            assert_eq!(
+                check(&format!("{GOOD}{lines}\n")),
+                format!(
+                    "{path}: the scanner may only read secrets of AWS whose names begin with scanhook/scanner"
+                )
+            );
+        }
     }
 
     #[test]

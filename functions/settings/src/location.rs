@@ -1,67 +1,89 @@
 //! Where the configuration is: `SCANHOOK_CONFIG`.
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::path::PathBuf;
+
+use secrecy::ExposeSecret as _;
 
 use crate::config::{Config, ConfigError};
+use crate::secrets::{ResolveSecretError, SecretRef, Secrets, Strength};
 
 /// A place that holds a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     /// `file:PATH`
     File(PathBuf),
+    /// `ssm:/NAME`
+    Ssm(String),
+    /// `secretsmanager:NAME`
+    SecretsManager(String),
 }
 
 /// The configuration can't be had.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// Not `file:PATH`.
-    #[error(
-        "the configuration's location must be file:PATH; this version reads no ssm: or secretsmanager: yet"
-    )]
+    /// None of the forms there are.
+    #[error("the configuration's location must be file:PATH, ssm:/NAME or secretsmanager:NAME")]
     Location,
-    /// The file can't be read.
-    #[error("could not read the configuration file {}", path.display())]
+    /// The file or the store does not give it.
+    #[error("could not read the configuration {location}")]
     Read {
-        /// Which file.
-        path: PathBuf,
+        /// Which.
+        location: Location,
         /// Why not.
         #[source]
-        source: std::io::Error,
+        source: ResolveSecretError,
     },
-    /// The file says something wrong.
-    #[error("{} is not a valid configuration", path.display())]
+    /// It says something wrong.
+    #[error("the {location} is not a valid configuration")]
     Invalid {
-        /// Which file.
-        path: PathBuf,
+        /// Which.
+        location: Location,
         /// What is wrong.
         #[source]
         source: ConfigError,
     },
 }
 
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Ssm(name) => write!(f, "parameter ssm:{name}"),
+            Self::SecretsManager(name) => write!(f, "secret secretsmanager:{name}"),
+        }
+    }
+}
+
 impl Location {
     /// Reads the value of `SCANHOOK_CONFIG`.
     pub fn parse(text: &str) -> Result<Self, LoadError> {
-        match text.split_once(':') {
-            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+        match SecretRef::parse(text) {
+            Some(SecretRef::File(path)) => Ok(Self::File(path)),
+            Some(SecretRef::Ssm(name)) => Ok(Self::Ssm(name)),
+            Some(SecretRef::SecretsManager { name, key: None }) => Ok(Self::SecretsManager(name)),
             _ => Err(LoadError::Location),
         }
     }
 
     /// Reads and checks the configuration.
-    pub fn load(&self) -> Result<Config, LoadError> {
-        let Self::File(path) = self;
-        load_file(path)
+    pub async fn load(&self, secrets: &Secrets) -> Result<Config, LoadError> {
+        let reference = match self {
+            Self::File(path) => SecretRef::File(path.clone()),
+            Self::Ssm(name) => SecretRef::Ssm(name.clone()),
+            Self::SecretsManager(name) => SecretRef::SecretsManager {
+                name: name.clone(),
+                key: None,
+            },
+        };
+        let text = secrets.resolve(&reference, Strength::Given).await;
+        let text = text.map_err(|source| LoadError::Read {
+            location: self.clone(),
+            source,
+        })?;
+        Config::parse(text.present().expose_secret()).map_err(|source| LoadError::Invalid {
+            location: self.clone(),
+            source,
+        })
     }
-}
-
-fn load_file(path: &Path) -> Result<Config, LoadError> {
-    let text = std::fs::read_to_string(path).map_err(|source| LoadError::Read {
-        path: path.into(),
-        source,
-    })?;
-    Config::parse(&text).map_err(|source| LoadError::Invalid {
-        path: path.into(),
-        source,
-    })
 }

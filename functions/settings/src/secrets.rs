@@ -1,13 +1,25 @@
 //! The values behind secret references: read when first needed, again after a while, and again when one was refused.
 
+mod aws_json;
+mod store;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::Mutex;
+use serde_json::Value;
+use tokio::time::Instant;
 
+use self::aws_json::LIMIT;
+use self::store::Store;
 use crate::Environment;
+use crate::aws::Aws;
+use crate::cached::{Cached, Fresh};
+use crate::http::Client;
+use crate::oidc::Keys;
 
 /// Where a secret is. The configuration never holds one itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,15 +51,68 @@ impl SecretRef {
             "file" => Some(Self::File(rest.into())),
             "ssm" if rest.starts_with('/') => Some(Self::Ssm(rest.to_owned())),
             "secretsmanager" => {
-                let (name, key) = rest
-                    .split_once('#')
-                    .map_or((rest, None), |(name, key)| (name, Some(key.to_owned())));
-                Some(Self::SecretsManager {
+                let (name, key) = match rest.split_once('#') {
+                    Some((name, key)) => (name, Some(key)),
+                    None => (rest, None),
+                };
+                let is_whole = !name.is_empty() && key != Some("");
+                is_whole.then(|| Self::SecretsManager {
                     name: name.to_owned(),
-                    key,
+                    key: key.map(str::to_owned),
                 })
             }
             _ => None,
+        }
+    }
+
+    /// The reference to all of what this one refers to a key of.
+    fn document(&self) -> Self {
+        match self {
+            Self::SecretsManager { name, .. } => Self::SecretsManager {
+                name: name.clone(),
+                key: None,
+            },
+            other => other.clone(),
+        }
+    }
+
+    fn key(&self) -> Option<&str> {
+        match self {
+            Self::SecretsManager { key, .. } => key.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether `role` may read this: in AWS only what begins with its prefix, which is what its policy allows.
+    pub fn is_of(&self, role: Role) -> bool {
+        let name = match self {
+            Self::Env(_) | Self::File(_) => return true,
+            Self::Ssm(name) => name.strip_prefix('/'),
+            // An ARN: arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME-RANDOM
+            Self::SecretsManager { name, .. } if name.starts_with("arn:") => {
+                name.split_once(":secret:").map(|(_, name)| name)
+            }
+            Self::SecretsManager { name, .. } => Some(name.as_str()),
+        };
+        name.is_some_and(|it| it.starts_with(role.prefix()))
+    }
+}
+
+/// Who needs a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The webhook, for `sources.*.auth`.
+    Webhook,
+    /// The scanner, for `registries` and `scanner`.
+    Scanner,
+}
+
+impl Role {
+    /// What the names of its secrets in AWS begin with.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Webhook => "scanhook/webhook",
+            Self::Scanner => "scanhook/scanner",
         }
     }
 }
@@ -102,9 +167,25 @@ pub enum ResolveSecretError {
         /// Why not.
         kind: std::io::ErrorKind,
     },
-    /// A reference into AWS.
-    #[error("this version reads secrets from env: and file: only")]
-    Unsupported,
+    /// The store in AWS does not give it.
+    #[error("{store} does not give {name}: {problem}")]
+    Store {
+        /// The store's name.
+        store: &'static str,
+        /// What was asked for.
+        name: String,
+        /// The store's error, or why there is no answer.
+        problem: String,
+    },
+    /// A key is wanted, but the secret is no JSON object.
+    #[error("the secret is no JSON object, so it has no keys")]
+    NotJson,
+    /// The secret's JSON lacks the key.
+    #[error("the secret has no key {0}")]
+    NoKey(String),
+    /// The key's value is a number or something else.
+    #[error("the value of the secret's key {0} is no text")]
+    NotText(String),
     /// Nothing in it.
     #[error("the secret is empty")]
     Empty,
@@ -116,15 +197,100 @@ pub enum ResolveSecretError {
     Placeholder,
 }
 
-/// A secret is read again after this long, so that a rotated file is seen without a restart.
-const KEEP: Duration = Duration::from_mins(5);
+/// A secret is read again after this long, so that a rotated one is seen without a restart.
+pub const KEEP: Duration = Duration::from_mins(5);
+
+/// Where secrets come from, each read once for all who refer to it. Copies share what was read.
+#[derive(Clone)]
+pub struct Secrets {
+    store: Arc<Store>,
+    /// By their reference without a key.
+    documents: Arc<Mutex<BTreeMap<String, Arc<Document>>>>,
+    /// By their issuer.
+    keys: Arc<Mutex<BTreeMap<String, Keys>>>,
+    client: Arc<Client>,
+}
+
+/// The text behind a reference; several secrets may be keys of one.
+type Document = Cached<SecretString, ResolveSecretError>;
+
+impl Secrets {
+    /// Nothing of AWS is looked at before a reference leads there.
+    pub fn new(environment: &Environment, aws: Aws) -> Self {
+        Self {
+            store: Arc::new(Store::new(environment, aws)),
+            documents: Arc::default(),
+            keys: Arc::default(),
+            client: Arc::default(),
+        }
+    }
+
+    /// For a command, on a machine where AWS's settings are where people keep them.
+    pub fn local(environment: &Environment) -> Self {
+        Self::new(environment, Aws::Local)
+    }
+
+    /// Reads a secret, if it was not read for another key already.
+    pub async fn resolve(
+        &self,
+        reference: &SecretRef,
+        strength: Strength,
+    ) -> Result<Secret, ResolveSecretError> {
+        let document = self.document(&reference.document());
+        let text = document.first().await?;
+        let value = extract(&text, reference.key(), strength)?;
+        Ok(Secret {
+            reference: reference.clone(),
+            strength,
+            document,
+            present: RwLock::new(Extracted {
+                from: text,
+                value: Arc::new(value),
+            }),
+        })
+    }
+
+    /// The keys of an identity provider, not fetched yet.
+    pub fn keys(&self, issuer: &str) -> Keys {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_issuer = keys.entry(issuer.to_owned());
+        of_issuer
+            .or_insert_with(|| Keys::new(issuer, &self.client))
+            .clone()
+    }
+
+    fn document(&self, reference: &SecretRef) -> Arc<Document> {
+        let name = reference.to_string();
+        let mut documents = self
+            .documents
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let document = documents.entry(name.clone()).or_insert_with(|| {
+            let (store, reference) = (Arc::clone(&self.store), reference.clone());
+            Cached::new(name, move || {
+                let (store, reference) = (Arc::clone(&store), reference.clone());
+                Box::pin(async move {
+                    let value = store.read(&reference).await?;
+                    Ok(Fresh { value, keep: KEEP })
+                })
+            })
+        });
+        Arc::clone(document)
+    }
+}
 
 /// A secret with its present value.
 pub struct Secret {
     reference: SecretRef,
     strength: Strength,
-    environment: Environment,
-    present: Mutex<(SecretString, Instant)>,
+    document: Arc<Document>,
+    present: RwLock<Extracted>,
+}
+
+/// A value, and the document it was taken from.
+struct Extracted {
+    from: Arc<SecretString>,
+    value: Arc<SecretString>,
 }
 
 impl fmt::Debug for Secret {
@@ -134,73 +300,86 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// Reads the secret for the first time.
-    pub async fn resolve(
-        reference: &SecretRef,
-        strength: Strength,
-        environment: &Environment,
-    ) -> Result<Self, ResolveSecretError> {
-        let value = read(reference, strength, environment).await?;
-        Ok(Self {
-            reference: reference.clone(),
-            strength,
-            environment: environment.clone(),
-            present: Mutex::new((value, Instant::now())),
-        })
+    /// The value as it is known, without asking anybody: the same pointer as long as the value is the same.
+    pub fn present(&self) -> Arc<SecretString> {
+        let Some(document) = self.document.present() else {
+            unreachable!("it was read before this secret was made")
+        };
+        let seen = self.present.read().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&seen.from, &document) {
+            return Arc::clone(&seen.value);
+        }
+        drop(seen);
+        let mut present = self.present.write().unwrap_or_else(PoisonError::into_inner);
+        match extract(&document, self.reference.key(), self.strength) {
+            Ok(value) if value.expose_secret() == present.value.expose_secret() => {}
+            Ok(value) => {
+                let name = self.reference.to_string();
+                tracing::info!(event = "secret.changed", name, "{name} has another value");
+                present.value = Arc::new(value);
+            }
+            Err(err) => {
+                let name = self.reference.to_string();
+                tracing::error!(
+                    event = "refresh.failed",
+                    name,
+                    "{name} was changed, but is of no use, so its last value stays in use: {err}"
+                );
+            }
+        }
+        present.from = document;
+        Arc::clone(&present.value)
     }
 
-    /// The present value, read again if it is older than five minutes. One that can't be read again stays in use.
+    /// Sees to it that the value is not too old: after five minutes it is read again in the background, after ten
+    /// before it is used, for which this waits until `until` at most. One that can't be read again stays in use.
+    pub async fn freshen(&self, until: Instant) {
+        self.document.freshen(until).await;
+    }
+
+    /// Reads the value again because it was refused or did not fit, at most once in [`GUARD`](crate::cached::GUARD)
+    /// whoever asks; waits for it until `until` at most.
+    pub async fn renew(&self, until: Instant) {
+        self.document.renew(until).await;
+    }
+
+    /// The present value, for who has time to wait for a reading that is overdue.
     pub async fn value(&self) -> SecretString {
-        let mut present = self.present.lock().await;
-        if present.1.elapsed() >= KEEP {
-            self.refresh(&mut present).await;
-        }
-        present.0.clone()
+        self.freshen(Instant::now() + LIMIT).await;
+        SecretString::clone(&self.present())
     }
 
     /// Reads the secret again because `refused` was refused, and tells the value if that is another one.
     pub async fn other_than(&self, refused: &SecretString) -> Option<SecretString> {
-        let mut present = self.present.lock().await;
-        if present.0.expose_secret() == refused.expose_secret() {
-            self.refresh(&mut present).await;
+        if self.present().expose_secret() == refused.expose_secret() {
+            self.renew(Instant::now() + LIMIT).await;
         }
-        (present.0.expose_secret() != refused.expose_secret()).then(|| present.0.clone())
-    }
-
-    async fn refresh(&self, present: &mut (SecretString, Instant)) {
-        present.1 = Instant::now();
-        match read(&self.reference, self.strength, &self.environment).await {
-            Ok(value) => present.0 = value,
-            Err(err) => {
-                tracing::warn!(reference = %self.reference, "could not read a secret again: {err}");
-            }
-        }
+        let present = self.present();
+        (present.expose_secret() != refused.expose_secret()).then(|| SecretString::clone(&present))
     }
 }
 
-async fn read(
-    reference: &SecretRef,
+/// Takes the value of a key from a document, or the whole of it without its line break at the end.
+fn extract(
+    document: &SecretString,
+    key: Option<&str>,
     strength: Strength,
-    environment: &Environment,
 ) -> Result<SecretString, ResolveSecretError> {
-    let text = match reference {
-        SecretRef::Env(name) => {
-            environment(name).ok_or_else(|| ResolveSecretError::Unset(name.clone()))?
-        }
-        SecretRef::File(path) => {
-            let text = tokio::fs::read_to_string(path).await;
-            let text = text.map_err(|err| ResolveSecretError::File {
-                path: path.clone(),
-                kind: err.kind(),
-            })?;
-            text.trim_end_matches(['\r', '\n']).to_owned()
-        }
-        SecretRef::Ssm(_) | SecretRef::SecretsManager { .. } => {
-            return Err(ResolveSecretError::Unsupported);
+    let text = document.expose_secret();
+    let value = match key {
+        None => text.trim_end_matches(['\r', '\n']).to_owned(),
+        Some(key) => {
+            let mut members: BTreeMap<String, Value> =
+                serde_json::from_str(text).map_err(|_| ResolveSecretError::NotJson)?;
+            match members.remove(key) {
+                Some(Value::String(text)) => text,
+                Some(_) => return Err(ResolveSecretError::NotText(key.to_owned())),
+                None => return Err(ResolveSecretError::NoKey(key.to_owned())),
+            }
         }
     };
-    check(&text, strength)?;
-    Ok(SecretString::from(text))
+    check(&value, strength)?;
+    Ok(SecretString::from(value))
 }
 
 fn check(text: &str, strength: Strength) -> Result<(), ResolveSecretError> {
@@ -226,7 +405,10 @@ fn check(text: &str, strength: Strength) -> Result<(), ResolveSecretError> {
 mod tests {
     use std::sync::Arc;
 
+    use tokio::time::advance;
+
     use super::*;
+    use crate::cached::GUARD;
 
     async fn resolve(
         reference: &str,
@@ -235,12 +417,9 @@ mod tests {
     ) -> Result<Secret, ResolveSecretError> {
         let value = value.map(str::to_owned);
         let environment: Environment = Arc::new(move |_| value.clone());
-        Secret::resolve(
-            &SecretRef::parse(reference).unwrap(),
-            strength,
-            &environment,
-        )
-        .await
+        let secrets = Secrets::local(&environment);
+        let reference = SecretRef::parse(reference).unwrap();
+        secrets.resolve(&reference, strength).await
     }
 
     #[tokio::test]
@@ -285,7 +464,7 @@ mod tests {
         );
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_refused_secret_is_read_again_and_told_only_if_it_changed() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secret");
@@ -297,13 +476,19 @@ mod tests {
         assert_eq!(old.expose_secret(), "fake-old-secret-value");
         assert!(secret.other_than(&old).await.is_none());
         std::fs::write(&path, "fake-new-secret-value\n").unwrap();
+        assert!(secret.other_than(&old).await.is_none(), "read a moment ago");
+        advance(GUARD).await;
         assert_eq!(
             secret.other_than(&old).await.unwrap().expose_secret(),
             "fake-new-secret-value"
         );
         std::fs::remove_file(&path).unwrap();
         let new = secret.value().await;
+        advance(2 * KEEP).await;
         assert!(secret.other_than(&new).await.is_none());
+        std::fs::write(&path, "short").unwrap();
+        advance(2 * KEEP).await;
+        assert_eq!(secret.value().await.expose_secret(), new.expose_secret());
         assert_eq!(
             format!("{secret:?}"),
             format!("Secret(file:{})", path.display())
@@ -319,6 +504,8 @@ mod tests {
             "https://x",
             "ssm:relative",
             "ENV:X",
+            "secretsmanager:#key",
+            "secretsmanager:name#",
         ] {
             assert_eq!(SecretRef::parse(text), None, "{text}");
         }
@@ -329,6 +516,50 @@ mod tests {
             "secretsmanager:scanhook/webhook#harbor",
         ] {
             assert_eq!(SecretRef::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn each_role_reads_below_its_own_prefix() {
+        for (text, webhook, scanner) in [
+            ("env:X", true, true),
+            ("file:/x", true, true),
+            ("ssm:/scanhook/webhook/harbor", true, false),
+            ("ssm:/scanhook/scanner/sysdig", false, true),
+            ("ssm:/other/scanhook/webhook", false, false),
+            ("secretsmanager:scanhook/webhook#harbor", true, false),
+            ("secretsmanager:scanhook/scanner-eu", false, true),
+            ("secretsmanager:prod/harbor", false, false),
+            (
+                "secretsmanager:arn:aws:secretsmanager:eu-west-1:123456789012:secret:scanhook/webhook-AbCdEf#x",
+                true,
+                false,
+            ),
+        ] {
+            let reference = SecretRef::parse(text).unwrap();
+            assert_eq!(reference.is_of(Role::Webhook), webhook, "{text}");
+            assert_eq!(reference.is_of(Role::Scanner), scanner, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_taken_from_a_json_object_and_from_nothing_else() {
+        let document = SecretString::from(r#"{"harbor":"fake-harbor-secret\n","port":4711}"#);
+        let extract =
+            |key| extract(&document, key, Strength::Given).map(|it| it.expose_secret().to_owned());
+        assert_eq!(extract(Some("harbor")).unwrap(), "fake-harbor-secret\n");
+        assert_eq!(
+            extract(Some("port")).unwrap_err().to_string(),
+            "the value of the secret's key port is no text"
+        );
+        assert_eq!(
+            extract(Some("ghcr")).unwrap_err().to_string(),
+            "the secret has no key ghcr"
+        );
+        assert!(extract(None).unwrap().starts_with('{'));
+        for text in ["fake-plain-secret", "[]", "\"x\"", ""] {
+            let problem = super::extract(&text.into(), Some("x"), Strength::Given).unwrap_err();
+            assert_eq!(problem, ResolveSecretError::NotJson, "{text}");
         }
     }
 }

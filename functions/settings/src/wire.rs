@@ -88,10 +88,8 @@ pub(crate) enum OneOrMany {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WireRateLimit {
-    #[serde(rename = "per_minute")]
-    pub(crate) _per_minute: u32,
-    #[serde(rename = "burst")]
-    pub(crate) _burst: Option<u32>,
+    pub(crate) per_minute: u32,
+    pub(crate) burst: Option<u32>,
 }
 
 #[derive(serde::Deserialize, Default)]
@@ -114,7 +112,11 @@ pub(crate) struct WireAuth {
     pub(crate) encoding: Option<String>,
     pub(crate) prefix: Option<String>,
     pub(crate) username: Option<String>,
-    pub(crate) secret: SecretRef,
+    pub(crate) issuer: Option<String>,
+    pub(crate) audience: Option<String>,
+    pub(crate) email: Option<String>,
+    pub(crate) subject: Option<String>,
+    pub(crate) secret: Option<SecretRef>,
 }
 
 #[derive(serde::Deserialize)]

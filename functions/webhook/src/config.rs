@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use scanhook_core::auth::Credential;
+use futures_util::future::{join_all, try_join_all};
 use scanhook_core::message::ScanId;
 use scanhook_core::source::SourceName;
 use scanhook_settings::Environment;
+use scanhook_settings::aws::Aws;
 use scanhook_settings::config::{Config, ConfigError};
 use scanhook_settings::location::Location;
+use scanhook_settings::secrets::Secrets;
 use tokio::time::timeout;
 
+use crate::credentials::Credentials;
 use crate::queue::{ATTEMPT, Queue};
+use crate::rate::Limiter;
 use crate::router::{Sender, Webhook};
 
 /// How long init waits for the queue to answer; the webhook starts without it.
@@ -26,10 +30,12 @@ pub async fn load(environment: &Environment) -> anyhow::Result<Webhook> {
     let location = Location::parse(&get("SCANHOOK_CONFIG")?)?;
     let sdk = scanhook_settings::aws::function_config(environment, "SQS", ATTEMPT);
     let client = aws_sdk_sqs::Client::new(&sdk);
+    let secrets = Secrets::new(environment, Aws::Function);
     let queue = Queue::sqs(client, url);
     let configure = async {
-        let config = location.load()?;
-        let sources = senders(&config, environment).await?;
+        let config = location.load(&secrets).await?;
+        let sources = senders(&config, &secrets).await?;
+        warm(&sources).await;
         anyhow::Ok((config, sources))
     };
     // The connection is made while the configuration is read; what is wrong with that ends the start at once.
@@ -50,24 +56,39 @@ pub async fn load(environment: &Environment) -> anyhow::Result<Webhook> {
 pub async fn webhook(
     config: &Config,
     queue: Queue,
-    environment: &Environment,
+    secrets: &Secrets,
 ) -> Result<Webhook, ConfigError> {
-    let sources = senders(config, environment).await?;
+    let sources = senders(config, secrets).await?;
     Ok(assemble(config, sources, queue))
 }
 
 async fn senders(
     config: &Config,
-    environment: &Environment,
+    secrets: &Secrets,
 ) -> Result<BTreeMap<SourceName, Sender>, ConfigError> {
-    let mut senders = BTreeMap::new();
-    for (name, source) in &config.sources {
-        let credentials = source.credentials(environment).await?;
-        let verifiers = credentials.iter().map(Credential::verifier).collect();
-        let source = source.source.clone();
-        senders.insert(name.clone(), Sender { source, verifiers });
-    }
-    Ok(senders)
+    let opened = config.sources.iter().map(async |(name, source)| {
+        let sender = Sender {
+            credentials: Credentials::open(source, secrets).await?,
+            limiter: source.rate_limit.map(Limiter::new),
+            source: source.source.clone(),
+        };
+        Ok((name.clone(), sender))
+    });
+    // All at once: the secrets of many sources must be there before Lambda's init ends.
+    Ok(try_join_all(opened).await?.into_iter().collect())
+}
+
+/// Fetches the keys of identity providers; the webhook starts without them.
+async fn warm(sources: &BTreeMap<SourceName, Sender>) {
+    let warmed = sources.values().map(async |sender| {
+        let name = &sender.source.name;
+        match timeout(WARM_UP, sender.credentials.warm()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(err)) => tracing::warn!("starting without the keys for {name}: {err:#}"),
+            Err(_) => tracing::warn!("starting without the keys for {name}: no answer"),
+        }
+    });
+    join_all(warmed).await;
 }
 
 fn assemble(config: &Config, sources: BTreeMap<SourceName, Sender>, queue: Queue) -> Webhook {

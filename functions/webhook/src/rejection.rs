@@ -23,7 +23,9 @@ pub enum Rejection {
     UnsupportedEncoding,
     /// A fault of ours.
     Internal,
-    /// The queue did not take everything in time.
+    /// More than the source's rate limit; the seconds after which another is taken.
+    TooMany(u64),
+    /// The queue did not take everything in time, or the keys of an identity provider can't be had.
     Unavailable,
 }
 
@@ -41,6 +43,7 @@ impl Rejection {
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -56,6 +59,7 @@ impl Rejection {
             Self::TooLarge => "too_large",
             Self::UnsupportedEncoding => "unsupported_encoding",
             Self::Internal => "internal",
+            Self::TooMany(_) => "rate_limited",
             Self::Unavailable => "unavailable",
         }
     }
@@ -83,6 +87,9 @@ impl Rejection {
                 r#"{"type":"about:blank","title":"Content encoding not supported","status":415}"#
             }
             Self::Internal => r#"{"type":"about:blank","title":"Internal error","status":500}"#,
+            Self::TooMany(_) => {
+                r#"{"type":"about:blank","title":"Too many deliveries","status":429}"#
+            }
             Self::Unavailable => {
                 r#"{"type":"about:blank","title":"Not available now, try again","status":503}"#
             }
@@ -99,8 +106,13 @@ impl IntoResponse for Rejection {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        if self == Self::Unavailable {
-            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        let retry_after = match self {
+            Self::TooMany(seconds) => Some(HeaderValue::from(seconds)),
+            Self::Unavailable => Some(RETRY_AFTER),
+            _ => None,
+        };
+        if let Some(retry_after) = retry_after {
+            headers.insert(header::RETRY_AFTER, retry_after);
         }
         response
     }

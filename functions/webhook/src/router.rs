@@ -15,8 +15,7 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use jiff::Timestamp;
-use scanhook_core::auth::Verifier;
-use scanhook_core::delivery::{Delivery, VerifiedDelivery, join_repeated, verify};
+use scanhook_core::delivery::{Delivery, VerifiedDelivery, join_repeated};
 use scanhook_core::event::{FreeText, ParsePayloadError, Skip};
 use scanhook_core::image::{Digest, Tag};
 use scanhook_core::message::{QueueMessage, ScanId};
@@ -25,7 +24,9 @@ use scanhook_core::source::{Source, SourceName};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::credentials::Credentials;
 use crate::queue::{Queue, SendError};
+use crate::rate::Limiter;
 use crate::rejection::Rejection;
 
 /// What the webhook works with.
@@ -46,8 +47,10 @@ pub struct Webhook {
 pub struct Sender {
     /// The source.
     pub source: Source,
-    /// One for each entry of its `auth`, in that order.
-    pub verifiers: Vec<Verifier>,
+    /// What its deliveries are verified with.
+    pub credentials: Credentials,
+    /// How many of them are taken; `None`: all.
+    pub limiter: Option<Limiter>,
 }
 
 /// Builds the routes of the contract that API Gateway serves.
@@ -140,14 +143,24 @@ async fn take(
     let (mut parts, body) = request.into_parts();
     parts.headers = join_repeated(parts.headers);
     let body = read(&parts.headers, body, webhook.body_limit).await?;
-    let deadline = Instant::now() + (sender.source.kind.answer_budget)(&parts.headers);
+    let began = Instant::now();
+    let budget = (sender.source.kind.answer_budget)(&parts.headers);
     let traceparent = traceparent(&parts.headers);
     let delivery = Delivery {
         headers: parts.headers,
         path_token,
         body,
+        received_at,
     };
-    let delivery = verify(delivery, &sender.verifiers).map_err(|_| Rejection::Unauthorized)?;
+    // At most half of the sender's patience is for secrets that must be read again; the queue needs the rest.
+    let delivery = sender
+        .credentials
+        .verify(delivery, began + budget / 2)
+        .await?;
+    count_accepted(&sender.source, &delivery);
+    if let Some(Err(wait)) = sender.limiter.as_ref().map(Limiter::take) {
+        return Err(Rejection::TooMany(wait.as_secs() + 1).into());
+    }
     let Selected {
         requests,
         skips,
@@ -158,15 +171,23 @@ async fn take(
         .map(|it| QueueMessage::new(it, (webhook.new_id)(), received_at, traceparent.clone()));
     let queued: Vec<_> = messages.collect();
     if !queued.is_empty() {
-        webhook.queue.send(queued.clone(), deadline).await?;
+        webhook.queue.send(queued.clone(), began + budget).await?;
     }
-    tracing::debug!(source = %sender.source.name, entry = delivery.entry(), "delivery verified");
     Ok(Taken {
         delivery: (webhook.new_id)(),
         queued,
         skipped: skips,
         validation,
     })
+}
+
+/// Tells which entry of `auth` was used, so that it is seen when the old secret of a rotation is not in use any more. The
+/// labels are of the configuration only.
+fn count_accepted(source: &Source, delivery: &VerifiedDelivery) {
+    let (name, entry) = (source.name.as_str(), delivery.entry());
+    metrics::counter!("auth_accepted", "source" => name.to_owned(), "entry" => entry.to_string())
+        .increment(1);
+    tracing::debug!(source = name, entry, "delivery verified");
 }
 
 static REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
@@ -191,12 +212,16 @@ async fn handshake(
         return Err(([(header::ALLOW, "POST")], Rejection::MethodNotAllowed).into_response());
     };
     let path_token = path.next().map(str::to_owned);
+    let budget = (sender.source.kind.answer_budget)(&headers);
     let delivery = Delivery {
         headers,
         path_token,
         body: Bytes::new(),
+        received_at: (webhook.now)(),
     };
-    verify(delivery, &sender.verifiers).map_err(|_| Rejection::Unauthorized.into_response())?;
+    let verified = sender.credentials.verify(delivery, Instant::now() + budget);
+    let verified = verified.await.map_err(IntoResponse::into_response)?;
+    count_accepted(&sender.source, &verified);
     tracing::info!(event = "handshake", source = %sender.source.name, "a sender asked whether it may deliver");
     Ok([(ALLOWED_ORIGIN.clone(), origin)].into_response())
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
 use scanhook_core::auth::{Credential, Scheme};
 use scanhook_core::delivery::{Delivery, VerifiedDelivery, join_repeated, verify};
 use scanhook_core::event::{Content, Event, ParsePayloadError, PushEvent, SkipReason};
@@ -75,6 +76,7 @@ fn delivery(source: &Source, file: &Path) -> anyhow::Result<VerifiedDelivery> {
         headers: join_repeated(headers(source, file)?),
         path_token: Some(token.to_owned()),
         body: Bytes::from(body),
+        received_at: Timestamp::UNIX_EPOCH,
     };
     verify(delivery, &[verifier]).map_err(|_| anyhow!("the dry run's own credential is wrong"))
 }

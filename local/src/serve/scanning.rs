@@ -16,6 +16,7 @@ use scanhook_scanner::config::{ScannerSettings, find_program, inherited};
 use scanhook_scanner::queue;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
+use scanhook_settings::secrets::Secrets;
 
 use super::DRAIN;
 use super::queues::Queues;
@@ -61,13 +62,14 @@ fn cli_program(named: &Path, environment: &Environment) -> anyhow::Result<PathBu
 pub(crate) async fn scanner(
     config: &Arc<Config>,
     environment: &Environment,
+    secrets: &Secrets,
     queues: &Queues,
     program: &Path,
     scratch: &Path,
     ledger: SqliteLedger,
 ) -> anyhow::Result<Arc<Scanner<SqliteLedger>>> {
     let program = cli_program(program, environment)?;
-    let settings = ScannerSettings::load(environment, Arc::clone(config)).await?;
+    let settings = ScannerSettings::load(secrets, Arc::clone(config)).await?;
     let concurrency = config.scanner.as_ref().map_or(1, |it| it.concurrency);
     let queue = queue::Queue::open(
         queues.client.clone(),

@@ -144,10 +144,11 @@ impl Place {
         let config = Config::parse(&config).unwrap();
         let source = &config.sources[source];
         let auth = &source.auth[0];
-        let reference = auth.secret.to_string();
+        let (scheme, reference) = auth.shared().unwrap();
+        let reference = reference.to_string();
         let secret = &self.environment[reference.strip_prefix("env:").unwrap()];
         let credential = Credential {
-            scheme: auth.scheme.clone(),
+            scheme: scheme.clone(),
             secret: SecretString::from(secret.clone()),
         };
         let image = Image::parse(image).unwrap();

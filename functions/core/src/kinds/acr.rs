@@ -28,7 +28,7 @@ pub(super) static KIND: Kind = Kind {
     answer_budget: |headers| {
         if headers.contains_key(&EVENT_GRID) { Duration::from_secs(20) } else { Duration::from_millis(2_500) }
     },
-    auth: &["token", "bearer", "basic", "path_token"],
+    auth: &["token", "bearer", "basic", "path_token", "oidc"],
     hmac: None,
     envelopes: &["native", "Event Grid, list or object", "CloudEvents", "CloudEvents batch"],
     events: &["quarantine"],

@@ -24,7 +24,7 @@ pub(super) static KIND: Kind = Kind {
     default_registry: None,
     example_registry: "europe-docker.pkg.dev",
     answer_budget: |_| Duration::from_secs(8),
-    auth: &["path_token"],
+    auth: &["path_token", "oidc"],
     hmac: None,
     envelopes: &["Pub/Sub", "Pub/Sub unwrapped"],
     events: &[],
@@ -36,6 +36,8 @@ pub(super) static KIND: Kind = Kind {
 With gcloud, in the registry's project:
   gcloud pubsub topics create gcr
   gcloud pubsub subscriptions create scanhook --topic gcr --push-endpoint {url}
+For a credential of type oidc, add to the second:
+  --push-auth-service-account EMAIL --push-auth-token-audience AUDIENCE
 The topic carries every location of the project: make one source for each host you want scanned.",
 };
 

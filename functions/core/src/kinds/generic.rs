@@ -20,7 +20,7 @@ pub(super) static KIND: Kind = Kind {
     default_registry: None,
     example_registry: "registry.example.com",
     answer_budget: |_| Duration::from_millis(2_500),
-    auth: &["bearer", "hmac", "token", "basic", "path_token"],
+    auth: &["bearer", "hmac", "token", "basic", "path_token", "oidc"],
     hmac: None,
     envelopes: &["own, object or list", "any JSON by a map"],
     events: &[],

@@ -30,7 +30,7 @@ fn what_is_missing_at_start_is_told_in_one_line() {
                 ("SCANHOOK_DLQ_URL", "http://127.0.0.1:9/0/dlq"),
                 ("SCANHOOK_CONFIG", "file:/nowhere/scanhook.yaml"),
             ],
-            "scanner: could not read the configuration file /nowhere/scanhook.yaml: No such file or directory (os error 2)\n",
+            "scanner: could not read the configuration file /nowhere/scanhook.yaml: the file /nowhere/scanhook.yaml can't be read (entity not found)\n",
         ),
     ] {
         let output = start(&variables);

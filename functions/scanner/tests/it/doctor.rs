@@ -13,6 +13,7 @@ use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::doctor::{self, Diagnosis, Finding, Images, Outcome};
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
+use scanhook_settings::secrets::Secrets;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -68,7 +69,9 @@ impl Ward {
         );
         let environment: Environment = Arc::new(|name| (name == "TOKEN").then(|| TOKEN.to_owned()));
         let config = Arc::new(Config::parse(&yaml).unwrap());
-        let settings = ScannerSettings::load(&environment, config).await.unwrap();
+        let settings = ScannerSettings::load(&Secrets::local(&environment), config)
+            .await
+            .unwrap();
         let cli = Cli {
             program: program.to_owned(),
             inherited: Inherited {

@@ -22,6 +22,7 @@ use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::queue::Queue;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
+use scanhook_settings::secrets::Secrets;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -309,7 +310,9 @@ scanner:
     let environment: Environment =
         Arc::new(|name| (name == "PASSWORD").then(|| PASSWORD.to_owned()));
     let config = Arc::new(Config::parse(&yaml).unwrap());
-    ScannerSettings::load(&environment, config).await.unwrap()
+    ScannerSettings::load(&Secrets::local(&environment), config)
+        .await
+        .unwrap()
 }
 
 /// A message of source `prod` that asks for a behaviour of the stand-in, under the id of the same name.

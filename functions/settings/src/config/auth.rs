@@ -3,8 +3,10 @@
 use http::HeaderName;
 use scanhook_core::auth::{Algorithm, Encoding, HmacScheme, Scheme};
 use scanhook_core::kinds::Kind;
+use scanhook_core::oidc::{Expected, Identity};
 
-use super::{AuthConfig, ConfigError, error};
+use super::{AuthConfig, ConfigError, check_role, error};
+use crate::secrets::Role;
 use crate::wire::WireAuth;
 
 /// Checks an entry of `auth` of a source of this kind.
@@ -14,14 +16,15 @@ pub(super) fn auth_config(
     path: &str,
 ) -> Result<AuthConfig, ConfigError> {
     let allowed: &[&str] = match wire.auth_type.as_str() {
-        "hmac" => &["header", "algorithm", "encoding", "prefix"],
-        "token" => &["header"],
-        "basic" => &["username"],
-        "bearer" | "path_token" => &[],
+        "hmac" => &["secret", "header", "algorithm", "encoding", "prefix"],
+        "token" => &["secret", "header"],
+        "basic" => &["secret", "username"],
+        "bearer" | "path_token" => &["secret"],
+        "oidc" => &["issuer", "audience", "email", "subject"],
         _ => {
             return Err(error(
                 &format!("{path}.type"),
-                "expected one of hmac, token, bearer, basic, path_token",
+                "expected one of hmac, token, bearer, basic, path_token, oidc",
             ));
         }
     };
@@ -31,6 +34,11 @@ pub(super) fn auth_config(
         ("encoding", wire.encoding.is_some()),
         ("prefix", wire.prefix.is_some()),
         ("username", wire.username.is_some()),
+        ("issuer", wire.issuer.is_some()),
+        ("audience", wire.audience.is_some()),
+        ("email", wire.email.is_some()),
+        ("subject", wire.subject.is_some()),
+        ("secret", wire.secret.is_some()),
     ];
     if let Some((key, _)) = given
         .iter()
@@ -41,6 +49,10 @@ pub(super) fn auth_config(
             "does not belong to this type of credential",
         ));
     }
+    if wire.auth_type == "oidc" {
+        return Ok(AuthConfig::Oidc(expected(wire, path)?));
+    }
+    let missing = |key: &str| error(&format!("{path}.{key}"), "missing");
     let scheme = match wire.auth_type.as_str() {
         "hmac" => Scheme::Hmac(hmac_scheme(&wire, kind, path)?),
         "token" => Scheme::Token(header(
@@ -48,9 +60,7 @@ pub(super) fn auth_config(
             path,
         )?),
         "basic" => {
-            let username = wire
-                .username
-                .ok_or_else(|| error(&format!("{path}.username"), "missing"))?;
+            let username = wire.username.ok_or_else(|| missing("username"))?;
             if username.contains(':') {
                 return Err(error(
                     &format!("{path}.username"),
@@ -62,9 +72,34 @@ pub(super) fn auth_config(
         "bearer" => Scheme::Bearer,
         _ => Scheme::PathToken,
     };
-    Ok(AuthConfig {
-        scheme,
-        secret: wire.secret,
+    let secret = wire.secret.ok_or_else(|| missing("secret"))?;
+    check_role(&secret, Role::Webhook, &format!("{path}.secret"))?;
+    Ok(AuthConfig::Shared { scheme, secret })
+}
+
+/// Whose tokens are taken: everything must be said, for anybody can have a token of Google's for something else.
+fn expected(wire: WireAuth, path: &str) -> Result<Expected, ConfigError> {
+    let given = |key: &str, value: Option<String>| {
+        let value = value.filter(|it| !it.trim().is_empty());
+        value.ok_or_else(|| error(&format!("{path}.{key}"), "missing"))
+    };
+    let issuer = given("issuer", wire.issuer)?;
+    if !crate::oidc::is_issuer(&issuer) {
+        let problem = "expected an https URL without query, such as https://accounts.google.com";
+        return Err(error(&format!("{path}.issuer"), problem));
+    }
+    let identity = match (wire.email, wire.subject) {
+        (Some(_), Some(_)) => {
+            let problem = "either email or subject says of whom a token must tell, not both";
+            return Err(error(&format!("{path}.subject"), problem));
+        }
+        (None, Some(subject)) => Identity::Subject(given("subject", Some(subject))?),
+        (email, None) => Identity::Email(given("email", email)?),
+    };
+    Ok(Expected {
+        issuer,
+        audience: given("audience", wire.audience)?,
+        identity,
     })
 }
 

@@ -1,5 +1,7 @@
 //! One source: what it is, and what of its pushes is wanted.
 
+use std::num::NonZeroU32;
+
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use scanhook_core::image::Registry;
 use scanhook_core::kinds::{self, Kind, Options, RepoKey};
@@ -7,8 +9,10 @@ use scanhook_core::source::{Filter, Source, SourceName};
 
 use super::auth::auth_config;
 use super::payload::mapping;
-use super::{AuthConfig, ConfigError, SourceConfig, checked_policies, error, warn_of_unused};
-use crate::wire::{WirePayload, WireSource, WireTags};
+use super::{
+    AuthConfig, ConfigError, RateLimit, SourceConfig, checked_policies, error, warn_of_unused,
+};
+use crate::wire::{WirePayload, WireRateLimit, WireSource, WireTags};
 
 /// Checks a source; what of it is not acted on is added to `warnings`.
 pub(super) fn source(
@@ -52,7 +56,7 @@ pub(super) fn source(
         .collect::<Result<Vec<_>, _>>()?;
     let unknown = auth
         .iter()
-        .map(|it: &AuthConfig| it.scheme.as_str())
+        .map(AuthConfig::as_str)
         .filter(|it| !kind.auth.contains(it));
     warnings.extend(unknown.map(|it| {
         format!(
@@ -60,10 +64,7 @@ pub(super) fn source(
             kind.title
         )
     }));
-    let unused = [
-        ("platforms", !wire.platforms.is_empty()),
-        ("rate_limit", wire.rate_limit.is_some()),
-    ];
+    let unused = [("platforms", !wire.platforms.is_empty())];
     warn_of_unused(path, &unused, warnings);
     let options = options(kind, wire.events, wire.repo_key, wire.payload, path)?;
     let WireTags { include, exclude } = wire.tags;
@@ -81,6 +82,20 @@ pub(super) fn source(
         source,
         auth,
         policies: checked_policies(wire.policies, path)?,
+        rate_limit: wire
+            .rate_limit
+            .map(|it| rate_limit(&it, &format!("{path}.rate_limit")))
+            .transpose()?,
+    })
+}
+
+fn rate_limit(wire: &WireRateLimit, path: &str) -> Result<RateLimit, ConfigError> {
+    let positive = |key: &str, value: u32| {
+        NonZeroU32::new(value).ok_or_else(|| error(&format!("{path}.{key}"), "must be at least 1"))
+    };
+    Ok(RateLimit {
+        per_minute: positive("per_minute", wire.per_minute)?,
+        burst: positive("burst", wire.burst.unwrap_or(wire.per_minute))?,
     })
 }
 

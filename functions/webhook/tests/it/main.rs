@@ -6,10 +6,14 @@
     reason = "a test that fails should stop where it fails"
 )]
 
+mod counting;
 mod credentials;
 mod hostile;
 mod process;
 mod pushes;
 mod queue;
 mod request;
+mod rotation;
+mod store;
+mod tokens;
 mod world;

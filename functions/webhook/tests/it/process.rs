@@ -84,7 +84,7 @@ async fn an_incomplete_environment_is_told_by_the_missing_name() {
         (&[RUNTIME, QUEUE], "webhook: SCANHOOK_CONFIG is not set"),
         (
             &[RUNTIME, QUEUE, ("SCANHOOK_CONFIG", "canary.yaml")],
-            "webhook: the configuration's location must be file:PATH; this version reads no ssm: or secretsmanager: yet",
+            "webhook: the configuration's location must be file:PATH, ssm:/NAME or secretsmanager:NAME",
         ),
         (
             &[RUNTIME, QUEUE, ("SCANHOOK_LOG", "=canary=")],
@@ -96,7 +96,7 @@ async fn an_incomplete_environment_is_told_by_the_missing_name() {
 }
 
 /// Writes a configuration and returns what the program says of it.
-async fn refusal_of(config: &str, environment: &[(&str, &str)]) -> String {
+pub(crate) async fn refusal_of(config: &str, environment: &[(&str, &str)]) -> String {
     let directory = tempfile::tempdir().unwrap();
     let location = write(directory.path(), config);
     let mut variables = vec![RUNTIME, QUEUE, REGION, ("SCANHOOK_CONFIG", &location)];
@@ -123,10 +123,10 @@ async fn a_bad_configuration_is_told_by_its_keys_path_and_never_by_its_value() {
         ("{ type: token, secret: canary-literal-value }", format!("sources.prod.auth[0].secret: {reference}")),
         ("{ type: token, secret: 4711471147114711 }", format!("sources.prod.auth[0].secret: {reference}")),
         ("{ type: token, secret: [canary] }", format!("sources.prod.auth[0].secret: {reference}")),
-        ("{ type: canary, secret: \"env:A\" }", "sources.prod.auth[0].type: expected one of hmac, token, bearer, basic, path_token".to_owned()),
+        ("{ type: canary, secret: \"env:A\" }", "sources.prod.auth[0].type: expected one of hmac, token, bearer, basic, path_token, oidc".to_owned()),
     ] {
         let line = refusal_of(&config(auth), &[]).await;
-        assert_eq!(line, format!("webhook: FILE is not a valid configuration: {expected}"));
+        assert_eq!(line, format!("webhook: the file FILE is not a valid configuration: {expected}"));
     }
     let auth = "{ type: token, secret: \"env:A\" }";
     for (value, expected) in [

@@ -17,7 +17,7 @@ use scanhook_core::auth::{Credential, Presented};
 use scanhook_core::message::QueueMessage;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
-use scanhook_settings::secrets::SecretRef;
+use scanhook_settings::secrets::{SecretRef, Secrets};
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::queue::Queue;
 use scanhook_webhook::router::{Webhook, router};
@@ -82,7 +82,9 @@ pub(crate) fn memory() -> Queue {
 /// The webhook of [`CONFIG`].
 pub(crate) async fn started(queue: Queue) -> Webhook {
     let config = Config::parse(CONFIG).unwrap();
-    webhook(&config, queue, &environment()).await.unwrap()
+    webhook(&config, queue, &Secrets::local(&environment()))
+        .await
+        .unwrap()
 }
 
 pub(crate) fn queued(webhook: &Webhook) -> Vec<QueueMessage> {
@@ -96,11 +98,11 @@ pub(crate) fn queued(webhook: &Webhook) -> Vec<QueueMessage> {
 pub(crate) fn credential(source: &str, entry: usize) -> Credential {
     let config = Config::parse(CONFIG).unwrap();
     let auth = &config.sources[source].auth[entry];
-    let SecretRef::Env(variable) = &auth.secret else {
+    let Some((scheme, SecretRef::Env(variable))) = auth.shared() else {
         panic!("not in the environment")
     };
     Credential {
-        scheme: auth.scheme.clone(),
+        scheme: scheme.clone(),
         secret: SecretString::from(secret(variable)),
     }
 }
@@ -313,6 +315,7 @@ pub(crate) fn assert_is_problem(answer: &Answer) {
         405 => "Method not allowed",
         413 => "The body is too large",
         415 => "Content encoding not supported",
+        429 => "Too many deliveries",
         500 => "Internal error",
         503 => "Not available now, try again",
         _ => panic!("{status} is no answer of the contract"),

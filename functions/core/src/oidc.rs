@@ -1,0 +1,448 @@
+//! Tokens that an identity provider signs: a JWT (RFC 7519) in `Authorization: Bearer`, checked against keys that somebody
+//! else fetched.
+//!
+//! **Invariant**: the algorithm is RS256, and the keys are those given; nothing in a token chooses either. Every
+//! claim that is asked for must be there.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+/// Longer than any token that fits in the headers that API Gateway takes, which are 10,240 bytes together.
+const LONGEST_TOKEN: usize = 10_240;
+
+/// How far two clocks may differ, in seconds.
+const LEEWAY: f64 = 30.0;
+
+/// More keys than any provider has at once.
+const MOST_KEYS: usize = 100;
+
+/// Google's issuer. Its tokens may name it without the scheme. Source: `OpenID` Connect, developers.google.com, the
+/// table of an ID token's claims.
+pub const GOOGLE: &str = "https://accounts.google.com";
+
+/// Whose tokens are taken, and for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// Who signs: the `iss` claim, and where the keys are found.
+    pub issuer: String,
+    /// For whom: one of the `aud` claim.
+    pub audience: String,
+    /// Of whom a token tells.
+    pub identity: Identity,
+}
+
+/// The account that a token was made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// The `email` claim, with `email_verified`.
+    Email(String),
+    /// The `sub` claim.
+    Subject(String),
+}
+
+/// Checks a signature of RSASSA-PKCS1-v1_5 with SHA-256: modulus, exponent, message, signature. An argument, because
+/// the library that has it brings a source of randomness with it, which is not needed for that.
+pub type Rs256 = fn(&[u8], &[u8], &[u8], &[u8]) -> bool;
+
+/// The keys of a provider.
+#[derive(Debug, Clone)]
+pub struct KeySet {
+    keys: Vec<Key>,
+    rs256: Rs256,
+}
+
+#[derive(Debug, Clone)]
+struct Key {
+    id: String,
+    modulus: Vec<u8>,
+    exponent: Vec<u8>,
+}
+
+/// Not a set of keys, or one without a key for RS256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a JWK set with an RSA key for signatures")]
+pub struct ParseKeySetError;
+
+impl KeySet {
+    /// Reads a JWK set (RFC 7517). Keys of another type, for another use or algorithm, or without an id are left out.
+    pub fn parse(json: &[u8], rs256: Rs256) -> Result<Self, ParseKeySetError> {
+        #[derive(Deserialize)]
+        struct WireSet {
+            keys: Vec<WireKey>,
+        }
+        #[derive(Deserialize)]
+        struct WireKey {
+            kty: String,
+            kid: Option<String>,
+            alg: Option<String>,
+            #[serde(rename = "use")]
+            usage: Option<String>,
+            n: Option<String>,
+            e: Option<String>,
+        }
+        let set: WireSet = serde_json::from_slice(json).map_err(|_| ParseKeySetError)?;
+        let keys = set.keys.into_iter().take(MOST_KEYS).filter_map(|it| {
+            let is_for_us = it.kty == "RSA"
+                && it.alg.is_none_or(|it| it == "RS256")
+                && it.usage.is_none_or(|it| it == "sig");
+            Some(Key {
+                id: it.kid.filter(|_| is_for_us)?,
+                modulus: BASE64.decode(it.n?).ok()?,
+                exponent: BASE64.decode(it.e?).ok()?,
+            })
+        });
+        let keys: Vec<_> = keys.collect();
+        if keys.is_empty() {
+            Err(ParseKeySetError)
+        } else {
+            Ok(Self { keys, rs256 })
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct WireHeader {
+    alg: String,
+    kid: String,
+    /// Extensions that must be understood; none is.
+    crit: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct WireClaims {
+    iss: String,
+    aud: OneOrMany,
+    exp: f64,
+    nbf: Option<f64>,
+    iat: Option<f64>,
+    sub: Option<String>,
+    email: Option<String>,
+    email_verified: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Expected {
+    /// Whether `token` is signed by one of `keys`, valid `now`, and made by, for and of whom it must be.
+    pub(crate) fn accepts(&self, token: &[u8], keys: &KeySet, now: Timestamp) -> bool {
+        claims(token, keys).is_some_and(|it| self.agrees(&it, now))
+    }
+
+    fn agrees(&self, claims: &WireClaims, now: Timestamp) -> bool {
+        let now = now.as_duration().as_secs_f64();
+        let is_issuer = claims.iss == self.issuer
+            || self.issuer == GOOGLE && GOOGLE.strip_prefix("https://") == Some(&claims.iss);
+        let is_audience = match &claims.aud {
+            OneOrMany::One(aud) => *aud == self.audience,
+            OneOrMany::Many(auds) => auds.contains(&self.audience),
+        };
+        let is_identity = match &self.identity {
+            Identity::Email(email) => {
+                claims.email.as_ref() == Some(email) && claims.email_verified == Some(true)
+            }
+            Identity::Subject(subject) => claims.sub.as_ref() == Some(subject),
+        };
+        let has_begun = |it: Option<f64>| it.is_none_or(|it| it <= now + LEEWAY);
+        is_issuer
+            && is_audience
+            && is_identity
+            && claims.exp > now - LEEWAY
+            && has_begun(claims.nbf)
+            && has_begun(claims.iat)
+    }
+}
+
+/// The claims of a token whose signature is right (RFC 7515, compact serialization).
+fn claims(token: &[u8], keys: &KeySet) -> Option<WireClaims> {
+    if token.len() > LONGEST_TOKEN {
+        return None;
+    }
+    let token = std::str::from_utf8(token).ok()?;
+    let (signed, signature) = token.rsplit_once('.')?;
+    let (header, payload) = signed.split_once('.')?;
+    let header: WireHeader = serde_json::from_slice(&BASE64.decode(header).ok()?).ok()?;
+    if header.alg != "RS256" || header.crit.is_some() {
+        return None;
+    }
+    let key = keys.keys.iter().find(|it| it.id == header.kid)?;
+    let signature = BASE64.decode(signature).ok()?;
+    if !(keys.rs256)(&key.modulus, &key.exponent, signed.as_bytes(), &signature) {
+        return None;
+    }
+    serde_json::from_slice(&BASE64.decode(payload).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// In the place of RSA: right is what repeats the modulus and the message. The true one is tested where it is.
+    fn echo(modulus: &[u8], exponent: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        signature == [modulus, exponent, message].concat()
+    }
+
+    const NOW: i64 = 1_795_291_200;
+
+    fn keys() -> KeySet {
+        let key = |kid: &str, n: &[u8]| json!({"kty": "RSA", "alg": "RS256", "use": "sig", "kid": kid, "n": BASE64.encode(n), "e": "AQAB"});
+        let keys = json!({"keys": [key("old", b"modulus-1"), key("new", b"modulus-2")]});
+        KeySet::parse(keys.to_string().as_bytes(), echo).unwrap()
+    }
+
+    fn expected() -> Expected {
+        Expected {
+            issuer: "https://issuer.example.com".to_owned(),
+            audience: "scanhook".to_owned(),
+            identity: Identity::Email("push@project.iam.gserviceaccount.com".to_owned()),
+        }
+    }
+
+    fn good() -> Value {
+        json!({
+            "iss": "https://issuer.example.com", "aud": "scanhook", "sub": "1137", "azp": "1137",
+            "email": "push@project.iam.gserviceaccount.com", "email_verified": true,
+            "iat": NOW - 60, "exp": NOW + 3540,
+        })
+    }
+
+    fn token_of(header: &Value, claims: &str, modulus: &[u8]) -> String {
+        let signed = format!(
+            "{}.{}",
+            BASE64.encode(header.to_string()),
+            BASE64.encode(claims)
+        );
+        let signature = [modulus, &[1, 0, 1], signed.as_bytes()].concat();
+        format!("{signed}.{}", BASE64.encode(signature))
+    }
+
+    fn token(claims: &Value) -> String {
+        token_of(
+            &json!({"alg": "RS256", "kid": "new", "typ": "JWT"}),
+            &claims.to_string(),
+            b"modulus-2",
+        )
+    }
+
+    fn accepts(expected: &Expected, token: &str) -> bool {
+        expected.accepts(
+            token.as_bytes(),
+            &keys(),
+            Timestamp::from_second(NOW).unwrap(),
+        )
+    }
+
+    /// Whether a good token is still taken with this in the place of a claim; `null` stands for none.
+    fn accepts_with(claim: &str, value: Value) -> bool {
+        let mut claims = good();
+        if value.is_null() {
+            claims.as_object_mut().unwrap().remove(claim);
+        } else {
+            claims[claim] = value;
+        }
+        accepts(&expected(), &token(&claims))
+    }
+
+    #[test]
+    fn a_good_token_is_taken_by_either_key_until_it_expires() {
+        assert!(accepts(&expected(), &token(&good())));
+        let header = json!({"alg": "RS256", "kid": "old"});
+        assert!(accepts(
+            &expected(),
+            &token_of(&header, &good().to_string(), b"modulus-1")
+        ));
+        assert!(accepts_with("aud", json!(["other", "scanhook"])));
+        assert!(accepts_with("exp", json!(NOW - 29)));
+        assert!(accepts_with("exp", json!(1_795_291_201.5)));
+        assert!(accepts_with("nbf", json!(NOW + 29)));
+        assert!(accepts_with("iat", Value::Null));
+    }
+
+    #[test]
+    fn each_claim_must_be_there_and_right() {
+        for (claim, values) in [
+            (
+                "iss",
+                vec![
+                    json!("https://issuer.example.com/"),
+                    json!("issuer.example.com"),
+                    json!(""),
+                    json!(["https://issuer.example.com"]),
+                ],
+            ),
+            (
+                "aud",
+                vec![
+                    json!("other"),
+                    json!([]),
+                    json!(["scanhooks"]),
+                    json!("scanhook,other"),
+                    json!({"scanhook": 1}),
+                ],
+            ),
+            (
+                "email",
+                vec![
+                    json!("other@project.iam.gserviceaccount.com"),
+                    json!("push@project.iam.gserviceaccount.com.evil.example"),
+                    json!("PUSH@project.iam.gserviceaccount.com"),
+                    json!(""),
+                ],
+            ),
+            (
+                "email_verified",
+                vec![json!(false), json!("true"), json!(1)],
+            ),
+            (
+                "exp",
+                vec![
+                    json!(NOW - 30),
+                    json!(0),
+                    json!(-1),
+                    json!("4102444800"),
+                    json!(true),
+                ],
+            ),
+        ] {
+            assert!(!accepts_with(claim, Value::Null), "no {claim}");
+            for value in values {
+                assert!(!accepts_with(claim, value.clone()), "{claim} {value}");
+            }
+        }
+        for claim in ["nbf", "iat"] {
+            assert!(!accepts_with(claim, json!(NOW + 31)), "{claim}");
+            assert!(!accepts_with(claim, json!("soon")), "{claim}");
+        }
+    }
+
+    #[test]
+    fn a_subject_is_another_way_to_name_the_account() {
+        let by_subject = |subject: &str| Expected {
+            identity: Identity::Subject(subject.to_owned()),
+            ..expected()
+        };
+        let mut claims = good();
+        claims.as_object_mut().unwrap().remove("email_verified");
+        assert!(accepts(&by_subject("1137"), &token(&claims)));
+        assert!(!accepts(&by_subject("1138"), &token(&claims)));
+        claims.as_object_mut().unwrap().remove("sub");
+        assert!(!accepts(&by_subject("1137"), &token(&claims)));
+    }
+
+    #[test]
+    fn only_google_may_leave_out_its_scheme() {
+        let google = Expected {
+            issuer: GOOGLE.to_owned(),
+            ..expected()
+        };
+        for (iss, is_good) in [
+            ("https://accounts.google.com", true),
+            ("accounts.google.com", true),
+            ("http://accounts.google.com", false),
+            ("accounts.google.com.evil.example", false),
+        ] {
+            let mut claims = good();
+            claims["iss"] = json!(iss);
+            assert_eq!(accepts(&google, &token(&claims)), is_good, "{iss}");
+        }
+    }
+
+    #[test]
+    fn the_token_chooses_neither_its_algorithm_nor_its_key() {
+        for header in [
+            json!({"alg": "none", "kid": "new"}),
+            json!({"alg": "None", "kid": "new"}),
+            json!({"alg": "HS256", "kid": "new"}),
+            json!({"alg": "RS384", "kid": "new"}),
+            json!({"alg": "RS256"}),
+            json!({"alg": "RS256", "kid": "old"}),
+            json!({"alg": "RS256", "kid": "unknown"}),
+            json!({"alg": "RS256", "kid": ["new"]}),
+            json!({"alg": ["RS256"], "kid": "new"}),
+            json!({"alg": "RS256", "kid": "new", "crit": ["b64"], "b64": false}),
+            json!({"kid": "new"}),
+            json!([]),
+        ] {
+            let token = token_of(&header, &good().to_string(), b"modulus-2");
+            assert!(!accepts(&expected(), &token), "{header}");
+        }
+        // What a token says of keys elsewhere is not even read.
+        let header = json!({"alg": "RS256", "kid": "new", "jku": "https://evil.example/keys", "jwk": {}, "x5u": "x"});
+        assert!(accepts(
+            &expected(),
+            &token_of(&header, &good().to_string(), b"modulus-2")
+        ));
+    }
+
+    #[test]
+    fn what_is_not_quite_a_token_is_none() {
+        let right = token(&good());
+        let (signed, signature) = right.rsplit_once('.').unwrap();
+        let (header, payload) = signed.split_once('.').unwrap();
+        let twice = good()
+            .to_string()
+            .replacen('{', r#"{"email":"other@example.com","#, 1);
+        for wrong in [
+            String::new(),
+            "..".to_owned(),
+            signed.to_owned(),
+            format!("{signed}."),
+            format!("{right}."),
+            format!(".{right}"),
+            format!("{right}="),
+            format!(" {right}"),
+            format!("{header}..{signature}"),
+            format!("{header}.{payload}.{payload}.{signature}"),
+            format!("{signed}.{}", BASE64.encode("other")),
+            right.replacen('.', "-", 1),
+            token_of(&json!({"alg": "RS256", "kid": "new"}), &twice, b"modulus-2"),
+            token_of(
+                &json!({"alg": "RS256", "kid": "new"}),
+                "not json",
+                b"modulus-2",
+            ),
+        ] {
+            assert!(!accepts(&expected(), &wrong), "{wrong}");
+        }
+        let mut huge = good();
+        huge["padding"] = json!("x".repeat(LONGEST_TOKEN));
+        assert!(!accepts(&expected(), &token(&huge)));
+    }
+
+    #[test]
+    fn a_key_set_holds_the_keys_for_rs256_and_no_others() {
+        let parse = |keys: Value| {
+            let set = KeySet::parse(json!({"keys": keys}).to_string().as_bytes(), echo);
+            set.map(|it| it.keys.into_iter().map(|it| it.id).collect::<Vec<_>>())
+        };
+        let good = json!({"kty": "RSA", "kid": "a", "n": "AQ", "e": "AQAB"});
+        let others = [
+            ("kty", "EC"),
+            ("use", "enc"),
+            ("alg", "RS512"),
+            ("n", "no base64!"),
+            ("e", "="),
+        ];
+        let others = others.map(|(member, value)| {
+            let mut key = good.clone();
+            key[member] = json!(value);
+            key
+        });
+        for other in others {
+            assert_eq!(parse(json!([other, good])).unwrap(), ["a"], "{other}");
+            assert!(parse(json!([other])).is_err(), "{other}");
+        }
+        for text in ["", "[]", "{}", "{\"keys\":{}}"] {
+            assert!(KeySet::parse(text.as_bytes(), echo).is_err(), "{text}");
+        }
+    }
+}
