@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""The webhook as it is deployed, with its configuration and its secrets in moto's SSM and Secrets Manager, which are
+rotated while it runs.
+
+Run by the Python of a virtual environment that has boto3; PROOF_SERVERS is the directory of moto_server, and BINARIES that
+of the webhook. `tests/proofs/run` makes all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import boto3
+from deliveries import DEBIAN, JSON, distribution_push, harbor_push, new_digest
+from harness import BINARIES, Proof, Workshop, base_environment, free_port, listens, require_binaries, run_proof, until
+from lambda_emulator import Function, find_emulator, http_event, start_function
+
+SERVERS = Path(os.environ.get("PROOF_SERVERS", Path(sys.executable).parent))
+NAME, PARAMETER, CONFIGURATION = "scanhook/webhook", "/scanhook/webhook/debian", "/scanhook/config"
+CONFIG = f"""
+sources:
+  harbor: {{ kind: harbor, registry: harbor.example.com, auth: [{{ type: token, secret: "secretsmanager:{NAME}#harbor" }}] }}
+  debian: {{ kind: distribution, registry: debian.example.com, auth: [{{ type: bearer, secret: "ssm:{PARAMETER}" }}] }}
+"""
+
+
+def client(service: str, endpoint: str) -> Any:
+    keys = base_environment()
+    return boto3.client(
+        service,
+        endpoint_url=endpoint,
+        region_name=keys["AWS_REGION"],
+        aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+def harbor(webhook: Function, token: str) -> int:
+    headers = {"content-type": JSON, "Authorization": token}
+    event = http_event("POST", "/webhooks/harbor", headers, harbor_push("prod/api", new_digest()))
+    return webhook.invoke(event)["statusCode"]
+
+
+def debian(webhook: Function, token: str) -> int:
+    headers = {**DEBIAN, "Authorization": f"Bearer {token}"}
+    event = http_event("POST", "/webhooks/debian", headers, distribution_push("team/app", new_digest()))
+    return webhook.invoke(event)["statusCode"]
+
+
+def prove(proof: Proof, shop: Workshop) -> None:
+    port = free_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    shop.start("moto", [SERVERS / "moto_server", "-H", "127.0.0.1", "-p", str(port)])
+    until("moto listens", lambda: listens(port))
+    manager, ssm, sqs = (client(it, endpoint) for it in ("secretsmanager", "ssm", "sqs"))
+    old, new = ([secrets.token_hex(32), secrets.token_hex(32)] for _ in range(2))
+    url = sqs.create_queue(QueueName="scanhook")["QueueUrl"]
+    manager.create_secret(Name=NAME, SecretString=json.dumps({"harbor": old[0]}))
+    ssm.put_parameter(Name=PARAMETER, Value=old[1], Type="SecureString")
+    ssm.put_parameter(Name=CONFIGURATION, Value=CONFIG, Type="String")
+    variables = {"AWS_ENDPOINT_URL": endpoint, "SCANHOOK_QUEUE_URL": url, "SCANHOOK_CONFIG": f"ssm:{CONFIGURATION}"}
+    webhook = start_function(shop, find_emulator(None), BINARIES / "webhook", 29, **variables)
+
+    proof.part("the configuration and the secrets are those of the stores")
+    proof.equal("Secrets Manager, a key: 202", harbor(webhook, old[0]), 202)
+    proof.equal("SSM, decrypted: 202", debian(webhook, old[1]), 202)
+    proof.equal("another secret: 401", harbor(webhook, new[0]), 401)
+
+    proof.part("secrets are rotated while it runs")
+    manager.put_secret_value(SecretId=NAME, SecretString=json.dumps({"harbor": new[0]}))
+    ssm.put_parameter(Name=PARAMETER, Value=new[1], Type="SecureString", Overwrite=True)
+    until("the new key is taken", lambda: harbor(webhook, new[0]) == 202)
+    until("the new parameter is taken", lambda: debian(webhook, new[1]) == 202)
+    proof.equal("Secrets Manager, the new one: 202", harbor(webhook, new[0]), 202)
+    proof.equal("SSM, the new one: 202", debian(webhook, new[1]), 202)
+    proof.equal("Secrets Manager, the old one: 401", harbor(webhook, old[0]), 401)
+    proof.equal("SSM, the old one: 401", debian(webhook, old[1]), 401)
+    changed = sorted(it["name"] for it in webhook.lines("secret.changed"))
+    proof.equal("each change is told once", changed, [f"secretsmanager:{NAME}#harbor", f"ssm:{PARAMETER}"])
+
+    proof.part("secrets go, and the last ones stay in use")
+    manager.delete_secret(SecretId=NAME, ForceDeleteWithoutRecovery=True)
+    until("a refusal finds it gone", lambda: harbor(webhook, old[0]) == 401 and webhook.lines("refresh.failed"))
+    proof.equal("the last known one: 202", harbor(webhook, new[0]), 202)
+    told = webhook.lines("refresh.failed")[0]["message"]
+    proof.true("the error tells the store's code", "ResourceNotFoundException" in told, told)
+    output = webhook.process.output()
+    proof.equal("no secret is in the log", [it for it in old + new if it in output], [])
+
+
+def main() -> int:
+    if not (SERVERS / "moto_server").is_file():
+        print("SKIPPED: moto is not installed, so no store is rotated", file=sys.stderr)
+        print("\n0 passed, 0 failed")
+        return 0
+    require_binaries(BINARIES / "webhook")
+    return run_proof("secrets and configuration in SSM and Secrets Manager, rotated while the webhook runs", prove)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
