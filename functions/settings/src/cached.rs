@@ -1,6 +1,6 @@
 //! A value from elsewhere that is read again now and then, by one reader at a time.
 //!
-//! **Invariant**: a value that was read once is never lost to a failed reading, and no number of callers causes more
+//! **Invariant**: a value that was read once is never lost to a failed reading, and no number of strangers causes more
 //! than one reading within [`GUARD`].
 
 use std::fmt::Display;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-/// Between the beginnings of two readings of one value lies at least this long, whoever asks for them.
+/// Between the beginnings of two readings that strangers can cause lies at least this long.
 pub const GUARD: Duration = Duration::from_secs(10);
 
 /// What a reading brings.
@@ -95,7 +95,7 @@ impl<T: Send + Sync + 'static, E: Clone + Display + Send + Sync + 'static> Cache
         if now >= overdue {
             self.renew(until).await;
         } else if now >= due && self.turn.try_lock().is_ok() {
-            tokio::spawn(Arc::clone(self).renewed(now));
+            tokio::spawn(Arc::clone(self).renewed(now, GUARD));
         }
     }
 
@@ -107,13 +107,24 @@ impl<T: Send + Sync + 'static, E: Clone + Display + Send + Sync + 'static> Cache
             return;
         }
         // In a task of its own, so that a caller's patience does not end the reading for all others.
-        let reading = tokio::spawn(Arc::clone(self).renewed(now));
+        let reading = tokio::spawn(Arc::clone(self).renewed(now, GUARD));
         let _ = timeout_at(until, reading).await;
     }
 
-    async fn renewed(self: Arc<Self>, asked: Instant) {
+    /// Reads again whenever it was read last, for those who ask no more often than they work; waits for it at most until
+    /// `until`.
+    pub(crate) async fn renew_now(self: &Arc<Self>, until: Instant) {
+        let reading = tokio::spawn(Arc::clone(self).renewed(Instant::now(), Duration::ZERO));
+        let _ = timeout_at(until, reading).await;
+    }
+
+    /// Reads again, unless a reading began since `guard` before `asked`.
+    async fn renewed(self: Arc<Self>, asked: Instant, guard: Duration) {
         let _turn = self.turn.lock().await;
-        if self.was_tried(asked) {
+        if self
+            .look(|it| it.tried)
+            .is_some_and(|it| it + guard > asked)
+        {
             return;
         }
         if let Err(err) = self.read().await {
