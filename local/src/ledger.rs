@@ -105,6 +105,16 @@ impl SqliteLedger {
         )
     }
 
+    /// Whether the file can be written now.
+    pub(crate) async fn can_write(&self) -> bool {
+        let begun = self.run(|_, connection| {
+            connection.execute_batch("BEGIN IMMEDIATE")?;
+            connection.execute_batch("ROLLBACK")?;
+            Ok(())
+        });
+        begun.await.is_ok()
+    }
+
     /// A panic elsewhere can't have left a transaction half done: SQLite rolls it back.
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection

@@ -1,6 +1,6 @@
 //! scanhook on one machine: the same handlers as in AWS, on an embedded queue, and the commands around them.
 //!
-//! In reading order: [`args`] (the commands), [`serve`] (the local server) with [`listener`], [`gateway`], [`faults`], [`data_dir`] and [`ledger`],
+//! In reading order: [`args`] (the commands), [`serve`] (the local server) with [`listener`], [`gateway`], [`metrics`], [`faults`], [`data_dir`] and [`ledger`],
 //! [`demo`], [`send`], [`scans`], [`dlq`], [`init`], [`check`], [`doctor`] and [`manual`] (one file each), [`output`] (the only one that prints).
 //!
 //! **Invariant**: exit codes are 0 for success, 1 for findings or failures, 2 for usage or configuration.
@@ -17,6 +17,7 @@ mod gateway;
 mod init;
 mod ledger;
 mod manual;
+mod metrics;
 mod output;
 mod scans;
 mod send;

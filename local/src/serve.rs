@@ -22,7 +22,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::queues::{Queues, ensure_queues, readiness, release_abandoned};
+use self::operations::{Depths, Operations, Part};
+use self::queues::{QUEUE, Queues, ensure_queues, release_abandoned};
 use self::scanning::{function_timeout, mapping, scanner};
 use self::signals::ONE_SIGNAL;
 use crate::args::ServeArgs;
@@ -34,6 +35,7 @@ use crate::{Outcome, gateway, output, unusable};
 pub(crate) use self::queues::{DEAD_LETTERS, embedded_client};
 pub(crate) use self::signals::{StopSignals, until_stopped};
 
+mod operations;
 mod queues;
 mod scanning;
 mod signals;
@@ -185,6 +187,16 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         intake: CancellationToken::new(),
         endpoint: CancellationToken::new(),
     };
+    let depths = match &options.queue_url {
+        Some(_) => Depths::outside(&queues),
+        None => Depths::Embedded(store.clone(), [QUEUE, DEAD_LETTERS]),
+    };
+    let parts = vec![
+        Part::configuration(),
+        Part::queue(queues.client.clone(), queues.url.clone()),
+        Part::ledger(&ledger),
+    ];
+    let operations = Operations::new(parts, depths);
     let mut tasks = JoinSet::new();
     let endpoint_stopping = stopping.endpoint.clone().cancelled_owned();
     tasks.spawn(endpoint.serve(sqs_listener, endpoint_stopping));
@@ -209,7 +221,14 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let webhook = scanhook_webhook::config::webhook(&config, queue, &secrets).await?;
     let body_limit = webhook.body_limit;
     let function = scanhook_webhook::router::router(Arc::new(webhook));
-    let router = gateway::in_front_of(function, body_limit).merge(readiness(queues));
+    let router = gateway::in_front_of(function, body_limit).merge(operations.routes());
+    let upkeep_stopping = stopping.intake.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = Operations::upkeep() => {}
+            () = upkeep_stopping.cancelled() => {}
+        }
+    });
     tasks.spawn(listener::serve(
         listener,
         router,

@@ -18,6 +18,7 @@ use crate::ledger::Ledger;
 use crate::queue::Queue;
 
 mod attempt;
+mod measure;
 mod settle;
 
 /// Tells the time.

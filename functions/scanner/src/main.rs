@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use scanhook_scanner::{config, invocation};
+use scanhook_settings::metrics::EmbeddedFormat;
 use serde_json::Value;
 
 #[tokio::main(flavor = "current_thread")]
@@ -21,6 +22,7 @@ async fn main() -> ExitCode {
         Path::new("/opt/bin/sysdig-cli-scanner"),
         Path::new("/tmp/scanhook"),
     );
+    let metrics = EmbeddedFormat::install();
     let scanner = match config::load(&environment, program, scratch).await {
         Ok(scanner) => Arc::new(scanner),
         Err(err) => return fail(&format!("{err:#}")),
@@ -35,7 +37,9 @@ async fn main() -> ExitCode {
             &environment,
             Path::new("/tmp"),
         );
-        answer.await.map_err(Error::from)
+        let answer = answer.await.map_err(Error::from);
+        metrics.flush((scanner.now)().as_millisecond());
+        answer
     });
     match lambda_runtime::run(handler).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -9,6 +9,7 @@
 
 pub mod config;
 pub mod credentials;
+mod measure;
 pub mod queue;
 pub mod rate;
 pub mod rejection;

@@ -1,8 +1,12 @@
 //! The webhook function. Started by Lambda; `scanhook serve` runs the same router without it.
 
+use std::future::ready;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use axum::middleware::map_response;
+use axum::response::Response;
+use scanhook_settings::metrics::EmbeddedFormat;
 use scanhook_webhook::{config, router};
 
 #[tokio::main(flavor = "current_thread")]
@@ -14,11 +18,17 @@ async fn main() -> ExitCode {
     if let Err(err) = scanhook_settings::logs::init(environment("SCANHOOK_LOG").as_deref()) {
         return fail(&err.to_string());
     }
+    let metrics = EmbeddedFormat::install();
     let webhook = match config::load(&environment).await {
         Ok(webhook) => webhook,
         Err(err) => return fail(&format!("{err:#}")),
     };
-    match lambda_http::run(router::router(Arc::new(webhook))).await {
+    let now = webhook.now;
+    let flush = map_response(move |response: Response| {
+        metrics.flush(now().as_millisecond());
+        ready(response)
+    });
+    match lambda_http::run(router::router(Arc::new(webhook)).layer(flush)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => fail(&err.to_string()),
     }

@@ -25,6 +25,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::credentials::Credentials;
+use crate::measure;
 use crate::queue::{Queue, SendError};
 use crate::rate::Limiter;
 use crate::rejection::Rejection;
@@ -115,10 +116,12 @@ async fn deliver(
 ) -> Response {
     // A path that is no UTF-8 names no source.
     let Ok(path) = path else {
+        measure::refused(None, Rejection::NotFound);
         return Rejection::NotFound.into_response();
     };
     let mut path = path.iter().map(|(_, value)| value);
     let Some(sender) = path.next().and_then(|it| webhook.sources.get(it)) else {
+        measure::refused(None, Rejection::NotFound);
         return Rejection::NotFound.into_response();
     };
     let path_token = path.next().map(str::to_owned);
@@ -127,6 +130,10 @@ async fn deliver(
         .await;
     let outcome = outcome.unwrap_or_else(|_| Err(Rejection::Internal.into()));
     log(&sender.source, &outcome);
+    match &outcome {
+        Ok(taken) => measure::taken(&sender.source.name, taken.queued.len(), &taken.skipped),
+        Err(refused) => measure::refused(Some(&sender.source.name), refused.rejection),
+    }
     match outcome {
         Ok(taken) => taken.into_response(),
         Err(refused) => refused.rejection.into_response(),

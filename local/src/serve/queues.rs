@@ -7,9 +7,6 @@ use anyhow::Context as _;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::{BehaviorVersion, HttpClient, Region};
 use aws_sdk_sqs::types::QueueAttributeName;
-use axum::Router;
-use axum::routing::get;
-use http::StatusCode;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_emulator::sqs::{self, Endpoint, Peeked, Store};
@@ -18,7 +15,7 @@ use scanhook_settings::config::Config;
 use crate::ledger::SqliteLedger;
 
 /// The embedded queue's name.
-const QUEUE: &str = "scanhook";
+pub(crate) const QUEUE: &str = "scanhook";
 
 /// Its dead-letter queue's name.
 pub(crate) const DEAD_LETTERS: &str = "scanhook-dlq";
@@ -148,22 +145,4 @@ pub(crate) fn embedded_client(base: &str, way: impl HttpClient + 'static) -> Cli
         .http_client(way)
         .build();
     Client::from_conf(config)
-}
-
-/// The routes that only a server of its own has.
-pub(crate) fn readiness(queues: Queues) -> Router {
-    let probe = move || {
-        let call = queues
-            .client
-            .get_queue_attributes()
-            .queue_url(&queues.url)
-            .send();
-        async move {
-            match tokio::time::timeout(Duration::from_secs(2), call).await {
-                Ok(Ok(_)) => (StatusCode::OK, "ready"),
-                _ => (StatusCode::SERVICE_UNAVAILABLE, "the queue does not answer"),
-            }
-        }
-    };
-    Router::new().route("/readyz", get(probe))
 }

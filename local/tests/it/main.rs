@@ -12,6 +12,7 @@ mod commands;
 mod dlq;
 mod flood;
 mod kill;
+mod operations;
 mod sample;
 mod starts;
 mod stops;

@@ -9,7 +9,7 @@ use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::verdict::{Class, ScanError};
 
 use super::attempt::{Attempt, ComesBack, Failure, Outcome, ledger_result};
-use super::{Scanner, Settled};
+use super::{Scanner, Settled, measure};
 use crate::ledger::Ledger;
 use crate::queue::DeadLetter;
 
@@ -38,6 +38,7 @@ pub(super) async fn settle<L: Ledger>(
             (Settled::Deleted, begun.map(|it| it.repeated(verdict, now)))
         }
         Err(failure) => {
+            measure::failed(&failure.error);
             if let (Some(key), Some(message)) = (&attempt.claim, &attempt.message) {
                 let released = scanner
                     .ledger
@@ -51,6 +52,9 @@ pub(super) async fn settle<L: Ledger>(
             };
             if begun.is_none() {
                 log_unread(&attempt, &failure.error);
+                if settled == Settled::Deleted {
+                    measure::unread();
+                }
             }
             (
                 settled,
@@ -61,6 +65,7 @@ pub(super) async fn settle<L: Ledger>(
     if let Some(record) = record {
         ledger_result("record", scanner.ledger.record(&record).await);
         log_finished(&record);
+        measure::ended(&scanner.settings, &record);
     }
     settled
 }

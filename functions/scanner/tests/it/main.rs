@@ -11,6 +11,7 @@ mod binary;
 mod doctor;
 mod dynamodb;
 mod ledger;
+mod metrics;
 mod outcomes;
 mod privacy;
 mod processes;

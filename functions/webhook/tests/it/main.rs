@@ -9,6 +9,7 @@
 mod counting;
 mod credentials;
 mod hostile;
+mod metrics;
 mod process;
 mod pushes;
 mod queue;

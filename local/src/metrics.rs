@@ -1,0 +1,204 @@
+//! Prometheus: the figures of both functions, with the prefix `scanhook_`, and those that only a server of its own has.
+
+use std::sync::OnceLock;
+
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+use metrics_util::layers::{Layer as _, Prefix, PrefixLayer};
+use scanhook_settings::metrics::{Kind, METRICS};
+
+/// What is told beside the functions' figures, with what it tells.
+const GAUGES: [(&str, &str); 4] = [
+    ("queue_depth", "Messages that wait to be received"),
+    (
+        "queue_in_flight",
+        "Messages that are worked on, or wait for their next attempt",
+    ),
+    (
+        "queue_oldest_age_seconds",
+        "The age of the oldest message of a queue, 0 if it is empty; of the embedded queue only",
+    ),
+    ("ready", "Whether a part works, as /readyz tells: 1 or 0"),
+];
+
+/// Of an attempt: up to the scans of `work` that take hours.
+const DURATIONS: [f64; 12] = [
+    0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 14_400.0,
+];
+
+/// From delivery to verdict: up to the four days that SQS keeps messages by default.
+const AGES: [f64; 12] = [
+    1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0, 345_600.0,
+];
+
+/// Has everything that is counted in this process kept for Prometheus from the first call on; tells where to read it.
+pub(crate) fn prometheus() -> &'static PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE.get_or_init(|| {
+        let (recorder, handle) = recorder();
+        // Nothing else installs one in this program; were there one, this one's figures would stay empty.
+        let _ = metrics::set_global_recorder(recorder);
+        describe();
+        handle
+    })
+}
+
+fn recorder() -> (Prefix<PrometheusRecorder>, PrometheusHandle) {
+    let buckets = |builder: PrometheusBuilder, name: &str, values: &[f64]| {
+        let name = Matcher::Full(format!("scanhook_{name}"));
+        match builder.set_buckets_for_metric(name, values) {
+            Ok(builder) => builder,
+            Err(_) => unreachable!("there are buckets"),
+        }
+    };
+    let builder = PrometheusBuilder::new().with_recommended_naming(true);
+    let builder = buckets(builder, "processing_duration_seconds", &DURATIONS);
+    let builder = buckets(builder, "event_age_seconds", &AGES);
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    (PrefixLayer::new("scanhook").layer(recorder), handle)
+}
+
+/// Without units: they are in the names, and would be appended to them once more.
+fn describe() {
+    for metric in METRICS {
+        match metric.kind {
+            Kind::Counter => describe_counter!(metric.name, metric.help),
+            Kind::Seconds => describe_histogram!(metric.name, metric.help),
+        }
+    }
+    for (name, help) in GAUGES {
+        describe_gauge!(name, help);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use metrics::{Key, Label, Level, Metadata, Recorder, with_local_recorder};
+    use scanhook_settings::metrics::EmbeddedFormat;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Name and labels, and the sum of what was counted or measured.
+    type Sums = BTreeMap<(String, Vec<String>), f64>;
+
+    /// Lets every metric happen some times, with each of its labels.
+    fn happen(recorder: &dyn Recorder) {
+        let metadata = Metadata::new("test", Level::INFO, None);
+        for (number, metric) in METRICS.iter().enumerate() {
+            for times in 1..=3_u32 {
+                let labels = metric.labels.iter();
+                let labels = labels.map(|it| Label::new(*it, format!("{it}-{times}")));
+                let key = Key::from_parts(metric.name, labels.collect::<Vec<_>>());
+                match metric.kind {
+                    Kind::Counter => recorder
+                        .register_counter(&key, &metadata)
+                        .increment(u64::from(times) + number as u64),
+                    Kind::Seconds => recorder
+                        .register_histogram(&key, &metadata)
+                        .record(f64::from(times) * 1.25),
+                }
+            }
+        }
+    }
+
+    fn embedded(text: &str) -> Sums {
+        let mut sums = Sums::new();
+        for line in text.lines() {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let directive = &line["_aws"]["CloudWatchMetrics"][0];
+            let names = directive["Dimensions"][0].as_array().unwrap().iter();
+            let labels = names.map(|it| {
+                let name = it.as_str().unwrap();
+                format!("{name}={}", line[name].as_str().unwrap())
+            });
+            let labels: Vec<_> = labels.collect();
+            for metric in directive["Metrics"].as_array().unwrap() {
+                let name = metric["Name"].as_str().unwrap();
+                let sum = match &line[name] {
+                    Value::Array(values) => values.iter().map(|it| it.as_f64().unwrap()).sum(),
+                    value => value.as_f64().unwrap(),
+                };
+                *sums.entry((name.to_owned(), labels.clone())).or_default() += sum;
+            }
+        }
+        sums
+    }
+
+    fn prometheus(text: &str) -> Sums {
+        let mut sums = Sums::new();
+        for line in text
+            .lines()
+            .filter(|it| !it.is_empty() && !it.starts_with('#'))
+        {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let name = name.strip_prefix("scanhook_").unwrap();
+            let Some(name) = name
+                .strip_suffix("_total")
+                .or_else(|| name.strip_suffix("_sum"))
+            else {
+                assert!(
+                    name.ends_with("_bucket") || name.ends_with("_count"),
+                    "{line}"
+                );
+                continue;
+            };
+            let labels = labels
+                .trim_end_matches('}')
+                .split(',')
+                .filter(|it| !it.is_empty());
+            let mut labels: Vec<_> = labels.map(|it| it.replace('"', "")).collect();
+            labels.sort();
+            sums.insert((name.to_owned(), labels), value.parse().unwrap());
+        }
+        sums
+    }
+
+    #[test]
+    fn the_same_events_give_the_same_figures_in_both_formats() {
+        let ours = EmbeddedFormat::default();
+        happen(&ours);
+        let (theirs, handle) = recorder();
+        happen(&theirs);
+        let (ours, theirs) = (embedded(&ours.take(0)), prometheus(&handle.render()));
+        assert_eq!(ours.len(), theirs.len());
+        assert!(ours.len() > METRICS.len());
+        for (series, sum) in &ours {
+            assert!((sum - theirs[series]).abs() < 1e-9, "{series:?}");
+        }
+    }
+
+    #[test]
+    fn what_prometheus_reads_has_types_and_help() {
+        let (recorder, handle) = recorder();
+        with_local_recorder(&recorder, || {
+            describe();
+            metrics::counter!("ledger_unavailable").increment(1);
+            metrics::histogram!("event_age_seconds").record(90.0);
+            metrics::gauge!("ready", "part" => "queue").set(1.0);
+        });
+        let text = handle.render();
+        for line in [
+            "# HELP scanhook_ledger_unavailable_total Operations that the ledger did not take",
+            "# TYPE scanhook_ledger_unavailable_total counter",
+            "scanhook_ledger_unavailable_total 1",
+            "# TYPE scanhook_event_age_seconds histogram",
+            "scanhook_event_age_seconds_bucket{le=\"60\"} 0",
+            "scanhook_event_age_seconds_bucket{le=\"300\"} 1",
+            "scanhook_event_age_seconds_bucket{le=\"+Inf\"} 1",
+            "# TYPE scanhook_ready gauge",
+            "scanhook_ready{part=\"queue\"} 1",
+        ] {
+            assert!(
+                text.lines().any(|it| it == line),
+                "{line} is not in\n{text}"
+            );
+        }
+    }
+}
