@@ -34,6 +34,12 @@ pub(crate) enum Command {
     /// use too (`AWS_ENDPOINT_URL_SQS=http://SQS_LISTEN`), and scans them. Ends with SIGINT or SIGTERM; what was in
     /// flight is released and scanned after the next start.
     Serve(ServeArgs),
+    /// Run the scanner alone, on any SQS queue
+    ///
+    /// For scans that take longer than Lambda lets them, and for Kubernetes: as many workers as you like, on one queue with one
+    /// ledger. A worker that dies leaves its scans to the others. Ends with SIGINT or SIGTERM; what is not done by then
+    /// is given back. Whether it is ready, and its figures, are at `http://LISTEN/readyz` and `/metrics`.
+    Work(WorkArgs),
     /// Show the whole way of an image, from signed delivery to verdict, on embedded defaults
     ///
     /// Needs no configuration, no account and no network: a stand-in plays the Sysdig CLI.
@@ -144,6 +150,9 @@ pub(crate) struct ServeArgs {
     /// The Sysdig CLI; without a slash it is looked for in PATH
     #[arg(long, default_value = "sysdig-cli-scanner", value_name = "PATH")]
     pub(crate) scanner_cli: PathBuf,
+    /// Show the local page, `http://LISTEN/`, to others than this machine, too
+    #[arg(long)]
+    pub(crate) open_page: bool,
     /// Break things on purpose: sqs-throttle=P%, sqs-latency=TIME, scanner-crash=P%, scanner-hang=P%
     ///
     /// sqs-throttle refuses this share of the requests to the queue's endpoint with `RequestThrottled`; sqs-latency has each
@@ -154,6 +163,54 @@ pub(crate) struct ServeArgs {
     /// Decides which requests and invocations the faults strike: the same seed, the same ones
     #[arg(long, default_value_t = 0, value_name = "N", requires = "fault")]
     pub(crate) seed: u64,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct WorkArgs {
+    /// The queue
+    #[arg(long, env = "SCANHOOK_QUEUE_URL", value_name = "URL")]
+    pub(crate) queue_url: String,
+    /// The configuration file
+    #[arg(
+        long,
+        env = "SCANHOOK_CONFIG",
+        default_value = "scanhook.yaml",
+        value_name = "FILE"
+    )]
+    pub(crate) config: String,
+    /// Where to tell whether it is ready, and its figures
+    #[arg(
+        long,
+        env = "SCANHOOK_LISTEN",
+        default_value = "127.0.0.1:8081",
+        value_name = "IP:PORT"
+    )]
+    pub(crate) listen: SocketAddr,
+    /// Keep the ledger in this DynamoDB table, which workers can share, instead of in the data directory
+    #[arg(long, env = "SCANHOOK_LEDGER_TABLE", value_name = "NAME")]
+    pub(crate) table: Option<String>,
+    /// Where scratch space is, and the ledger if there is no table; for each worker another one
+    #[arg(long, default_value = ".scanhook", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The Sysdig CLI; without a slash it is looked for in PATH
+    #[arg(long, default_value = "sysdig-cli-scanner", value_name = "PATH")]
+    pub(crate) scanner_cli: PathBuf,
+    /// How long a message stays hidden without a sign of life of its worker, 5s to 12h
+    #[arg(long, default_value = "5m", value_name = "TIME", value_parser = hidden_for)]
+    pub(crate) hidden_for: Duration,
+    /// How long scans may go on after SIGINT or SIGTERM
+    #[arg(long, default_value = "25s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) drain: Duration,
+}
+
+fn hidden_for(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|err| err.to_string())?;
+    let allowed = Duration::from_secs(5)..=Duration::from_hours(12);
+    if allowed.contains(&duration) {
+        Ok(duration)
+    } else {
+        Err("it must be 5s to 12h".to_owned())
+    }
 }
 
 #[derive(Debug, clap::Args)]

@@ -106,6 +106,7 @@ pub(crate) async fn command() -> anyhow::Result<Outcome> {
         data_dir: directory.path().join("data"),
         queue_url: None,
         scanner_cli: Some(cli),
+        open_page: false,
     };
     let mut signals = StopSignals::open()?;
     let mut server = serve::start(options).await.map_err(unusable)?;
@@ -142,7 +143,7 @@ fn configuration() -> String {
         })
         .collect();
     format!(
-        "sources:\n{}\nscanner: {{ api_token: \"env:DEMO_SYSDIG\", concurrency: 2 }}\nretry: {{ attempts: 6, base: 1s, cap: 2s }}\n",
+        "sources:\n{}\nscanner: {{ api_url: \"http://127.0.0.1:1\", api_token: \"env:DEMO_SYSDIG\", concurrency: 2 }}\nretry: {{ attempts: 6, base: 1s, cap: 2s }}\n",
         sources.join("\n"),
     )
 }

@@ -1,11 +1,13 @@
 //! scanhook on one machine: the same handlers as in AWS, on an embedded queue, and the commands around them.
 //!
 //! In reading order: [`args`] (the commands), [`serve`] (the local server) with [`listener`], [`gateway`], [`metrics`], [`faults`], [`data_dir`] and [`ledger`],
+//! [`work`] with [`breaker`],
 //! [`demo`], [`send`], [`scans`], [`dlq`], [`init`], [`check`], [`doctor`] and [`manual`] (one file each), [`output`] (the only one that prints).
 //!
 //! **Invariant**: exit codes are 0 for success, 1 for findings or failures, 2 for usage or configuration.
 
 mod args;
+mod breaker;
 mod check;
 mod data_dir;
 mod demo;
@@ -22,6 +24,7 @@ mod output;
 mod scans;
 mod send;
 mod serve;
+mod work;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -83,6 +86,10 @@ async fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Serve(args) => {
             scanhook_settings::logs::init(filter.as_deref()).map_err(unusable)?;
             serve::command(args, environment).await
+        }
+        Command::Work(args) => {
+            scanhook_settings::logs::init(filter.as_deref()).map_err(unusable)?;
+            work::command(args, environment).await
         }
         Command::Demo => {
             if filter.is_some() {

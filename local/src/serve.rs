@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::middleware::from_fn;
 use axum::response::IntoResponse as _;
 use scanhook_emulator::clock::Clock;
 use scanhook_emulator::listener::{self, Capacity};
@@ -22,22 +23,26 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::deliveries::Deliveries;
 use self::operations::{Depths, Operations, Part};
+use self::page::Page;
 use self::queues::{QUEUE, Queues, ensure_queues, release_abandoned};
 use self::scanning::{function_timeout, mapping, scanner};
-use self::signals::ONE_SIGNAL;
 use crate::args::ServeArgs;
+use crate::breaker::{Breaker, Watched};
 use crate::data_dir::DataDir;
 use crate::faults::Plan;
 use crate::ledger::SqliteLedger;
 use crate::{Outcome, gateway, output, unusable};
 
 pub(crate) use self::queues::{DEAD_LETTERS, embedded_client};
-pub(crate) use self::signals::{StopSignals, until_stopped};
+pub(crate) use self::signals::{ONE_SIGNAL, StopSignals, until_stopped};
 
-mod operations;
-mod queues;
-mod scanning;
+mod deliveries;
+pub(crate) mod operations;
+mod page;
+pub(crate) mod queues;
+pub(crate) mod scanning;
 mod signals;
 
 /// How long requests and scans that have begun may go on after the signal to stop. With the last receive and what it takes
@@ -45,7 +50,7 @@ mod signals;
 const DRAIN: Duration = Duration::from_secs(7);
 
 /// What the deliveries of strangers may have us hold.
-const CAPACITY: Capacity = Capacity {
+pub(crate) const CAPACITY: Capacity = Capacity {
     bodies: 16 << 20,
     full: || Rejection::Unavailable.into_response(),
 };
@@ -62,6 +67,8 @@ pub(crate) struct Options {
     pub(crate) queue_url: Option<String>,
     /// The CLI; none to scan nothing.
     pub(crate) scanner_cli: Option<PathBuf>,
+    /// Whether others than this machine may see the page.
+    pub(crate) open_page: bool,
 }
 
 /// A server that runs.
@@ -109,6 +116,7 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         sqs_listen: args.sqs_listen,
         data_dir: args.data_dir,
         queue_url: args.queue_url,
+        open_page: args.open_page,
         scanner_cli: if args.no_scan {
             None
         } else {
@@ -191,11 +199,16 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         Some(_) => Depths::outside(&queues),
         None => Depths::Embedded(store.clone(), [QUEUE, DEAD_LETTERS]),
     };
-    let parts = vec![
+    let breaker = Breaker::new();
+    let mut parts = vec![
         Part::configuration(),
         Part::queue(queues.client.clone(), queues.url.clone()),
         Part::ledger(&ledger),
     ];
+    if options.scanner_cli.is_some() {
+        // Deliveries are taken all the same, and wait.
+        parts.push(Part::backend(&breaker).dispensable());
+    }
     let operations = Operations::new(parts, depths);
     let mut tasks = JoinSet::new();
     let endpoint_stopping = stopping.endpoint.clone().cancelled_owned();
@@ -208,27 +221,38 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
             &queues,
             program,
             &data_dir.scratch(),
-            ledger.clone(),
+            Watched {
+                ledger: ledger.clone(),
+                breaker: Arc::clone(&breaker),
+            },
         )
         .await?;
         if options.queue_url.is_none() {
             release_abandoned(&store, &ledger).await?;
         }
-        let mapping = mapping(&config, &queues, function_timeout, scanner, plan)?;
+        let mapping = mapping(&config, &queues, DRAIN, scanner, plan)?;
+        let mapping = mapping.admitted_by(breaker.admission());
         tasks.spawn(mapping.run(stopping.intake.clone().cancelled_owned()));
+        tasks.spawn(breaker.watch(&config, stopping.intake.clone())?);
     }
     let queue = Queue::sqs(queues.client.clone(), queues.url.clone());
     let webhook = scanhook_webhook::config::webhook(&config, queue, &secrets).await?;
     let body_limit = webhook.body_limit;
     let function = scanhook_webhook::router::router(Arc::new(webhook));
-    let router = gateway::in_front_of(function, body_limit).merge(operations.routes());
-    let upkeep_stopping = stopping.intake.clone();
-    tasks.spawn(async move {
-        tokio::select! {
-            () = Operations::upkeep() => {}
-            () = upkeep_stopping.cancelled() => {}
-        }
-    });
+    let deliveries = Deliveries::of(config.sources.keys().cloned());
+    let watch = deliveries.clone();
+    let watch = from_fn(move |request, next| watch.clone().watch(request, next));
+    let page = Page {
+        deliveries,
+        ledger: ledger.clone(),
+        store: options.queue_url.is_none().then(|| store.clone()),
+        is_open: options.open_page,
+    };
+    let router = gateway::in_front_of(function, body_limit)
+        .layer(watch)
+        .merge(operations.routes())
+        .merge(page.routes());
+    tasks.spawn(Operations::upkeep(stopping.intake.clone()));
     tasks.spawn(listener::serve(
         listener,
         router,
@@ -264,7 +288,7 @@ impl Server {
     }
 }
 
-async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address).await;
     listener
         .with_context(|| format!("could not listen on {address}; name another address with {flag}"))

@@ -10,6 +10,7 @@ use std::time::Duration;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::cli::{Cli, Slots};
@@ -18,6 +19,7 @@ use crate::ledger::Ledger;
 use crate::queue::Queue;
 
 mod attempt;
+mod hold;
 mod measure;
 mod settle;
 
@@ -76,6 +78,7 @@ pub async fn handle<L: Ledger>(
     event: SqsEvent,
     deadline: Timestamp,
 ) -> SqsBatchResponse {
+    let hidden_at = Instant::now();
     let hidden = until(after(deadline, AFTER_DEADLINE), (scanner.now)());
     scanner.queue.hide_all(&event.records, hidden).await;
     let end = before(deadline, scanner.margin);
@@ -86,7 +89,11 @@ pub async fn handle<L: Ledger>(
     for record in &event.records {
         let message_id = record.message_id.as_deref();
         let span = tracing::info_span!("record", message_id);
-        if handle_record(scanner, record, times).instrument(span).await == Settled::Returned {
+        if handle_record(scanner, record, hidden_at, times)
+            .instrument(span)
+            .await
+            == Settled::Returned
+        {
             response.add_failure(identifier(record));
         }
         times.start = before(end, worthwhile);
@@ -97,10 +104,14 @@ pub async fn handle<L: Ledger>(
 async fn handle_record<L: Ledger>(
     scanner: &Scanner<L>,
     record: &SqsMessage,
+    hidden_at: Instant,
     times: Times,
 ) -> Settled {
     let mut attempt = attempt::Attempt::new(record, (scanner.now)());
-    let outcome = attempt::work(scanner, &mut attempt, times).await;
+    let work = Box::pin(attempt::work(scanner, &mut attempt, times));
+    let Some(outcome) = hold::held(scanner, record, hidden_at, work).await else {
+        return Settled::Returned;
+    };
     let outcome = outcome.map_err(attempt::Failure::presentable);
     let settled = AssertUnwindSafe(settle::settle(scanner, attempt, outcome));
     settled.catch_unwind().await.unwrap_or(Settled::Returned)

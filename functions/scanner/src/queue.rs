@@ -27,6 +27,7 @@ pub struct Queue {
     url: String,
     dead_letter_url: String,
     attempts: u32,
+    lease: Option<Duration>,
 }
 
 /// The queue is not one that this configuration can work on.
@@ -119,7 +120,31 @@ impl Queue {
             url,
             dead_letter_url,
             attempts,
+            lease: None,
         })
+    }
+
+    /// Hides records for this long at a time, and has that renewed while they are worked on: so what a worker that was
+    /// killed had begun comes back soon, however long its scan might have taken.
+    #[must_use]
+    pub fn renewing(self, lease: Duration) -> Self {
+        Self {
+            lease: Some(lease),
+            ..self
+        }
+    }
+
+    /// For how long records are hidden at a time; `None` if that is not renewed.
+    pub fn lease(&self) -> Option<Duration> {
+        self.lease
+    }
+
+    /// Hides a record for its whole time once more, and tells whether the queue has taken that.
+    pub async fn renew(&self, record: &SqsMessage) -> bool {
+        let Some(lease) = self.lease else {
+            return true;
+        };
+        self.hide(record, lease).await
     }
 
     /// After how many receives a message is given up.
@@ -129,6 +154,7 @@ impl Queue {
 
     /// Hides every record for that long. What fails stays hidden as long as the queue says.
     pub async fn hide_all(&self, records: &[SqsMessage], duration: Duration) {
+        let duration = self.lease.map_or(duration, |it| it.min(duration));
         let entries: Vec<_> = records
             .iter()
             .filter_map(|it| it.receipt_handle.as_deref())
@@ -161,8 +187,8 @@ impl Queue {
         );
     }
 
-    /// Has a record that is reported failed come back after that long.
-    pub async fn hide(&self, record: &SqsMessage, duration: Duration) {
+    /// Has a record that is reported failed come back after that long; tells whether the queue has taken that.
+    pub async fn hide(&self, record: &SqsMessage, duration: Duration) -> bool {
         let call = self
             .client
             .change_message_visibility()
@@ -172,7 +198,9 @@ impl Queue {
         if let Err(err) = call.send().await {
             let problem = DisplayErrorContext(err);
             tracing::warn!("could not set when a record comes back: {problem}");
+            return false;
         }
+        true
     }
 
     /// Puts a message into the dead-letter queue.

@@ -21,7 +21,7 @@ use aws_sdk_sqs::types::Message;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -96,6 +96,7 @@ pub struct Mapping<H> {
     config: Config,
     clock: Clock,
     handler: H,
+    admission: watch::Receiver<bool>,
 }
 
 impl<H, F> Mapping<H>
@@ -129,12 +130,20 @@ where
         if event::region(&config.queue_arn).is_none() {
             return Err(ConfigError::QueueArn);
         }
+        let (_, admission) = watch::channel(true);
         Ok(Self {
             client,
             config,
             clock,
             handler,
+            admission,
         })
+    }
+
+    /// Receives only while `admission` says that it may. A receive that has begun goes on.
+    #[must_use]
+    pub fn admitted_by(self, admission: watch::Receiver<bool>) -> Self {
+        Self { admission, ..self }
     }
 
     /// Receives and invokes until `shutdown`; then lets invocations finish for a while and cancels the rest.
@@ -151,7 +160,7 @@ where
         let slots = Arc::new(Semaphore::new(self.config.maximum_concurrency));
         let cancelled = CancellationToken::new();
         let mut invocations = JoinSet::new();
-        let mut poller = Poller::new(&self.client, &self.config, &self.clock, &stopping);
+        let mut poller = Poller::new(&self, &stopping);
         loop {
             // Receive only what can be started at once: a waiting message would lose its visibility and a receive.
             let slot = tokio::select! {

@@ -17,9 +17,11 @@ use metrics::gauge;
 use scanhook_emulator::sqs::Store;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::queues::Queues;
+use crate::breaker::Breaker;
 use crate::ledger::SqliteLedger;
 use crate::metrics::prometheus;
 
@@ -35,27 +37,47 @@ const UPKEEP: Duration = Duration::from_secs(30);
 /// Something without which there is no work.
 pub(crate) struct Part {
     /// Its name, in `/readyz` and in metrics.
-    pub(crate) name: &'static str,
+    name: &'static str,
     /// Tells whether it works.
-    pub(crate) check: Check,
+    check: Check,
+    /// Whether nothing is ready without it.
+    is_essential: bool,
 }
 
-pub(crate) type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
 
 impl Part {
-    pub(crate) fn new<F>(name: &'static str, check: impl Fn() -> F + Send + Sync + 'static) -> Self
+    fn new<F>(name: &'static str, check: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = bool> + Send + 'static,
     {
         Self {
             name,
             check: Box::new(move || Box::pin(check())),
+            is_essential: true,
         }
     }
 
     /// The configuration was checked before anything began.
     pub(crate) fn configuration() -> Self {
         Self::new("configuration", || async { true })
+    }
+
+    /// The same, but readiness does not depend on it.
+    pub(crate) fn dispensable(self) -> Self {
+        Self {
+            is_essential: false,
+            ..self
+        }
+    }
+
+    /// Whether scans are let through to Sysdig's backend.
+    pub(crate) fn backend(breaker: &Breaker) -> Self {
+        let admission = breaker.admission();
+        Self::new("sysdig", move || {
+            let is_admitted = *admission.borrow();
+            async move { is_admitted }
+        })
     }
 
     /// Whether the ledger's file can be written.
@@ -177,10 +199,9 @@ impl Operations {
             .route("/metrics", get(async move || metrics.metrics().await))
     }
 
-    /// Sums up what was measured, from time to time and without end.
-    pub(crate) async fn upkeep() {
-        loop {
-            tokio::time::sleep(UPKEEP).await;
+    /// Sums up what was measured from time to time, until `stopping`.
+    pub(crate) async fn upkeep(stopping: CancellationToken) {
+        while stopping.run_until_cancelled(sleep(UPKEEP)).await.is_some() {
             prometheus().run_upkeep();
         }
     }
@@ -215,7 +236,8 @@ impl Operations {
                 (part.name.to_owned(), word.into())
             })
             .collect();
-        let is_ready = works.iter().all(|it| *it);
+        let mut essential = self.parts.iter().zip(works.iter());
+        let is_ready = essential.all(|(part, works)| *works || !part.is_essential);
         let status = if is_ready {
             StatusCode::OK
         } else {

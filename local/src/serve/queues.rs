@@ -67,14 +67,14 @@ pub(crate) async fn release_abandoned(store: &Store, ledger: &SqliteLedger) -> a
 
 /// The queue that messages go through, and where those end that can't be scanned.
 pub(crate) struct Queues {
-    pub(super) client: Client,
-    pub(super) url: String,
-    pub(super) arn: String,
-    pub(super) dead_letter_url: String,
+    pub(crate) client: Client,
+    pub(crate) url: String,
+    pub(crate) arn: String,
+    pub(crate) dead_letter_url: String,
 }
 
 impl Queues {
-    pub(super) fn embedded(address: SocketAddr, endpoint: &Endpoint) -> Self {
+    pub(crate) fn embedded(address: SocketAddr, endpoint: &Endpoint) -> Self {
         let base = format!("http://{address}");
         Self {
             client: embedded_client(&base, endpoint.http_client(&base)),
@@ -85,7 +85,7 @@ impl Queues {
     }
 
     /// Asks the queue for its ARN and its dead-letter queue.
-    pub(super) async fn outside(url: &str) -> anyhow::Result<Self> {
+    pub(crate) async fn outside(url: &str) -> anyhow::Result<Self> {
         let client = Client::new(
             &scanhook_settings::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await,
         );

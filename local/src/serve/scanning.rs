@@ -13,15 +13,14 @@ use scanhook_emulator::mapping::{self, HandlerError, Invocation, Mapping};
 use scanhook_scanner::batch::{self, MARGIN, Scanner};
 use scanhook_scanner::cli::{Cli, Slots};
 use scanhook_scanner::config::{ScannerSettings, find_program, inherited};
+use scanhook_scanner::ledger::Ledger;
 use scanhook_scanner::queue;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
 use scanhook_settings::secrets::Secrets;
 
-use super::DRAIN;
 use super::queues::Queues;
 use crate::faults::Plan;
-use crate::ledger::SqliteLedger;
 
 /// What a scan needs of an invocation beside the CLI's own time: killing, reaping, recording, answering.
 const INVOCATION_MARGIN: Duration = Duration::from_mins(1);
@@ -59,15 +58,15 @@ fn cli_program(named: &Path, environment: &Environment) -> anyhow::Result<PathBu
 }
 
 /// The scanner handler, as Lambda runs it.
-pub(crate) async fn scanner(
+pub(crate) async fn scanner<L: Ledger>(
     config: &Arc<Config>,
     environment: &Environment,
     secrets: &Secrets,
     queues: &Queues,
     program: &Path,
     scratch: &Path,
-    ledger: SqliteLedger,
-) -> anyhow::Result<Arc<Scanner<SqliteLedger>>> {
+    ledger: L,
+) -> anyhow::Result<Scanner<L>> {
     let program = cli_program(program, environment)?;
     let settings = ScannerSettings::load(secrets, Arc::clone(config)).await?;
     let concurrency = config.scanner.as_ref().map_or(1, |it| it.concurrency);
@@ -77,7 +76,7 @@ pub(crate) async fn scanner(
         queues.dead_letter_url.clone(),
         config.retry.attempts,
     );
-    Ok(Arc::new(Scanner {
+    Ok(Scanner {
         settings,
         queue: queue.await?,
         ledger,
@@ -88,17 +87,19 @@ pub(crate) async fn scanner(
         slots: Slots::open(scratch, concurrency)?,
         margin: MARGIN,
         now: Arc::new(|| Clock::System.now()),
-    }))
+    })
 }
 
 /// One record to an invocation, so that a crash has no innocent neighbours.
-pub(crate) fn mapping(
+pub(crate) fn mapping<L: Ledger>(
     config: &Config,
     queues: &Queues,
-    function_timeout: Duration,
-    scanner: Arc<Scanner<SqliteLedger>>,
+    drain: Duration,
+    scanner: Scanner<L>,
     plan: Plan,
 ) -> anyhow::Result<Mapping<impl Fn(Invocation) -> Handled + Send + Sync + 'static>> {
+    let scanner = Arc::new(scanner);
+    let function_timeout = function_timeout(config);
     let config = mapping::Config {
         queue_url: queues.url.clone(),
         queue_arn: queues.arn.clone(),
@@ -110,7 +111,7 @@ pub(crate) fn mapping(
             .map_or(1, |it| it.concurrency as usize),
         function_timeout,
         receive_wait: RECEIVE_WAIT,
-        drain: DRAIN,
+        drain,
     };
     let strikes = plan.scanner();
     let handler = move |invocation: Invocation| -> Handled {

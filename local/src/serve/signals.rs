@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::output;
 
 /// `timeout` and some supervisors send a signal to the process and to its group: what comes within this time is the same.
-pub(super) const ONE_SIGNAL: Duration = Duration::from_secs(1);
+pub(crate) const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
 /// The signals that ask the process to end.
 pub(crate) struct StopSignals {
@@ -36,7 +36,7 @@ impl StopSignals {
     }
 
     /// Waits for the first one that comes after `pause`, and tells its name.
-    pub(super) async fn next_after(pause: Duration) -> anyhow::Result<&'static str> {
+    pub(crate) async fn next_after(pause: Duration) -> anyhow::Result<&'static str> {
         tokio::time::sleep(pause).await;
         Ok(Self::open()?.next().await)
     }

@@ -370,7 +370,7 @@ fn a_reader_that_goes_away_is_no_failure() {
 
 /// `YAML` with a Sysdig that is nobody on this machine.
 fn without_network() -> String {
-    YAML.replace("scanner: {", "scanner: { api_url: \"https://127.0.0.1:1\",")
+    YAML.replace("http://127.0.0.1:1", "https://127.0.0.1:1")
 }
 
 const DOCTOR: [&str; 3] = [

@@ -116,17 +116,7 @@ fn readiness_names_the_part_that_fails() {
 fn without_its_queue_a_server_says_so_to_operators_and_senders() {
     let (aws, mut place) = (Place::new(), Place::new());
     let mut queue = aws.serve(&["--no-scan"]);
-    for (name, value) in [
-        (
-            "AWS_ENDPOINT_URL_SQS",
-            format!("http://{}", queue.sqs_address),
-        ),
-        ("AWS_REGION", "us-east-1".to_owned()),
-        ("AWS_ACCESS_KEY_ID", "fake".to_owned()),
-        ("AWS_SECRET_ACCESS_KEY", "fake".to_owned()),
-    ] {
-        place.environment.insert(name.to_owned(), value);
-    }
+    place.use_sqs(queue.sqs_address);
     let url = format!(
         "--queue-url=http://{}/000000000000/scanhook",
         queue.sqs_address

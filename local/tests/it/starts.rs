@@ -212,7 +212,7 @@ fn what_was_queued_without_a_scanner_is_scanned_after_a_later_start() {
     let list = place.run(&["scans", "list"]);
     assert_eq!(
         (list.code, list.stderr.as_str()),
-        (Some(0), "no scans yet\n")
+        (Some(0), "no such scans\n")
     );
     taking.stop();
     assert_eq!(place.messages("scanhook").len(), 1);

@@ -36,7 +36,7 @@ sources:
   basic: { kind: harbor, registry: basic.example.com, auth: [{ type: basic, username: robot, secret: "env:BASIC" }] }
 registries:
   harbor.example.com: { credentials: { type: basic, username: robot, password: "env:PASSWORD" } }
-scanner: { api_token: "env:SYSDIG", timeout: 1m, concurrency: 4 }
+scanner: { api_url: "http://127.0.0.1:1", api_token: "env:SYSDIG", timeout: 1m, concurrency: 4 }
 retry: { attempts: 4, base: 1s, cap: 1s }
 "#;
 
@@ -75,6 +75,18 @@ impl Place {
         }
     }
 
+    /// Has commands take the endpoint of a server for SQS.
+    pub(crate) fn use_sqs(&mut self, endpoint: SocketAddr) {
+        for (name, value) in [
+            ("AWS_ENDPOINT_URL_SQS", format!("http://{endpoint}")),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", "fake".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "fake".to_owned()),
+        ] {
+            self.environment.insert(name.to_owned(), value);
+        }
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -108,15 +120,35 @@ impl Place {
         serve
     }
 
+    /// Starts `work` on the embedded queue of another server, and waits until it works.
+    pub(crate) fn work(&self, queue: SocketAddr, arguments: &[&str]) -> Serve {
+        let url = format!("--queue-url=http://{queue}/000000000000/scanhook");
+        let arguments: Vec<_> = std::iter::once(url.as_str())
+            .chain(arguments.iter().copied())
+            .collect();
+        let mut work = self.begin("work", &["--listen"], &arguments);
+        work.address = wait_for("the notice of work", || {
+            if let Some(status) = work.child.try_wait().unwrap() {
+                panic!("work ended with {status}: {}", work.stderr());
+            }
+            between(&work.stderr(), "figures are at http://", "/readyz")
+        });
+        work
+    }
+
     /// Starts `serve` on free ports.
     pub(crate) fn start(&self, arguments: &[&str]) -> Serve {
+        self.begin("serve", &["--listen", "--sqs-listen"], arguments)
+    }
+
+    fn begin(&self, name: &str, flags: &[&str], arguments: &[&str]) -> Serve {
         let number = self.logs.fetch_add(1, Ordering::Relaxed);
         let (stdout, stderr) = (
             self.path(&format!("stdout-{number}")),
             self.path(&format!("stderr-{number}")),
         );
-        let mut command = self.command(&["serve"]);
-        for flag in ["--listen", "--sqs-listen"] {
+        let mut command = self.command(&[name]);
+        for flag in flags {
             if !arguments.iter().any(|it| it.starts_with(flag)) {
                 command.arg(format!("{flag}=127.0.0.1:0"));
             }

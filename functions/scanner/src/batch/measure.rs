@@ -14,12 +14,11 @@ pub(super) fn ended(settings: &ScannerSettings, record: &ScanRecord) {
     let is_repeated = record.is_repeated();
     let verdict = match (record.state, record.verdict.as_deref()) {
         (State::InProgress | State::Retrying, _) | (_, None) => None,
-        (State::DeadLetter, _) => Some("error"),
         (State::Done, _) if is_repeated => Some("repeated"),
         (State::Done, Some("passed")) => Some("passed"),
         (State::Done, Some("failed")) => Some("failed"),
         (State::Done, Some("skipped")) => Some("skipped"),
-        (State::Done, Some(_)) => Some("error"),
+        (State::Done | State::DeadLetter, _) => Some("error"),
     };
     let is_configured = settings.policies(&record.source).is_some();
     let source = if is_configured {

@@ -7,9 +7,10 @@ use std::time::Duration;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Config;
+use super::{Config, Mapping};
 use crate::clock::Clock;
 
 /// Lambda's limit for the payload of a call.
@@ -32,22 +33,19 @@ pub(super) struct Poller<'a> {
     /// Messages that did not fit into the last event.
     carried: Vec<Message>,
     failed_receives: u32,
+    admission: watch::Receiver<bool>,
 }
 
 impl<'a> Poller<'a> {
-    pub(super) fn new(
-        client: &'a Client,
-        config: &'a Config,
-        clock: &'a Clock,
-        stopping: &'a CancellationToken,
-    ) -> Self {
+    pub(super) fn new<H>(mapping: &'a Mapping<H>, stopping: &'a CancellationToken) -> Self {
         Self {
-            client,
-            config,
-            clock,
+            client: &mapping.client,
+            config: &mapping.config,
+            clock: &mapping.clock,
             stopping,
             carried: Vec::new(),
             failed_receives: 0,
+            admission: mapping.admission.clone(),
         }
     }
 
@@ -93,6 +91,11 @@ impl<'a> Poller<'a> {
 
     /// Receives up to `count` messages; pauses after a failure, and says so once per outage.
     async fn receive(&mut self, count: usize, wait: Duration) -> Vec<Message> {
+        tokio::select! {
+            // Whoever could forbid it and is gone forbids nothing any more.
+            _ = self.admission.wait_for(|it| *it) => {}
+            () = self.stopping.cancelled() => return Vec::new(),
+        }
         let request = self
             .client
             .receive_message()

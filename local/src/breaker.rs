@@ -1,0 +1,168 @@
+//! Stops receiving while Sysdig's backend is down, so that an outage spends no receives of the messages that wait.
+//!
+//! Failed scans make it ask the backend itself, and what that answers decides: a registry that is down stops nothing. Where it
+//! can't reach a backend that the CLI reaches, it stops nothing either: it trusts its own eyes only after they have seen.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use scanhook_core::message::ScanId;
+use scanhook_core::record::{ClaimKey, ScanRecord, State};
+use scanhook_core::verdict::{ErrorReason, ScanError, Verdict};
+use scanhook_scanner::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
+use scanhook_settings::config::Config;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::send;
+
+/// So many failed scans in a row make it ask.
+const FAILURES: u32 = 3;
+
+/// How often it asks a backend that has never answered it.
+const FIRST_PAUSE: Duration = Duration::from_mins(1);
+
+/// How often it asks a backend that is down.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How long the backend has to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Watches the scans of one process.
+pub(crate) struct Breaker {
+    failures: AtomicU32,
+    suspicion: Notify,
+    /// Whether messages may be received.
+    admission: watch::Sender<bool>,
+}
+
+impl Breaker {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            failures: AtomicU32::new(0),
+            suspicion: Notify::new(),
+            admission: watch::Sender::new(true),
+        })
+    }
+
+    /// Says at any time whether messages may be received.
+    pub(crate) fn admission(&self) -> watch::Receiver<bool> {
+        self.admission.subscribe()
+    }
+
+    /// Learns of a scan's end.
+    fn saw(&self, record: &ScanRecord) {
+        if record.finished_at.is_none() || record.is_repeated() {
+            return;
+        }
+        if record.state == State::Done {
+            self.failures.store(0, Ordering::Relaxed);
+        } else if record.reason.as_deref().is_some_and(is_suspicious)
+            && self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES
+        {
+            self.suspicion.notify_one();
+        }
+    }
+
+    /// Asks the backend when scans fail, and lets nothing be received while it is down, until `stopping`.
+    pub(crate) fn watch(
+        self: &Arc<Self>,
+        config: &Config,
+        stopping: CancellationToken,
+    ) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
+        let (breaker, client) = (Arc::clone(self), send::client()?);
+        let url = config.scanner.as_ref().map(|it| it.api_url.clone());
+        Ok(async move {
+            let watch = breaker.watch_backend(client, url.unwrap_or_default());
+            stopping.run_until_cancelled(watch).await;
+        })
+    }
+
+    async fn watch_backend(&self, client: reqwest::Client, url: String) {
+        while let Err(problem) = ask(&client, &url).await {
+            tracing::warn!(
+                event = "backend.unknown",
+                "Sysdig's backend has not answered this process yet, so its outages stop nothing: {problem}"
+            );
+            tokio::time::sleep(FIRST_PAUSE).await;
+        }
+        tracing::info!(event = "backend.seen", "Sysdig's backend answers");
+        loop {
+            self.suspicion.notified().await;
+            self.failures.store(0, Ordering::Relaxed);
+            let Err(problem) = ask(&client, &url).await else {
+                continue;
+            };
+            self.admission.send_replace(false);
+            tracing::error!(
+                event = "backend.down",
+                "Sysdig's backend is down, so nothing is received until it answers: {problem}"
+            );
+            while ask(&client, &url).await.is_err() {
+                tokio::time::sleep(PAUSE).await;
+            }
+            self.failures.store(0, Ordering::Relaxed);
+            self.admission.send_replace(true);
+            tracing::info!(event = "backend.up", "Sysdig's backend answers again");
+        }
+    }
+}
+
+/// Whether a failure may be the backend's.
+fn is_suspicious(reason: &str) -> bool {
+    [
+        ErrorReason::Network,
+        ErrorReason::Database,
+        ErrorReason::ScannerError,
+    ]
+    .iter()
+    .any(|it| it.as_str() == reason)
+}
+
+/// Whatever the backend says below 500 shows that it is there.
+async fn ask(client: &reqwest::Client, url: &str) -> Result<(), String> {
+    let answer = client.get(url).timeout(PATIENCE).send().await;
+    match answer {
+        Ok(answer) if !answer.status().is_server_error() => Ok(()),
+        Ok(answer) => Err(format!("it answers {}", answer.status().as_u16())),
+        Err(err) => Err(format!("{:#}", anyhow::Error::new(err.without_url()))),
+    }
+}
+
+/// A ledger that lets a breaker know what it records.
+pub(crate) struct Watched<L> {
+    pub(crate) ledger: L,
+    pub(crate) breaker: Arc<Breaker>,
+}
+
+impl<L: Ledger> Ledger for Watched<L> {
+    async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
+        self.ledger.claim(request).await
+    }
+
+    async fn finish(
+        &self,
+        key: &ClaimKey,
+        holder: &ScanId,
+        verdict: Verdict,
+        finished_at: Timestamp,
+    ) -> Result<(), LedgerError> {
+        self.ledger.finish(key, holder, verdict, finished_at).await
+    }
+
+    async fn release(
+        &self,
+        key: &ClaimKey,
+        holder: &ScanId,
+        last_error: &ScanError,
+    ) -> Result<(), LedgerError> {
+        self.ledger.release(key, holder, last_error).await
+    }
+
+    async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError> {
+        self.breaker.saw(record);
+        self.ledger.record(record).await
+    }
+}

@@ -1,0 +1,162 @@
+//! `scanhook work`: the scanner handler as a plain worker on any SQS queue.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+
+use scanhook_emulator::clock::Clock;
+use scanhook_emulator::listener;
+use scanhook_scanner::batch::Scanner;
+use scanhook_scanner::dynamodb::{self, DynamoDbLedger};
+use scanhook_scanner::ledger::Ledger;
+use scanhook_settings::Environment;
+use scanhook_settings::config::Config;
+use scanhook_settings::secrets::Secrets;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::WorkArgs;
+use crate::breaker::{Breaker, Watched};
+use crate::data_dir::DataDir;
+use crate::faults::Plan;
+use crate::ledger::SqliteLedger;
+use crate::serve::operations::{Depths, Operations, Part};
+use crate::serve::queues::Queues;
+use crate::serve::scanning::{mapping, scanner};
+use crate::serve::{self, ONE_SIGNAL, StopSignals};
+use crate::{Outcome, output, unusable};
+
+/// How long requests that have begun may go on at the end.
+const CLOSING: Duration = Duration::from_secs(2);
+
+pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow::Result<Outcome> {
+    let secrets = Secrets::local(&environment);
+    let config = Arc::new(serve::load_config(&args.config, &secrets).await?);
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut signals = StopSignals::open()?;
+    let data_dir = DataDir::lock(&args.data_dir).await.map_err(unusable)?;
+    let started = if let Some(table) = &args.table {
+        let sdk = scanhook_settings::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await;
+        let (table, keep) = (table.clone(), config.ledger_keep);
+        let ledger = DynamoDbLedger::new(&sdk, table, keep, dynamodb::PATIENCE);
+        start(
+            &args,
+            config,
+            (&environment, &secrets),
+            &data_dir,
+            ledger,
+            None,
+        )
+        .await
+    } else {
+        let now = Clock::System.now();
+        let ledger = SqliteLedger::open(&data_dir.ledger(), config.ledger_keep, now)?;
+        let part = Part::ledger(&ledger);
+        start(
+            &args,
+            config,
+            (&environment, &secrets),
+            &data_dir,
+            ledger,
+            Some(part),
+        )
+        .await
+    };
+    let mut worker = started.map_err(unusable)?;
+    output::notice(&format!(
+        "scanhook works on {}\nits readiness and figures are at http://{}/readyz and /metrics",
+        args.queue_url, worker.address
+    ));
+    let signal = signals.next().await;
+    output::notice(&format!(
+        "{signal}: finishing what has begun, for {} at most; a second signal ends it at once",
+        humantime::format_duration(args.drain)
+    ));
+    let again = tokio::select! {
+        () = worker.stop() => return Ok(Outcome::Fine),
+        again = StopSignals::next_after(ONE_SIGNAL) => again?,
+    };
+    output::notice(&format!("{again}: leaving what has begun to other workers"));
+    worker.tasks.abort_all();
+    scanhook_scanner::cli::end_leftovers(&data_dir.scratch());
+    Ok(Outcome::Findings)
+}
+
+struct Worker {
+    address: SocketAddr,
+    stopping: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Worker {
+    async fn stop(&mut self) {
+        self.stopping.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+async fn start<L: Ledger>(
+    args: &WorkArgs,
+    config: Arc<Config>,
+    (environment, secrets): (&Environment, &Secrets),
+    data_dir: &DataDir,
+    ledger: L,
+    ledger_part: Option<Part>,
+) -> anyhow::Result<Worker> {
+    let listener = serve::bind(args.listen, "--listen").await?;
+    let address = listener.local_addr()?;
+    let queues = Queues::outside(&args.queue_url).await?;
+    let breaker = Breaker::new();
+    let mut parts = vec![
+        Part::configuration(),
+        Part::queue(queues.client.clone(), queues.url.clone()),
+        Part::backend(&breaker),
+    ];
+    parts.extend(ledger_part);
+    let operations = Operations::new(parts, Depths::outside(&queues));
+    let ledger = Watched {
+        ledger,
+        breaker: Arc::clone(&breaker),
+    };
+    let (program, scratch) = (&args.scanner_cli, data_dir.scratch());
+    let scanner = scanner(
+        &config,
+        environment,
+        secrets,
+        &queues,
+        program,
+        &scratch,
+        ledger,
+    )
+    .await?;
+    let scanner = Scanner {
+        queue: scanner.queue.renewing(args.hidden_for),
+        ..scanner
+    };
+    let mapping = mapping(&config, &queues, args.drain, scanner, Plan::default())?;
+    let mapping = mapping.admitted_by(breaker.admission());
+    let stopping = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(mapping.run(stopping.clone().cancelled_owned()));
+    tasks.spawn(breaker.watch(&config, stopping.clone())?);
+    tasks.spawn(Operations::upkeep(stopping.clone()));
+    let healthz = Router::new().route("/healthz", get(async || "ok"));
+    let router = healthz.merge(operations.routes());
+    tasks.spawn(listener::serve(
+        listener,
+        router,
+        serve::CAPACITY,
+        stopping.clone(),
+        CLOSING,
+    ));
+    Ok(Worker {
+        address,
+        stopping,
+        tasks,
+    })
+}

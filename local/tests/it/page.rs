@@ -1,0 +1,119 @@
+//! The local page: what it shows, to whom, and that hostile names stay text.
+
+use serde_json::json;
+
+use crate::world::{Answer, Place, Serve, digest, exchange, wait_for};
+
+fn page(serve: &Serve, path: &str, headers: &str) -> Answer {
+    let head = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n{headers}\r\n");
+    exchange(serve.address, &head, b"").unwrap()
+}
+
+const LOCAL: &str = "Host: localhost:8080\r\n";
+
+#[test]
+fn it_shows_deliveries_scans_verdicts_and_dead_letters_with_their_reasons() {
+    let place = Place::new();
+    let serve = place.serve(&[]);
+    for image in ["pass", "fail", "unsupported"] {
+        let image = format!("harbor.example.com/prod/{image}:1@{}", digest(1));
+        place.settled(&serve.queue(&place.delivery("harbor", &image)));
+    }
+    let hanging = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/hang:1"));
+    place.cli_on(&hanging);
+    let mut wrong = place.delivery("harbor", "harbor.example.com/prod/pass:1");
+    wrong.headers = String::new();
+    serve.send(&wrong);
+    let shown = wait_for("the dead letter", || {
+        Some(page(&serve, "/", LOCAL)).filter(|it| it.body.contains("<td>unsupported_image</td>"))
+    });
+    assert_eq!(shown.status, 200);
+    for part in [
+        "<td>harbor</td><td>202</td><td>1 queued</td>",
+        "<td>401</td><td>No valid credential</td>",
+        "<td>passed</td>",
+        "<td>failed</td>",
+        "<dt>dead letters</dt><dd>1</dd>",
+        "<dt>running</dt><dd>1</dd>",
+        "harbor.example.com/prod/hang:1",
+        "<rect class=\"critical\"",
+        "<li class=\"error\">error 1</li>",
+    ] {
+        assert!(shown.body.contains(part), "{part} is not in {}", shown.body);
+    }
+    let head = shown.head.to_lowercase();
+    for header in [
+        "content-type: text/html; charset=utf-8",
+        "content-security-policy: default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "x-content-type-options: nosniff",
+        "referrer-policy: no-referrer",
+        "cache-control: no-store",
+    ] {
+        assert!(head.contains(header), "{header} is not in {head}");
+    }
+    for outside in ["http://", "https://", "<script", "style=", " on"] {
+        assert!(!shown.body.contains(outside), "{outside}");
+    }
+    let style = page(&serve, "/page.css", LOCAL);
+    assert_eq!(style.status, 200);
+    assert!(style.head.to_lowercase().contains("content-type: text/css"));
+    assert!(!style.body.contains("url(") && !style.body.contains("@import"));
+}
+
+#[test]
+fn hostile_names_stay_text() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    // No registry's names are like this, but what lies in the queue may come from elsewhere.
+    let attribute = |text: &str| json!({"DataType": "String", "StringValue": text});
+    let hostile = "</td><script>alert('1')</script><img src=x onerror=\"a()\">&amp;\u{202e}";
+    let url = format!("http://{}/000000000000/scanhook-dlq", serve.sqs_address);
+    let message = json!({
+        "QueueUrl": url,
+        "MessageBody": hostile,
+        "MessageAttributes": {
+            "scanhook.reason": attribute(hostile),
+            "scanhook.detail": attribute(hostile),
+            "scanhook.scan_id": attribute(hostile),
+        },
+    });
+    serve.sqs("SendMessage", &message.to_string());
+    let mut stranger = place.delivery("harbor", "harbor.example.com/prod/pass:1");
+    stranger.path = "/webhooks/%3Cscript%3E".to_owned();
+    serve.send(&stranger);
+    let body = page(&serve, "/", LOCAL).body;
+    let escaped = "&lt;/td&gt;&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&lt;img src=x onerror=&quot;a()&quot;&gt;&amp;amp;\u{fffd}";
+    assert_eq!(body.matches(escaped).count(), 3, "{body}");
+    for raw in ["<script", "<img", "\u{202e}", "%3Cscript"] {
+        assert!(!body.contains(raw), "{raw} is in {body}");
+    }
+    assert!(body.contains("(no such source)"), "{body}");
+}
+
+#[test]
+fn only_who_sits_at_this_machine_sees_it_unless_it_is_opened() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    for (headers, status) in [
+        (LOCAL, 200),
+        ("Host: 127.0.0.1:8080\r\n", 200),
+        ("Host: [::1]:8080\r\n", 200),
+        ("Host: rebound.example.com\r\n", 404),
+        ("Host: localhost\r\nX-Forwarded-For: 203.0.113.9\r\n", 404),
+        ("Host: localhost\r\nForwarded: for=203.0.113.9\r\n", 404),
+    ] {
+        for path in ["/", "/page.css"] {
+            assert_eq!(
+                page(&serve, path, headers).status,
+                status,
+                "{path} {headers}"
+            );
+        }
+    }
+    serve.stop();
+    let open = place.serve(&["--no-scan", "--open-page"]);
+    assert_eq!(
+        page(&open, "/", "Host: scanhook.example.com\r\n").status,
+        200
+    );
+}
