@@ -94,6 +94,7 @@ fn core_depends_on_no_runtime_and_no_service() {
         "secrecy",
         "serde",
         "serde_json",
+        "serde_path_to_error",
         "sha1",
         "sha2",
         "subtle",

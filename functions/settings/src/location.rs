@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use secrecy::ExposeSecret as _;
 
 use crate::config::{Config, ConfigError};
-use crate::secrets::{ResolveSecretError, SecretRef, Secrets, Strength};
+use crate::secrets::{ResolveSecretError, SecretRef, Secrets};
 
 /// A place that holds a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,12 +76,12 @@ impl Location {
                 key: None,
             },
         };
-        let text = secrets.resolve(&reference, Strength::Given).await;
+        let text = secrets.text(&reference).await;
         let text = text.map_err(|source| LoadError::Read {
             location: self.clone(),
             source,
         })?;
-        Config::parse(text.present().expose_secret()).map_err(|source| LoadError::Invalid {
+        Config::parse(text.expose_secret()).map_err(|source| LoadError::Invalid {
             location: self.clone(),
             source,
         })

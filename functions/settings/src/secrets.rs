@@ -250,6 +250,14 @@ impl Secrets {
         })
     }
 
+    /// Reads all of what a reference leads to, whatever it is.
+    pub(crate) async fn text(
+        &self,
+        reference: &SecretRef,
+    ) -> Result<Arc<SecretString>, ResolveSecretError> {
+        self.document(&reference.document()).first().await
+    }
+
     /// The keys of an identity provider, not fetched yet.
     pub fn keys(&self, issuer: &str) -> Keys {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
