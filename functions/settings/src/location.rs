@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::config::{Config, ConfigError};
 use crate::secrets::{ResolveSecretError, SecretRef, Secrets};
@@ -76,11 +77,14 @@ impl Location {
                 key: None,
             },
         };
-        let text = secrets.text(&reference).await;
-        let text = text.map_err(|source| LoadError::Read {
-            location: self.clone(),
-            source,
-        })?;
+        let text = match secrets.text(&reference).await {
+            // What an empty configuration lacks is told like what any other lacks.
+            Err(ResolveSecretError::Empty) => Arc::new(SecretString::default()),
+            text => text.map_err(|source| LoadError::Read {
+                location: self.clone(),
+                source,
+            })?,
+        };
         Config::parse(text.expose_secret()).map_err(|source| LoadError::Invalid {
             location: self.clone(),
             source,
