@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use scanhook_core::image::Image;
 use scanhook_core::report::Report;
-use scanhook_core::verdict::{CliRun, Exit, Verdict, judge};
+use scanhook_core::verdict::{CliRun, Exit, Verdict, judge_image};
 use serde_json::{Value, json};
 
 /// A report with one place changed.
@@ -97,7 +97,7 @@ pub fn verdict(image: &Image, code: i32, report: &[u8]) -> Result<Verdict, &'sta
         report: Report::parse(report).map_err(|err| err.to_string()),
         stderr: "",
     };
-    match judge(image, run, 1) {
+    match judge_image(image, run, 1) {
         Ok(judged) => Ok(judged.verdict),
         Err(err) => Err(err.reason.as_str()),
     }

@@ -53,9 +53,9 @@ async fn resolve_all(config: &Config, secrets: &Secrets) -> anyhow::Result<()> {
             .map_err(|err| unusable(secret_error(path, &err)))
     };
     for registry in &config.registries {
-        if let Some(credentials) = &registry.credentials {
-            let path = format!("registries.{}.credentials.password", registry.pattern);
-            check(&path, &credentials.password, Strength::Given).await?;
+        if let Some((key, secret)) = registry.credentials.secret() {
+            let path = format!("registries.{}.credentials.{key}", registry.pattern);
+            check(&path, secret, Strength::Given).await?;
         }
     }
     if let Some(scanner) = &config.scanner {

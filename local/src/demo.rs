@@ -1,7 +1,9 @@
 //! `scanhook demo`: the whole way of an image on embedded defaults, with the stand-in CLI.
 //!
-//! The deliveries go over HTTP, signed as each registry signs; queue, mapping and scanner are those of `serve`.
+//! The deliveries go over HTTP, signed as each registry signs; queue, mapping and scanner are those of `serve`. Every host
+//! name leads to a small registry of the demo's own, so that nothing leaves this machine.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +20,12 @@ use scanhook_settings::secrets::Secrets;
 use secrecy::SecretString;
 use serde_json::Value;
 
+use self::registry::Registry;
 use crate::send::{self, Answer};
 use crate::serve::{self, Options, Server, StopSignals};
 use crate::{Outcome, output, scans, unusable};
+
+mod registry;
 
 /// The demo gives up on an image after this long.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -29,7 +34,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(50);
 
 /// What is pushed to each registry, besides one image that passes.
-const STORIES: [Story; 5] = [
+const STORIES: [Story; 6] = [
     Story {
         kind: "harbor",
         image: "demo/fail",
@@ -50,6 +55,14 @@ const STORIES: [Story; 5] = [
         tag: "gone",
         forged: false,
         expected: "error: image_not_found",
+    },
+    // Docker Hub's payload does not tell what was pushed; its manifest does.
+    Story {
+        kind: "docker-hub",
+        image: "demo/chart",
+        tag: "0.1.0",
+        forged: false,
+        expected: "skipped: not_an_image",
     },
     Story {
         kind: "distribution",
@@ -97,6 +110,7 @@ pub(crate) async fn command() -> anyhow::Result<Outcome> {
     });
     let config = || Config::parse(&configuration()).context("the demo's configuration");
     let secrets = Secrets::local(&environment);
+    let registry = Registry::start().await?;
     let options = Options {
         config: config()?,
         environment,
@@ -107,12 +121,13 @@ pub(crate) async fn command() -> anyhow::Result<Outcome> {
         queue_url: None,
         scanner_cli: Some(cli),
         open_page: false,
+        dns: registry.dns(),
     };
     let mut signals = StopSignals::open()?;
     let mut server = serve::start(options).await.map_err(unusable)?;
     let config = config()?;
     let outcome = tokio::select! {
-        outcome = play(&server, &config, &secrets) => outcome,
+        outcome = play(&server, &registry, &config, &secrets) => outcome,
         signal = signals.next() => {
             output::notice(signal);
             server.abandon();
@@ -135,17 +150,31 @@ fn configuration() -> String {
     let sources: Vec<_> = kinds::ALL
         .iter()
         .map(|kind| {
-            let (name, registry) = (kind.name, kind.example_registry);
+            let (name, registry) = (kind.name, host(kind));
             let auth = kind.auth.first().copied().unwrap_or("path_token");
             format!(
                 r#"  {name}: {{ kind: {name}, registry: "{registry}", auth: [{{ type: {auth}, secret: "env:DEMO_{name}" }}] }}"#
             )
         })
         .collect();
+    let hosts: BTreeSet<_> = kinds::ALL.iter().map(|it| host(it)).collect();
+    let registries: Vec<_> = hosts
+        .into_iter()
+        .map(|it| format!("  \"{it}\": {{ insecure: true }}"))
+        .collect();
     format!(
-        "sources:\n{}\nscanner: {{ api_url: \"http://127.0.0.1:1\", api_token: \"env:DEMO_SYSDIG\", concurrency: 2 }}\nretry: {{ attempts: 6, base: 1s, cap: 2s }}\n",
+        "sources:\n{}\nregistries:\n{}\nscanner: {{ api_url: \"http://127.0.0.1:1\", api_token: \"env:DEMO_SYSDIG\", concurrency: 2 }}\nretry: {{ attempts: 6, base: 1s, cap: 2s }}\n",
         sources.join("\n"),
+        registries.join("\n"),
     )
+}
+
+/// Without a port, which would count for more than where the demo's names lead.
+fn host(kind: &Kind) -> String {
+    match kind.example_registry.split_once(':') {
+        Some(_) => format!("{}.example.com", kind.name),
+        None => kind.example_registry.to_owned(),
+    }
 }
 
 fn stories() -> Vec<Story> {
@@ -159,7 +188,12 @@ fn stories() -> Vec<Story> {
     kinds::ALL.iter().map(pass).chain(STORIES).collect()
 }
 
-async fn play(server: &Server, config: &Config, secrets: &Secrets) -> anyhow::Result<Outcome> {
+async fn play(
+    server: &Server,
+    registry: &Registry,
+    config: &Config,
+    secrets: &Secrets,
+) -> anyhow::Result<Outcome> {
     let client = send::client()?;
     let url = format!("http://{}", server.address);
     let mut told = Vec::new();
@@ -186,7 +220,10 @@ async fn play(server: &Server, config: &Config, secrets: &Secrets) -> anyhow::Re
             source.source.registry,
             story.image,
             story.tag,
-            random_digest()
+            match registry.digest(story.image, story.tag) {
+                Some(digest) => digest.to_string(),
+                None => random_digest(),
+            },
         ))?;
         let sample = send::make_sample(&source.source, &image);
         let signed = send::sign(&url, &source.source, &credential, sample)?;
@@ -333,7 +370,7 @@ fn row(told: &Told, outcome: String, record: Option<&ScanRecord>) -> Vec<String>
     ]
 }
 
-/// A digest that no other demo had.
+/// A digest of nothing.
 fn random_digest() -> String {
     format!(
         "sha256:{:032x}{:032x}",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use scanhook_scanner::cli::Cli;
 use scanhook_scanner::config::{ScannerSettings, find_program, inherited};
 use scanhook_scanner::doctor::{self, Diagnosis, Images};
+use scanhook_scanner::registry::{Registries, system_dns};
 use scanhook_settings::Environment;
 use scanhook_settings::secrets::Secrets;
 
@@ -18,8 +19,11 @@ const LIMIT: Duration = Duration::from_hours(12);
 pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let secrets = Secrets::local(&environment);
     let config = Arc::new(serve::load_config(&args.config, &secrets).await?);
-    let settings = ScannerSettings::load(&secrets, config).await;
+    let settings = ScannerSettings::load(&secrets, Arc::clone(&config)).await;
     let settings = settings.map_err(unusable)?;
+    let registries =
+        Registries::load(&secrets, &environment, config, serve::outside(system_dns())).await;
+    let registries = registries.map_err(unusable)?;
     let program = &args.scanner_cli;
     // One that is not there is what is found out, not what prevents it.
     let program = if program.components().count() == 1 {
@@ -37,7 +41,15 @@ pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyho
     };
     output::notice("this takes as long as several scans");
     let scratch = std::env::temp_dir();
-    let diagnosis = doctor::examine(&cli, &settings, images, &scratch, &environment, LIMIT).await?;
+    let diagnosis = doctor::examine(
+        &cli,
+        (&settings, &registries),
+        images,
+        &scratch,
+        &environment,
+        LIMIT,
+    )
+    .await?;
     match args.output {
         Output::Json => output::json(&diagnosis)?,
         Output::Table => show(&diagnosis)?,

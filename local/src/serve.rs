@@ -13,6 +13,7 @@ use scanhook_emulator::clock::Clock;
 use scanhook_emulator::listener::{self, Capacity};
 use scanhook_emulator::sqs::{Endpoint, Store};
 use scanhook_scanner::cli;
+use scanhook_scanner::registry::{Dns, system_dns};
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
 use scanhook_settings::location::{LoadError, Location};
@@ -27,6 +28,7 @@ use self::deliveries::Deliveries;
 use self::operations::{Depths, Operations, Part};
 use self::page::Page;
 use self::queues::{QUEUE, Queues, ensure_queues, release_abandoned};
+pub(crate) use self::scanning::outside;
 use self::scanning::{function_timeout, mapping, scanner};
 use crate::args::ServeArgs;
 use crate::breaker::{Breaker, Watched};
@@ -69,6 +71,8 @@ pub(crate) struct Options {
     pub(crate) scanner_cli: Option<PathBuf>,
     /// Whether others than this machine may see the page.
     pub(crate) open_page: bool,
+    /// How the names of registries become addresses.
+    pub(crate) dns: Dns,
 }
 
 /// A server that runs.
@@ -122,6 +126,7 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         } else {
             Some(args.scanner_cli)
         },
+        dns: system_dns(),
     };
     let mut signals = StopSignals::open()?;
     let mut server = start_with(options, plan).await.map_err(unusable)?;
@@ -216,8 +221,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     if let Some(program) = &options.scanner_cli {
         let scanner = scanner(
             &config,
-            &environment,
-            &secrets,
+            (&environment, &secrets),
             &queues,
             program,
             &data_dir.scratch(),
@@ -225,6 +229,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
                 ledger: ledger.clone(),
                 breaker: Arc::clone(&breaker),
             },
+            options.dns,
         )
         .await?;
         if options.queue_url.is_none() {

@@ -12,6 +12,7 @@ use scanhook_emulator::listener;
 use scanhook_scanner::batch::Scanner;
 use scanhook_scanner::dynamodb::{self, DynamoDbLedger};
 use scanhook_scanner::ledger::Ledger;
+use scanhook_scanner::registry::system_dns;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
 use scanhook_settings::secrets::Secrets;
@@ -126,12 +127,12 @@ async fn start<L: Ledger>(
     let (program, scratch) = (&args.scanner_cli, data_dir.scratch());
     let scanner = scanner(
         &config,
-        environment,
-        secrets,
+        (environment, secrets),
         &queues,
         program,
         &scratch,
         ledger,
+        system_dns(),
     )
     .await?;
     let scanner = Scanner {

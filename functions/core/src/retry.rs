@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::fmt::rfc2822::DateTimeParser;
+
 /// How often and how soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -28,6 +31,25 @@ impl RetryPolicy {
             .min(MAX_VISIBILITY);
         longest.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
     }
+}
+
+/// No good `Retry-After` is longer; dates with comments could be, without end.
+const MAX_RETRY_AFTER: usize = 64;
+
+/// Reads a `Retry-After` header: seconds or a date, told as the time from `now`, which is at most a day. Source: RFC 9110,
+/// section 10.2.3.
+pub fn pause_of(retry_after: &str, now: Timestamp) -> Option<Duration> {
+    let text = retry_after.trim();
+    if text.is_empty() || text.len() > MAX_RETRY_AFTER {
+        return None;
+    }
+    let pause = if text.bytes().all(|it| it.is_ascii_digit()) {
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let date = DateTimeParser::new().parse_timestamp(text).ok()?;
+        Duration::try_from(date.duration_since(now)).unwrap_or_default()
+    };
+    Some(pause.min(Duration::from_hours(24)))
 }
 
 #[cfg(test)]
@@ -57,6 +79,27 @@ mod tests {
             [30, 30, 60, 120, 3600, 3600]
         );
         assert_eq!(POLICY.delay(3, 0.0).as_secs(), 60);
+    }
+
+    #[test]
+    fn a_wish_for_a_pause_is_seconds_or_a_date() {
+        let now: Timestamp = "1994-11-06T08:48:37Z".parse().unwrap();
+        let seconds = |text: &str| pause_of(text, now).map(|it| it.as_secs());
+        assert_eq!(seconds("120"), Some(120));
+        assert_eq!(seconds(" 0 "), Some(0));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(60));
+        assert_eq!(seconds("Sun, 06 Nov 1994 08:40:00 GMT"), Some(0));
+        assert_eq!(seconds("99999999999999999999999"), Some(86_400));
+        for text in [
+            "",
+            "-1",
+            "1.5",
+            "soon",
+            "Sun, 99 Nov 1994 08:49:37 GMT",
+            &"1".repeat(65),
+        ] {
+            assert_eq!(seconds(text), None, "{text}");
+        }
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use crate::classify;
 use crate::image::{Digest, Image, split_host};
 use crate::redact;
 use crate::report::{Evaluation, Report};
+use crate::target::Target;
 
 /// What is known of an image after a scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,11 +245,11 @@ pub struct CliRun<'a> {
     pub stderr: &'a str,
 }
 
-/// How sure it is that the report is about the image that was asked for.
+/// How sure it is that the report is about the manifest that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Identity {
-    /// Its digest is the one asked for.
+    /// Its digest, or that of its config, is the one asked for.
     Confirmed,
     /// Nothing speaks against it.
     Unconfirmed,
@@ -265,8 +266,28 @@ pub struct Judged {
     pub report: Report,
 }
 
-/// Judges a run for `image` on this receive of its message.
-pub fn judge(image: &Image, run: CliRun<'_>, receive_count: u32) -> Result<Judged, ScanError> {
+/// Judges a run for `target` on this receive of its message.
+pub fn judge(target: &Target, run: CliRun<'_>, receive_count: u32) -> Result<Judged, ScanError> {
+    judge_one(target.image(), Some(target), run, receive_count)
+}
+
+/// Judges a run for an image that no registry was asked about.
+pub fn judge_image(
+    image: &Image,
+    run: CliRun<'_>,
+    receive_count: u32,
+) -> Result<Judged, ScanError> {
+    let digest = image.pin.digest();
+    let target = digest.map(|it| Target::new(image, it.clone()));
+    judge_one(image, target.as_ref(), run, receive_count)
+}
+
+fn judge_one(
+    image: &Image,
+    target: Option<&Target>,
+    run: CliRun<'_>,
+    receive_count: u32,
+) -> Result<Judged, ScanError> {
     let error = |reason: ErrorReason, detail: String| ScanError {
         reason,
         class: reason.class(receive_count),
@@ -316,8 +337,8 @@ pub fn judge(image: &Image, run: CliRun<'_>, receive_count: u32) -> Result<Judge
             format!("exit code {code}, but {problem}"),
         )
     })?;
-    let identity =
-        identify(image, &report).map_err(|problem| error(ErrorReason::ReportMismatch, problem))?;
+    let identity = identify(image, target, &report)
+        .map_err(|problem| error(ErrorReason::ReportMismatch, problem))?;
     let verdict = match (code, report.evaluation) {
         (exit_code::POLICIES_PASSED, Evaluation::Passed) => Verdict::Passed,
         (exit_code::POLICIES_PASSED, Evaluation::NoPolicy) => Verdict::PassedWithoutPolicy,
@@ -337,8 +358,8 @@ pub fn judge(image: &Image, run: CliRun<'_>, receive_count: u32) -> Result<Judge
     })
 }
 
-/// Says whether the report is about `image`, or what speaks against it.
-fn identify(image: &Image, report: &Report) -> Result<Identity, String> {
+/// Says whether the report is about `target`, or what speaks against it.
+fn identify(image: &Image, target: Option<&Target>, report: &Report) -> Result<Identity, String> {
     if let Some(named) = report.pull_string.as_deref().and_then(repository_of)
         && named
             != (
@@ -348,21 +369,20 @@ fn identify(image: &Image, report: &Report) -> Result<Identity, String> {
     {
         return Err("the report names another repository".to_owned());
     }
-    let Some(asked) = image.pin.digest() else {
+    let Some(target) = target else {
         return Ok(Identity::Unconfirmed);
     };
-    let told = [report.digest.as_deref(), report.image_id.as_deref()]
+    let [digest, image_id] = [report.digest.as_deref(), report.image_id.as_deref()]
         .map(|it| it.and_then(|it| Digest::parse(it).ok()));
-    match told {
-        [digest, image_id]
-            if digest.as_ref() == Some(asked) || image_id.as_ref() == Some(asked) =>
-        {
-            Ok(Identity::Confirmed)
-        }
-        [Some(_), Some(_)] => {
-            Err("the report's digest and image id are of another image".to_owned())
-        }
-        _ => Ok(Identity::Unconfirmed),
+    let is_asked = |it: &Digest| it == target.digest() || target.config.as_ref() == Some(it);
+    let is_near = |it: &Digest| target.index.as_ref() == Some(it) || target.siblings.contains(it);
+    let told = || digest.iter().chain(&image_id);
+    if told().any(is_asked) {
+        Ok(Identity::Confirmed)
+    } else if digest.is_some() && image_id.is_some() && !told().any(is_near) {
+        Err("the report's digest and image id are of another image".to_owned())
+    } else {
+        Ok(Identity::Unconfirmed)
     }
 }
 
@@ -386,6 +406,11 @@ mod tests {
 
     const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
+    fn target() -> Target {
+        let image = Image::parse("h.io/a/b:1").unwrap();
+        Target::new(&image, Digest::parse(&format!("sha256:{HEX}")).unwrap())
+    }
+
     fn report(evaluation: Evaluation) -> Report {
         Report {
             cli_version: None,
@@ -400,9 +425,8 @@ mod tests {
     }
 
     fn check(exit: Exit, report: Result<Report, String>, stderr: &str) -> String {
-        let image = Image::parse(&format!("h.io/a/b:1@sha256:{HEX}")).unwrap();
         match judge(
-            &image,
+            &target(),
             CliRun {
                 exit,
                 report,
@@ -541,9 +565,35 @@ mod tests {
             report: Ok(report(Evaluation::Passed)),
             stderr: "",
         };
-        assert_eq!(
-            judge(&image, run, 1).unwrap().identity,
-            Identity::Unconfirmed
-        );
+        let judged = judge_image(&image, run, 1).unwrap();
+        assert_eq!(judged.identity, Identity::Unconfirmed);
+    }
+
+    #[test]
+    fn a_report_may_tell_any_digest_of_the_images_family() {
+        let digest = |hex: &str| Digest::parse(&format!("sha256:{}", hex.repeat(64))).unwrap();
+        let mut target = target();
+        target.index = Some(digest("1"));
+        target.siblings = vec![digest("2")];
+        target.config = Some(digest("3"));
+        let told = |report_digest: &str, image_id: &str| {
+            let report = Report {
+                digest: Some(digest(report_digest).to_string()),
+                image_id: Some(digest(image_id).to_string()),
+                ..report(Evaluation::Passed)
+            };
+            let run = CliRun {
+                exit: Exit::Code(0),
+                report: Ok(report),
+                stderr: "",
+            };
+            judge(&target, run, 1)
+                .map(|it| it.identity)
+                .map_err(|it| it.reason)
+        };
+        assert_eq!(told("9", "3"), Ok(Identity::Confirmed));
+        assert_eq!(told("1", "9"), Ok(Identity::Unconfirmed));
+        assert_eq!(told("2", "9"), Ok(Identity::Unconfirmed));
+        assert_eq!(told("9", "8"), Err(ErrorReason::ReportMismatch));
     }
 }

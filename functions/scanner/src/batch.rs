@@ -17,11 +17,17 @@ use crate::cli::{Cli, Slots};
 use crate::config::ScannerSettings;
 use crate::ledger::Ledger;
 use crate::queue::Queue;
+use crate::registry::Registries;
 
 mod attempt;
 mod hold;
 mod measure;
+mod scan;
 mod settle;
+
+use attempt::{Attempt, Failure};
+use scan::Scan;
+use settle::Failed;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -30,6 +36,8 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 pub struct Scanner<L> {
     /// What the configuration says.
     pub settings: ScannerSettings,
+    /// What says what there is to scan.
+    pub registries: Registries,
     /// Where records come from, and where dead letters go.
     pub queue: Queue,
     /// What is remembered of scans.
@@ -82,18 +90,15 @@ pub async fn handle<L: Ledger>(
     let hidden = until(after(deadline, AFTER_DEADLINE), (scanner.now)());
     scanner.queue.hide_all(&event.records, hidden).await;
     let end = before(deadline, scanner.margin);
-    let worthwhile = WORTHWHILE.min(scanner.settings.timeout());
+    let worthwhile = scanner.worthwhile();
     // The first always starts: with a deadline too short for any, all would come back for ever without a reason.
     let mut times = Times { start: end, end };
     let mut response = SqsBatchResponse::default();
     for record in &event.records {
         let message_id = record.message_id.as_deref();
         let span = tracing::info_span!("record", message_id);
-        if handle_record(scanner, record, hidden_at, times)
-            .instrument(span)
-            .await
-            == Settled::Returned
-        {
+        let handled = Box::pin(handle_record(scanner, record, hidden_at, times));
+        if handled.instrument(span).await == Settled::Returned {
             response.add_failure(identifier(record));
         }
         times.start = before(end, worthwhile);
@@ -107,14 +112,52 @@ async fn handle_record<L: Ledger>(
     hidden_at: Instant,
     times: Times,
 ) -> Settled {
-    let mut attempt = attempt::Attempt::new(record, (scanner.now)());
-    let work = Box::pin(attempt::work(scanner, &mut attempt, times));
-    let Some(outcome) = hold::held(scanner, record, hidden_at, work).await else {
-        return Settled::Returned;
+    let handled = async {
+        let mut attempt = Attempt::new(record, (scanner.now)());
+        let work = Box::pin(work(scanner, &mut attempt, times));
+        match hold::held(scanner, record, hidden_at, work).await {
+            Some(failed) => settle::conclude(scanner, &attempt, failed).await,
+            None => Settled::Returned,
+        }
     };
-    let outcome = outcome.map_err(attempt::Failure::presentable);
-    let settled = AssertUnwindSafe(settle::settle(scanner, attempt, outcome));
-    settled.catch_unwind().await.unwrap_or(Settled::Returned)
+    let handled = AssertUnwindSafe(handled).catch_unwind().await;
+    handled.unwrap_or(Settled::Returned)
+}
+
+/// Works on all that a record asks for, and tells what of it failed. Each platform has its own scan, one after the other,
+/// and a verdict that one has reached stays, whatever becomes of the others.
+async fn work<L: Ledger>(
+    scanner: &Scanner<L>,
+    attempt: &mut Attempt<'_>,
+    times: Times,
+) -> Vec<Failed> {
+    let limit = (attempt.receive_count, times.end);
+    let prepared = attempt::prepare(scanner, attempt, times);
+    let mut prepared = match attempt::caught(scanner, limit, prepared).await {
+        Ok(prepared) => prepared,
+        Err(failure) => {
+            let (failure, record) = (failure.presentable(), attempt.begun());
+            return vec![Failed { record, failure }];
+        }
+    };
+    let mut failed = Vec::new();
+    let mut start = times.end;
+    for subject in std::mem::take(&mut prepared.resolved.subjects) {
+        let mut scan = Scan::new(attempt, &prepared, &subject);
+        let times = Times { start, ..times };
+        let outcome = scan::scan(scanner, attempt, &mut prepared, &subject, &mut scan, times);
+        let outcome = attempt::caught(scanner, limit, outcome).await;
+        let outcome = outcome.map_err(Failure::presentable);
+        failed.extend(settle::finish(scanner, scan, outcome).await);
+        start = before(times.end, scanner.worthwhile());
+    }
+    failed
+}
+
+impl<L> Scanner<L> {
+    fn worthwhile(&self) -> Duration {
+        WORTHWHILE.min(self.settings.timeout())
+    }
 }
 
 /// Names a record in the answer. One without an id can't come back alone: an id that no batch has fails the whole batch,

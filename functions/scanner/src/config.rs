@@ -1,37 +1,36 @@
 //! From the configuration and the environment to a scanner that is ready.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use scanhook_core::image::{Image, Registry};
-use scanhook_core::message::QueueMessage;
+use scanhook_core::image::Image;
 use scanhook_core::plan::{INHERITED, Inherited, RegistryLogin, ScanPlan};
+use scanhook_core::platform::Platform;
 use scanhook_core::retry::RetryPolicy;
 use scanhook_core::source::SourceName;
-use scanhook_core::verdict::ErrorReason;
+use scanhook_core::target::Target;
 use scanhook_settings::Environment;
 use scanhook_settings::aws::Aws;
 use scanhook_settings::config::{Config, ConfigError, ScannerConfig, secret_error};
 use scanhook_settings::location::Location;
 use scanhook_settings::secrets::{Secret, Secrets, Strength};
+use secrecy::SecretString;
 
 use crate::batch::{MARGIN, Scanner};
 use crate::cli::{Cli, Slots};
 use crate::dynamodb::{self, DynamoDbLedger, FunctionLedger};
 use crate::ledger::NoLedger;
 use crate::queue::{ATTEMPT, Queue};
+use crate::registry::{Outside, Registries, Sdk, system_dns};
 
 /// What the configuration says of scanning, with every secret at hand.
 #[derive(Debug)]
 pub struct ScannerSettings {
     config: Arc<Config>,
     api_token: Secret,
-    /// By the pattern of their registry.
-    passwords: BTreeMap<String, Secret>,
 }
 
 impl ScannerSettings {
@@ -43,23 +42,7 @@ impl ScannerSettings {
         })?;
         let api_token = secrets.resolve(&scanner.api_token, Strength::Given).await;
         let api_token = api_token.map_err(|err| secret_error("scanner.api_token", &err))?;
-        let mut passwords = BTreeMap::new();
-        for registry in &config.registries {
-            let Some(credentials) = &registry.credentials else {
-                continue;
-            };
-            let secret = secrets
-                .resolve(&credentials.password, Strength::Given)
-                .await;
-            let path = format!("registries.{}.credentials.password", registry.pattern);
-            let secret = secret.map_err(|err| secret_error(&path, &err))?;
-            passwords.insert(registry.pattern.clone(), secret);
-        }
-        Ok(Self {
-            config,
-            api_token,
-            passwords,
-        })
+        Ok(Self { config, api_token })
     }
 
     fn scanner(&self) -> &ScannerConfig {
@@ -102,23 +85,32 @@ impl ScannerSettings {
         Some(policies)
     }
 
-    /// Plans the scan of a message's image. The login is that of the image's host, whatever the message says else.
-    pub async fn plan(&self, message: &QueueMessage, policies: Vec<String>) -> ScanPlan {
+    /// Which platforms of an index are wanted for images of that source; none means the usual one.
+    pub fn platforms(&self, source: &SourceName) -> &[Platform] {
+        let source = self.config.sources.get(source);
+        source.map_or(&[], |it| it.platforms.as_slice())
+    }
+
+    /// The largest image that is scanned, in bytes.
+    pub fn max_image(&self) -> u64 {
+        self.scanner().max_image
+    }
+
+    /// Plans the scan of a target.
+    pub async fn plan(
+        &self,
+        target: &Target,
+        policies: Vec<String>,
+        login: Option<RegistryLogin>,
+    ) -> ScanPlan {
         ScanPlan {
             policies,
-            ..self.plan_of(message.image.clone()).await
+            ..self.plan_of(target.image().clone(), login).await
         }
     }
 
     /// Plans a run for an image that no message names, with the policies for all sources.
-    pub async fn plan_of(&self, image: Image) -> ScanPlan {
-        let login = match self.login(&image.registry) {
-            Some((username, password)) => Some(RegistryLogin {
-                username: username.to_owned(),
-                password: password.value().await,
-            }),
-            None => None,
-        };
+    pub async fn plan_of(&self, image: Image, login: Option<RegistryLogin>) -> ScanPlan {
         ScanPlan {
             image,
             api_url: self.scanner().api_url.clone(),
@@ -128,22 +120,9 @@ impl ScannerSettings {
         }
     }
 
-    /// Reads the secret again that was refused in a run of `plan`, and says whether it is another one by now.
-    pub async fn has_changed(&self, refused: ErrorReason, plan: &ScanPlan) -> bool {
-        let other = match (refused, self.login(&plan.image.registry), &plan.login) {
-            (ErrorReason::BadToken, ..) => self.api_token.other_than(&plan.api_token).await,
-            (ErrorReason::Unauthorized, Some((_, password)), Some(login)) => {
-                password.other_than(&login.password).await
-            }
-            _ => None,
-        };
-        other.is_some()
-    }
-
-    fn login(&self, registry: &Registry) -> Option<(&str, &Secret)> {
-        let registry = self.config.registry(registry)?;
-        let username = &registry.credentials.as_ref()?.username;
-        Some((username, self.passwords.get(&registry.pattern)?))
+    /// Reads Sysdig's token again, which was refused, and says whether it is another one by now.
+    pub async fn has_other_token(&self, refused: &SecretString) -> bool {
+        self.api_token.other_than(refused).await.is_some()
     }
 }
 
@@ -196,8 +175,15 @@ pub async fn load(
         );
         FunctionLedger::None(NoLedger)
     };
+    let outside = Outside {
+        dns: system_dns(),
+        sdk: Sdk::default(),
+        now: Arc::new(now),
+    };
+    let registries = Registries::load(&secrets, environment, config, outside).await?;
     Ok(Scanner {
         settings,
+        registries,
         queue,
         ledger,
         cli: Cli {

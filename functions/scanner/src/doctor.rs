@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::cli::{Cli, Slots};
 use crate::config::ScannerSettings;
+use crate::registry::Registries;
 
 mod assumptions;
 mod host;
@@ -99,7 +100,7 @@ impl Diagnosis {
 /// when `limit` has passed.
 pub async fn examine(
     cli: &Cli,
-    settings: &ScannerSettings,
+    (settings, registries): (&ScannerSettings, &Registries),
     images: Images,
     scratch: &Path,
     environment: &Environment,
@@ -117,7 +118,14 @@ pub async fn examine(
         images.fail.registry.as_str().to_owned(),
     ];
     checks.extend(host::reach(hosts).await);
-    let observed = trials::Observed::make(cli, settings, &images, slots.lease().await, limit).await;
+    let observed = trials::Observed::make(
+        cli,
+        (settings, registries),
+        &images,
+        slots.lease().await,
+        limit,
+    )
+    .await;
     checks.extend(observed.checks());
     let assumptions = assumptions::conclude(&observed);
     Ok(Diagnosis {

@@ -51,8 +51,14 @@ pub async fn answer(
         fail: image(images.fail_image, Images::FAIL)?,
     };
     let limit = batch::time_left(scanner, deadline);
-    let Scanner { cli, settings, .. } = scanner;
-    let diagnosis = doctor::examine(cli, settings, images, scratch, environment, limit);
+    let Scanner {
+        cli,
+        settings,
+        registries,
+        ..
+    } = scanner;
+    let account = (settings, registries);
+    let diagnosis = doctor::examine(cli, account, images, scratch, environment, limit);
     let mut diagnosis = diagnosis.await?;
     diagnosis.checks.push(ledger(&scanner.ledger).await);
     tracing::info!(

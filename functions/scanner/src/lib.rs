@@ -16,3 +16,4 @@ pub mod dynamodb;
 pub mod invocation;
 pub mod ledger;
 pub mod queue;
+pub mod registry;

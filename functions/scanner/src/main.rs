@@ -18,12 +18,11 @@ async fn main() -> ExitCode {
     if let Err(err) = scanhook_settings::logs::init(environment("SCANHOOK_LOG").as_deref()) {
         return fail(&err.to_string());
     }
-    let (program, scratch) = (
-        Path::new("/opt/bin/sysdig-cli-scanner"),
-        Path::new("/tmp/scanhook"),
-    );
+    let program = Path::new("/opt/bin/sysdig-cli-scanner");
+    // On Lambda that is /tmp, the only place to write.
+    let scratch = std::env::temp_dir().join("scanhook");
     let metrics = EmbeddedFormat::install();
-    let scanner = match config::load(&environment, program, scratch).await {
+    let scanner = match config::load(&environment, program, &scratch).await {
         Ok(scanner) => Arc::new(scanner),
         Err(err) => return fail(&format!("{err:#}")),
     };

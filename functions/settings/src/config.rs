@@ -2,6 +2,7 @@
 
 mod auth;
 mod payload;
+mod registry;
 mod source;
 
 use std::collections::BTreeMap;
@@ -9,17 +10,19 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use globset::GlobMatcher;
 use scanhook_core::auth::{Credential, Scheme};
 use scanhook_core::image::Registry;
 use scanhook_core::oidc::Expected;
+use scanhook_core::platform::Platform;
 use scanhook_core::retry::RetryPolicy;
 use scanhook_core::source::{Source, SourceName};
 use secrecy::SecretString;
 
+use self::registry::registry;
+pub use self::registry::{CredentialsConfig, RegistryConfig};
 use self::source::{glob, source};
 use crate::secrets::{ResolveSecretError, Role, Secret, SecretRef, Secrets, Strength};
-use crate::wire::{WireConfig, WireRegistry, WireRetry, WireScanner};
+use crate::wire::{WireConfig, WireRetry, WireScanner};
 
 /// Something in the configuration is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +66,8 @@ pub struct SourceConfig {
     pub policies: Vec<String>,
     /// How many deliveries are taken; `None`: all.
     pub rate_limit: Option<RateLimit>,
+    /// Which platforms of an index are scanned; none means the usual one.
+    pub platforms: Vec<Platform>,
 }
 
 /// One way to authenticate.
@@ -106,25 +111,6 @@ pub struct RateLimit {
     pub burst: NonZeroU32,
 }
 
-/// How images of some hosts are pulled.
-#[derive(Debug)]
-pub struct RegistryConfig {
-    /// The host, or a pattern of hosts, as written.
-    pub pattern: String,
-    matcher: GlobMatcher,
-    /// What to log in with.
-    pub credentials: Option<BasicCredentials>,
-}
-
-/// A login by name and password.
-#[derive(Debug)]
-pub struct BasicCredentials {
-    /// The user name.
-    pub username: String,
-    /// Where the password is.
-    pub password: SecretRef,
-}
-
 /// How scans are run.
 #[derive(Debug)]
 pub struct ScannerConfig {
@@ -138,13 +124,8 @@ pub struct ScannerConfig {
     pub timeout: Duration,
     /// How many scans run at once in `serve` and `work`.
     pub concurrency: u32,
-}
-
-impl RegistryConfig {
-    /// Whether this entry is for that host.
-    pub fn is_for(&self, registry: &Registry) -> bool {
-        self.matcher.is_match(labels(registry.as_str()))
-    }
+    /// The largest image that is scanned: the sum of its compressed layers, in bytes.
+    pub max_image: u64,
 }
 
 impl Config {
@@ -174,16 +155,10 @@ impl Config {
         if sources.is_empty() {
             return Err(error("sources", "at least one source is needed"));
         }
-        let registries = wire
-            .registries
-            .0
-            .into_iter()
-            .map(|(pattern, wire)| registry(pattern, wire, &mut warnings));
+        let registries = wire.registries.0.into_iter();
+        let registries = registries.map(|(pattern, wire)| registry(pattern, wire));
         let registries = registries.collect::<Result<_, _>>()?;
-        let scanner = wire
-            .scanner
-            .map(|it| scanner(it, &mut warnings))
-            .transpose()?;
+        let scanner = wire.scanner.map(scanner).transpose()?;
         Ok(Self {
             sources,
             registries,
@@ -199,13 +174,17 @@ impl Config {
         })
     }
 
-    /// How to pull from a host: the entry with exactly its name, else the first whose pattern matches.
+    /// How to pull from a host: the most specific entry for it, of equals the first.
     pub fn registry(&self, registry: &Registry) -> Option<&RegistryConfig> {
-        let exact = self
-            .registries
-            .iter()
-            .find(|it| it.pattern == registry.as_str());
-        exact.or_else(|| self.registries.iter().find(|it| it.is_for(registry)))
+        let entries = self.registries.iter().filter(|it| it.is_for(registry));
+        entries.rev().max_by_key(|it| it.specificity())
+    }
+
+    /// Whether the configuration itself names this host, as a registry or as that of a source.
+    pub fn names(&self, registry: &Registry) -> bool {
+        let mut sources = self.sources.values().map(|it| &it.source);
+        self.registry(registry).is_some()
+            || sources.any(|it| it.registry == *registry || it.hosts.contains(registry))
     }
 }
 
@@ -287,87 +266,7 @@ fn without_values(message: &str) -> String {
     }
 }
 
-fn warn_of_unused(path: &str, settings: &[(&str, bool)], warnings: &mut Vec<String>) {
-    let set = settings.iter().filter(|(_, is_set)| *is_set);
-    warnings.extend(
-        set.map(|(key, _)| format!("{path}.{key} is set, but this version does not act on it yet")),
-    );
-}
-
-/// Divides a host into its labels by `/`, so that `*` in a pattern stands for one label.
-fn labels(host: &str) -> String {
-    host.replace('.', "/")
-}
-
-fn registry(
-    pattern: String,
-    wire: WireRegistry,
-    warnings: &mut Vec<String>,
-) -> Result<RegistryConfig, ConfigError> {
-    let path = format!("registries.{pattern}");
-    let pattern = if pattern.contains(['*', '?', '{', '[']) {
-        pattern
-    } else {
-        Registry::normalise(&pattern)
-            .map_err(|err| error(&path, err.to_string()))?
-            .into()
-    };
-    let matcher = glob(&labels(&pattern), &path)?.compile_matcher();
-    let unused = [
-        ("ca", wire.ca.is_some()),
-        ("pulls", wire.pulls.is_some()),
-        ("allow", !wire.allow.is_empty()),
-        ("insecure", wire.insecure),
-    ];
-    warn_of_unused(&path, &unused, warnings);
-    if let Some(wire) = &wire.credentials {
-        let given = [
-            ("password", &wire.password),
-            ("token", &wire.token),
-            ("key", &wire.key),
-        ];
-        for (key, reference) in given {
-            if let Some(reference) = reference {
-                check_role(
-                    reference,
-                    Role::Scanner,
-                    &format!("{path}.credentials.{key}"),
-                )?;
-            }
-        }
-    }
-    let credentials = match wire.credentials {
-        None => None,
-        Some(wire) => match wire.credentials_type.as_str() {
-            "basic" => {
-                let missing = |key: &str| error(&format!("{path}.credentials.{key}"), "missing");
-                Some(BasicCredentials {
-                    username: wire.username.ok_or_else(|| missing("username"))?,
-                    password: wire.password.ok_or_else(|| missing("password"))?,
-                })
-            }
-            "anonymous" => None,
-            "bearer" | "ecr" | "gar" | "acr" => {
-                let _ = (wire.token, wire.key);
-                warnings.push(format!(
-                    "{path}.credentials: this version logs in with type basic only, so these images are pulled anonymously"
-                ));
-                None
-            }
-            _ => {
-                let problem = "expected one of basic, bearer, ecr, gar, acr, anonymous";
-                return Err(error(&format!("{path}.credentials.type"), problem));
-            }
-        },
-    };
-    Ok(RegistryConfig {
-        pattern,
-        matcher,
-        credentials,
-    })
-}
-
-fn scanner(wire: WireScanner, warnings: &mut Vec<String>) -> Result<ScannerConfig, ConfigError> {
+fn scanner(wire: WireScanner) -> Result<ScannerConfig, ConfigError> {
     let api_url = wire
         .api_url
         .unwrap_or_else(|| "https://secure.sysdig.com".to_owned());
@@ -391,12 +290,11 @@ fn scanner(wire: WireScanner, warnings: &mut Vec<String>) -> Result<ScannerConfi
     if !(1..=64).contains(&concurrency) {
         return Err(error("scanner.concurrency", "must be between 1 and 64"));
     }
-    warn_of_unused(
-        "scanner",
-        &[("max_image", wire.max_image.is_some_and(|it| it.0 > 0))],
-        warnings,
-    );
     check_role(&wire.api_token, Role::Scanner, "scanner.api_token")?;
+    let max_image = wire.max_image.map_or(8 << 30, |it| it.0);
+    if max_image == 0 {
+        return Err(error("scanner.max_image", "must be larger than nothing"));
+    }
     let policies = checked_policies(wire.policies, "scanner")?;
     Ok(ScannerConfig {
         api_url,
@@ -404,6 +302,7 @@ fn scanner(wire: WireScanner, warnings: &mut Vec<String>) -> Result<ScannerConfi
         policies,
         timeout,
         concurrency,
+        max_image,
     })
 }
 
@@ -780,7 +679,51 @@ sources:
     }
 
     #[test]
-    fn what_this_version_does_not_act_on_is_told() {
-        insta::assert_snapshot!(check_with("platforms: [linux/arm64]"), @"ok sources.prod.platforms is set, but this version does not act on it yet");
+    fn the_most_specific_entry_counts_of_equals_the_first() {
+        let yaml = format!(
+            "{GOOD}registries:\n  \"*.io\": {{}}\n  \"a.*\": {{}}\n  \"*.b.io\": {{}}\n  \"c.b.*\": {{}}\n  c.b.io: {{}}\n  \"[::1]:5000\": {{}}\n"
+        );
+        let config = Config::parse(&yaml).unwrap();
+        let found = |host: &str| {
+            let entry = config.registry(&Registry::parse(host).unwrap());
+            entry.map(|it| it.pattern.as_str())
+        };
+        assert_eq!(found("h.io"), Some("*.io"));
+        assert_eq!(found("a.io"), Some("*.io"));
+        assert_eq!(found("x.b.io"), Some("*.b.io"));
+        assert_eq!(found("c.b.com"), Some("c.b.*"));
+        assert_eq!(found("c.b.io"), Some("c.b.io"));
+        assert_eq!(found("[::1]:5000"), Some("[::1]:5000"));
+        assert_eq!(found("h.org"), None);
+    }
+
+    #[test]
+    fn an_entry_of_a_registry_is_checked_to_the_end() {
+        let registry = |entry: &str| check(&format!("{GOOD}registries:\n  a.io: {entry}\n"));
+        for good in [
+            "{}",
+            "{ insecure: true, pulls: 4, allow: [10.0.0.0/8, \"fd00::/8\"] }",
+            "{ ca: \"file:/etc/ssl/harbor.pem\" }",
+            "{ credentials: { type: anonymous } }",
+            "{ credentials: { type: bearer, token: \"env:T\" } }",
+            "{ credentials: { type: ecr } }",
+            "{ credentials: { type: gar } }",
+            "{ credentials: { type: gar, key: \"env:K\" } }",
+            "{ credentials: { type: acr, tenant: example.com, username: id, password: \"env:P\" } }",
+        ] {
+            assert_eq!(registry(good), "ok ", "{good}");
+        }
+        insta::assert_snapshot!(registry("{ allow: [10.0.0.0/33] }"), @"registries.a.io.allow[0]: expected a network such as 10.1.0.0/16");
+        insta::assert_snapshot!(registry("{ allow: [harbor.internal] }"), @"registries.a.io.allow[0]: expected a network such as 10.1.0.0/16");
+        insta::assert_snapshot!(registry("{ ca: /etc/ssl/harbor.pem }"), @"registries.a.io.ca: expected file:PATH");
+        insta::assert_snapshot!(registry("{ ca: \"file:/x\", insecure: true }"), @"registries.a.io.ca: of no use with insecure: true, which is plain HTTP");
+        insta::assert_snapshot!(registry("{ pulls: 0 }"), @"registries.a.io.pulls: must be at least 1");
+        insta::assert_snapshot!(registry("{ credentials: { type: ecr, password: \"env:P\" } }"), @"registries.a.io.credentials.password: type ecr has no such key");
+        insta::assert_snapshot!(registry("{ credentials: { type: bearer } }"), @"registries.a.io.credentials.token: missing");
+        insta::assert_snapshot!(registry("{ credentials: { type: acr, tenant: a/b, username: id, password: \"env:P\" } }"), @"registries.a.io.credentials.tenant: expected a directory's id or domain");
+        insta::assert_snapshot!(check_with("platforms: [amd64]"), @"sources.prod.platforms[0]: not a platform: expected OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT, such as linux/arm64");
+        insta::assert_snapshot!(check_with("platforms: [linux/arm64, linux/arm64]"), @"sources.prod.platforms[1]: is repeated");
+        insta::assert_snapshot!(check(&format!("{GOOD}scanner: {{ api_token: \"env:T\", max_image: 0B }}")), @"scanner.max_image: must be larger than nothing");
+        assert_eq!(check_with("platforms: [linux/amd64, linux/arm/v7]"), "ok ");
     }
 }

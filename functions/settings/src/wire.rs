@@ -140,6 +140,7 @@ pub(crate) struct WireCredentials {
     pub(crate) password: Option<SecretRef>,
     pub(crate) token: Option<SecretRef>,
     pub(crate) key: Option<SecretRef>,
+    pub(crate) tenant: Option<String>,
 }
 
 #[derive(serde::Deserialize)]

@@ -15,6 +15,7 @@ use scanhook_scanner::cli::{Cli, Slots};
 use scanhook_scanner::config::{ScannerSettings, find_program, inherited};
 use scanhook_scanner::ledger::Ledger;
 use scanhook_scanner::queue;
+use scanhook_scanner::registry::{Dns, Outside, Registries, Sdk};
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
 use scanhook_settings::secrets::Secrets;
@@ -60,15 +61,17 @@ fn cli_program(named: &Path, environment: &Environment) -> anyhow::Result<PathBu
 /// The scanner handler, as Lambda runs it.
 pub(crate) async fn scanner<L: Ledger>(
     config: &Arc<Config>,
-    environment: &Environment,
-    secrets: &Secrets,
+    (environment, secrets): (&Environment, &Secrets),
     queues: &Queues,
     program: &Path,
     scratch: &Path,
     ledger: L,
+    dns: Dns,
 ) -> anyhow::Result<Scanner<L>> {
     let program = cli_program(program, environment)?;
     let settings = ScannerSettings::load(secrets, Arc::clone(config)).await?;
+    let registries =
+        Registries::load(secrets, environment, Arc::clone(config), outside(dns)).await?;
     let concurrency = config.scanner.as_ref().map_or(1, |it| it.concurrency);
     let queue = queue::Queue::open(
         queues.client.clone(),
@@ -78,6 +81,7 @@ pub(crate) async fn scanner<L: Ledger>(
     );
     Ok(Scanner {
         settings,
+        registries,
         queue: queue.await?,
         ledger,
         cli: Cli {
@@ -88,6 +92,15 @@ pub(crate) async fn scanner<L: Ledger>(
         margin: MARGIN,
         now: Arc::new(|| Clock::System.now()),
     })
+}
+
+/// What registries are asked with on this machine.
+pub(crate) fn outside(dns: Dns) -> Outside {
+    Outside {
+        dns,
+        sdk: Sdk::default(),
+        now: Arc::new(|| Clock::System.now()),
+    }
 }
 
 /// One record to an invocation, so that a crash has no innocent neighbours.

@@ -15,7 +15,7 @@ const MARK: &str = "CANARY-7f3a9c51";
 /// The sources, each with the variable of its secret and an image of its registry.
 const SOURCES: [(&str, &str, &str); 5] = [
     ("harbor", "HARBOR", "harbor.example.com/prod"),
-    ("hub", "HUB", "docker.io/prod"),
+    ("hub", "HUB", "hub.example.com/prod"),
     ("ghcr", "GHCR", "ghcr.io/prod"),
     ("registry", "REGISTRY", "registry.example.com/prod"),
     ("basic", "BASIC", "basic.example.com/prod"),

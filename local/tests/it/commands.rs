@@ -48,7 +48,7 @@ fn scans_are_told_as_a_table_and_as_json() {
         "harbor",
         &format!("harbor.example.com/prod/pass:1.0@{}", digest(1)),
     ));
-    let gone = serve.queue(&place.delivery("hub", "docker.io/prod/not-found:2.0"));
+    let gone = serve.queue(&place.delivery("hub", "hub.example.com/prod/not-found:2.0"));
     let record = place.settled(&passed);
     assert_eq!(
         (&record["verdict"], &record["attempts"]),
@@ -70,7 +70,7 @@ fn scans_are_told_as_a_table_and_as_json() {
     for words in [
         "harbor.example.com/prod/pass:1.0",
         "passed",
-        "docker.io/prod/not-found:2.0",
+        "hub.example.com/prod/not-found:2.0",
         "error: image_not_found",
     ] {
         assert!(list.stdout.contains(words), "{words}: {}", list.stdout);

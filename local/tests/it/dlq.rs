@@ -9,7 +9,7 @@ fn place_with_dead_letters() -> Place {
     let place = Place::new();
     let serve = place.serve(&[]);
     for number in 0..3 {
-        let image = format!("docker.io/prod/not-found:{number}");
+        let image = format!("hub.example.com/prod/not-found:{number}");
         place.settled(&serve.queue(&place.delivery("hub", &image)));
     }
     place
@@ -50,7 +50,7 @@ fn dead_letters_are_listed_shown_filtered_and_exported() {
         "image_not_found",
         "unauthorized",
         "unknown",
-        "docker.io/prod/not-found:2",
+        "hub.example.com/prod/not-found:2",
         "hub",
     ] {
         assert!(table.stdout.contains(words), "{words}: {}", table.stdout);
@@ -68,7 +68,7 @@ fn dead_letters_are_listed_shown_filtered_and_exported() {
         (&["--reason=unauthorized"] as &[&str], 1),
         (&["--reason=unauthorized,unknown"], 2),
         (&["--source=hub"], 3),
-        (&["--image=docker.io/prod/*:1"], 1),
+        (&["--image=hub.example.com/prod/*:1"], 1),
         (&["--since=1h"], 5),
         (&["--since=2999-01-01T00:00:00Z"], 0),
         (&["--source=hub", "--reason=unauthorized"], 0),

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use scanhook_core::auth::{Credential, Presented};
-use scanhook_core::image::Image;
+use scanhook_core::image::{Digest, Image, Pin};
 use scanhook_core::kinds::SamplePush;
 use scanhook_emulator::clock::Clock;
 use scanhook_emulator::sqs::{Peeked, Store};
 use scanhook_settings::config::Config;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 /// The program under test.
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 pub(crate) const YAML: &str = r#"
 sources:
   harbor: { kind: harbor, registry: harbor.example.com, auth: [{ type: token, secret: "env:HARBOR" }] }
-  hub: { kind: docker-hub, auth: [{ type: path_token, secret: "env:HUB" }] }
+  hub: { kind: distribution, registry: hub.example.com, auth: [{ type: path_token, secret: "env:HUB" }] }
   ghcr: { kind: ghcr, auth: [{ type: hmac, secret: "env:GHCR" }] }
   registry: { kind: distribution, registry: registry.example.com, auth: [{ type: bearer, secret: "env:REGISTRY" }] }
   basic: { kind: harbor, registry: basic.example.com, auth: [{ type: basic, username: robot, secret: "env:BASIC" }] }
@@ -170,7 +171,8 @@ impl Place {
         }
     }
 
-    /// A push of `image` as the registry of `source` tells of it, with the right credential.
+    /// A push of `image` as the registry of `source` tells of it, with the right credential. No registry answers here, so
+    /// without a digest of its own it gets one, which is scanned as it is.
     pub(crate) fn delivery(&self, source: &str, image: &str) -> Delivery {
         let config = fs::read_to_string(self.path("scanhook.yaml")).unwrap();
         let config = Config::parse(&config).unwrap();
@@ -183,7 +185,13 @@ impl Place {
             scheme: scheme.clone(),
             secret: SecretString::from(secret.clone()),
         };
-        let image = Image::parse(image).unwrap();
+        let mut image = Image::parse(image).unwrap();
+        if let Pin::Tag(tag) = image.pin {
+            let hash = hex::encode(Sha256::digest(
+                image.repository.as_str().to_owned() + tag.as_str(),
+            ));
+            image.pin = Pin::TagAndDigest(tag, Digest::parse(&format!("sha256:{hash}")).unwrap());
+        }
         let push = SamplePush {
             image: &image,
             id: "1",

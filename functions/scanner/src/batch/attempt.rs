@@ -1,6 +1,5 @@
-//! One receive of one record, up to its outcome: parse, claim, plan, run, judge.
+//! One receive of one record, up to what there is to scan: parse, resolve, find room.
 
-use std::io;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -8,35 +7,41 @@ use aws_lambda_events::sqs::SqsMessage;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 use scanhook_core::message::QueueMessage;
-use scanhook_core::record::{ClaimKey, ScanRecord};
+use scanhook_core::record::ScanRecord;
 use scanhook_core::redact::{self, Redactor};
 use scanhook_core::target::Target;
-use scanhook_core::verdict::{Class, CliRun, ErrorReason, Judged, ScanError, Verdict, judge};
+use scanhook_core::verdict::{Class, ErrorReason, ScanError};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::{Scanner, Times, after, before, until};
-use crate::ledger::{Claim, ClaimRequest, Ledger};
+use super::{Scanner, Times, until};
+use crate::cli::Slot;
+use crate::ledger::Ledger;
+use crate::registry::{ResolveError, Resolved, Subject};
 
-/// One receive of one record, and what is known of it so far.
+/// One receive of one record.
 pub(super) struct Attempt<'a> {
     pub(super) record: &'a SqsMessage,
     pub(super) receive_count: u32,
+    /// When the record was received for the first time.
+    pub(super) first_received_at: Option<Timestamp>,
     pub(super) started_at: Timestamp,
     /// `None` while its body is not read, or if it is none of ours.
     pub(super) message: Option<QueueMessage>,
-    /// The claim that it holds.
-    pub(super) claim: Option<ClaimKey>,
 }
 
-/// A record that needs no further attempt.
-pub(super) enum Outcome {
-    /// It was scanned.
-    Judged(Box<Judged>),
-    /// Its content was scanned before, with this verdict.
-    Repeated(Verdict),
+/// What is to be done for a message, with all that is needed for it.
+pub(super) struct Prepared {
+    pub(super) message: QueueMessage,
+    pub(super) policies: Vec<String>,
+    pub(super) resolved: Resolved,
+    /// None if there is nothing to run the CLI for.
+    pub(super) slot: Option<Slot>,
+    /// Held while the registry is pulled from.
+    _pull: Option<OwnedSemaphorePermit>,
 }
 
-/// A record without a verdict.
+/// A record, or one platform of it, without a verdict.
 pub(super) struct Failure {
     pub(super) error: ScanError,
     pub(super) comes_back: ComesBack,
@@ -56,24 +61,30 @@ impl Failure {
 pub(super) enum ComesBack {
     /// After the wait of the retry policy.
     Later,
+    /// After that wait, but not before this long.
+    NotBefore(Duration),
     /// After that long.
     After(Duration),
     /// At once, and not because an attempt failed: none was made.
     Unattempted,
 }
 
-/// A secret was replaced: the next attempt is likely to succeed.
-const SOON: Duration = Duration::from_secs(5);
+/// The longest time for all questions to a registry about one image.
+const RESOLVE: Duration = Duration::from_mins(1);
 
 impl<'a> Attempt<'a> {
     pub(super) fn new(record: &'a SqsMessage, now: Timestamp) -> Self {
-        let receive_count = record.attributes.get("ApproximateReceiveCount");
+        let attribute = |name: &str| record.attributes.get(name);
+        let receive_count = attribute("ApproximateReceiveCount");
+        let first_received_at = attribute("ApproximateFirstReceiveTimestamp")
+            .and_then(|it| it.parse().ok())
+            .and_then(|it| Timestamp::from_millisecond(it).ok());
         Self {
             record,
             receive_count: receive_count.and_then(|it| it.parse().ok()).unwrap_or(1),
+            first_received_at,
             started_at: now,
             message: None,
-            claim: None,
         }
     }
 
@@ -87,32 +98,56 @@ impl<'a> Attempt<'a> {
             comes_back: ComesBack::Later,
         }
     }
-}
 
-/// Works on a record until it has an outcome. A panic or a hang in it becomes an error of this record.
-pub(super) async fn work<L: Ledger>(
-    scanner: &Scanner<L>,
-    attempt: &mut Attempt<'_>,
-    times: Times,
-) -> Result<Outcome, Failure> {
-    // The run is ended by its own limit; this is the net below it.
-    let limit = until(times.end, (scanner.now)()) + scanner.margin / 2;
-    let worked = timeout(
-        limit,
-        AssertUnwindSafe(scan(scanner, attempt, times)).catch_unwind(),
-    );
-    match worked.await {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(attempt.failure(ErrorReason::Internal, "the scanner panicked")),
-        Err(_) => Err(attempt.failure(ErrorReason::Timeout, "the scanner ran out of time")),
+    /// The failure of an attempt that there was no time for.
+    pub(super) fn unattempted(&self) -> Failure {
+        Failure {
+            comes_back: ComesBack::Unattempted,
+            ..self.failure(ErrorReason::Timeout, "there was no time left to start it")
+        }
+    }
+
+    /// The record of a request as far as it is known without its registry.
+    pub(super) fn begun(&self) -> Option<ScanRecord> {
+        let message = self.message.as_ref()?;
+        Some(ScanRecord::begin(
+            message,
+            self.receive_count,
+            self.started_at,
+        ))
     }
 }
 
-async fn scan<L: Ledger>(
+/// Works until `end` at most. A panic or a hang becomes an error: of this record, or of this platform of it.
+pub(super) async fn caught<L: Ledger, T>(
+    scanner: &Scanner<L>,
+    (receive_count, end): (u32, Timestamp),
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    // What is run is ended by its own limit; this is the net below it.
+    let limit = until(end, (scanner.now)()) + scanner.margin / 2;
+    let problem = match timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+        Ok(Ok(outcome)) => return outcome,
+        Ok(Err(_)) => (ErrorReason::Internal, "the scanner panicked"),
+        Err(_) => (ErrorReason::Timeout, "the scanner ran out of time"),
+    };
+    let (reason, detail) = problem;
+    Err(Failure {
+        error: ScanError {
+            reason,
+            class: reason.class(receive_count),
+            detail: detail.to_owned(),
+        },
+        comes_back: ComesBack::Later,
+    })
+}
+
+/// Reads a record's message, asks its registry what there is to scan, and takes a slot for it.
+pub(super) async fn prepare<L: Ledger>(
     scanner: &Scanner<L>,
     attempt: &mut Attempt<'_>,
     times: Times,
-) -> Result<Outcome, Failure> {
+) -> Result<Prepared, Failure> {
     let body = attempt.record.body.as_deref().unwrap_or_default();
     let message = QueueMessage::parse(body)
         .map_err(|err| attempt.failure(ErrorReason::BadMessage, err.to_string()))?;
@@ -126,155 +161,84 @@ async fn scan<L: Ledger>(
         !message.image.repository.as_str().ends_with("/panic"),
         "asked for by the image's name"
     );
-    let remaining = until(times.start, (scanner.now)());
-    let slot = if remaining.is_zero() {
-        None
+    let pull = scanner.registries.pull(&message.image.registry);
+    let pull = timeout(until(times.start, (scanner.now)()), pull).await;
+    let pull = pull.map_err(|_| attempt.unattempted())?;
+    let resolved = resolve(scanner, attempt, &message, times).await?;
+    let is_image = |it: &Subject| matches!(it, Subject::Image(_));
+    let slot = if resolved.subjects.iter().any(is_image) {
+        let remaining = until(times.start, (scanner.now)());
+        let slot = if remaining.is_zero() {
+            None
+        } else {
+            timeout(remaining, scanner.slots.lease()).await.ok()
+        };
+        Some(slot.ok_or_else(|| attempt.unattempted())?)
     } else {
-        timeout(remaining, scanner.slots.lease()).await.ok()
+        None
     };
-    let Some(mut slot) = slot else {
-        let failure = attempt.failure(ErrorReason::Timeout, "there was no time left to start it");
-        return Err(Failure {
-            comes_back: ComesBack::Unattempted,
-            ..failure
-        });
-    };
-
     attempt.started_at = (scanner.now)();
-    let end = after(attempt.started_at, scanner.settings.timeout()).min(times.end);
-    let digest = message.image.pin.digest();
-    let target = digest.map(|it| Target::new(&message.image, it.clone()));
-    let key = target.map(|it| ClaimKey::new(&it, &policies));
-    if let Some(verdict) = claim(scanner, attempt, &message, key, end).await? {
-        return Ok(Outcome::Repeated(verdict));
-    }
-    let record = ScanRecord::begin(&message, attempt.receive_count, attempt.started_at);
-    ledger_result("record", scanner.ledger.record(&record).await);
-
-    let plan = scanner.settings.plan(&message, policies).await;
-    let limit = until(end, (scanner.now)());
-    let run = scanner
-        .cli
-        .run(&plan, &message.scan_id, &mut slot, limit)
-        .await;
-    let run = run
-        .map_err(|err| attempt.failure(reason_of(&err), format!("could not run the CLI: {err}")))?;
-    let run = CliRun {
-        exit: run.exit,
-        report: run.report,
-        stderr: &run.printed,
-    };
-    match judge(&message.image, run, attempt.receive_count) {
-        Ok(judged) => Ok(Outcome::Judged(Box::new(judged))),
-        Err(mut error) => {
-            if error.reason == ErrorReason::Database {
-                slot.distrust_database();
-            }
-            let mut comes_back = ComesBack::Later;
-            if scanner.settings.has_changed(error.reason, &plan).await {
-                error.class = Class::Transient;
-                comes_back = ComesBack::After(SOON);
-            }
-            Err(Failure { error, comes_back })
-        }
-    }
+    Ok(Prepared {
+        message,
+        policies,
+        resolved,
+        slot,
+        _pull: pull,
+    })
 }
 
-/// Claims the content for this attempt; tells the verdict if there is one already. Without a ledger, or while the digest is
-/// not known, the scan goes on unclaimed.
-async fn claim<L: Ledger>(
+/// Asks the registry what there is to scan. Where it gives no answer, a digest that the event told is scanned all the same,
+/// unless the source wants certain platforms: which of them it would be, nobody could say.
+async fn resolve<L: Ledger>(
     scanner: &Scanner<L>,
-    attempt: &mut Attempt<'_>,
+    attempt: &Attempt<'_>,
     message: &QueueMessage,
-    key: Option<ClaimKey>,
-    end: Timestamp,
-) -> Result<Option<Verdict>, Failure> {
-    let Some(key) = key else {
-        return Ok(None);
+    times: Times,
+) -> Result<Resolved, Failure> {
+    let limit = until(times.end, (scanner.now)()).min(RESOLVE);
+    let (registries, settings) = (&scanner.registries, &scanner.settings);
+    let wanted = settings.platforms(&message.source);
+    let resolve = registries.resolve(&message.image, wanted, settings.max_image());
+    let resolved = timeout(limit, Box::pin(resolve)).await.unwrap_or_else(|_| {
+        Err(ResolveError {
+            reason: ErrorReason::Network,
+            detail: "the registry did not answer in time".to_owned(),
+            pause: None,
+            unanswered: true,
+        })
+    });
+    let failed = |err: ResolveError| Failure {
+        comes_back: err.pause.map_or(ComesBack::Later, ComesBack::NotBefore),
+        ..attempt.failure(err.reason, err.detail)
     };
-    let now = attempt.started_at;
-    let request = ClaimRequest {
-        key: &key,
-        holder: &message.scan_id,
-        now,
-        until: after(end, scanner.margin),
-        satisfied_after: satisfied_after(message, scanner.settings.dedup_window()),
-    };
-    match ledger_result("claim", scanner.ledger.claim(request).await) {
-        Some(Claim::Claimed) => {
-            attempt.claim = Some(key);
-            Ok(None)
-        }
-        Some(Claim::Done(verdict)) => Ok(Some(verdict)),
-        Some(Claim::InProgress(ends)) => {
-            let failure = attempt.failure(
-                ErrorReason::ClaimedElsewhere,
-                "another worker is scanning this content",
+    match (resolved, message.image.pin.digest()) {
+        (Ok(resolved), _) => Ok(resolved),
+        (Err(err), Some(digest)) if err.unanswered && wanted.is_empty() => {
+            tracing::warn!(
+                event = "registry.unanswered",
+                scan_id = message.scan_id.as_str(),
+                "scanning the event's digest without a look at it: {err}"
             );
-            Err(Failure {
-                comes_back: ComesBack::After(until(ends, now)),
-                ..failure
+            let login = Box::pin(registries.login(&message.image.registry));
+            let login = timeout(limit, login).await;
+            let login = login.unwrap_or(Ok(None)).map_err(failed)?;
+            Ok(Resolved {
+                subjects: vec![Subject::Image(Target::new(&message.image, digest.clone()))],
+                tag_moved: None,
+                login,
             })
         }
-        None => Ok(None),
+        (Err(err), _) => Err(failed(err)),
     }
 }
 
-/// Since when a scan must have finished for a message to be satisfied by it.
-fn satisfied_after(message: &QueueMessage, window: Duration) -> Timestamp {
-    if message.force {
-        Timestamp::MAX
-    } else {
-        before(message.event.received_at, window)
-    }
-}
-
-/// What the ledger said; `None`, a line in the log and a count, if it could not be reached.
-pub(super) fn ledger_result<T>(
-    operation: &'static str,
-    result: Result<T, crate::ledger::LedgerError>,
-) -> Option<T> {
-    match result {
-        Ok(value) => Some(value),
-        Err(err) => {
-            metrics::counter!("ledger_unavailable").increment(1);
-            let err = anyhow::Error::from(err);
-            tracing::warn!(
-                event = "ledger.unavailable",
-                operation,
-                "the ledger did not take a {operation}: {err:#}"
-            );
-            None
-        }
-    }
-}
-
-fn reason_of(err: &io::Error) -> ErrorReason {
-    match err.kind() {
-        io::ErrorKind::StorageFull => ErrorReason::NoSpace,
-        _ => ErrorReason::Internal,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn message(force: bool) -> QueueMessage {
-        let json = format!(
-            r#"{{"version":1,"scan_id":"01JD","source":"prod","image":{{"registry":"h.io","repository":"a","tag":"1","digest":null}},"event":{{"id":null,"type":"push","actor":null,"occurred_at":null,"received_at":"2026-11-21T20:10:00Z"}},"force":{force}}}"#
-        );
-        QueueMessage::parse(&json).unwrap()
-    }
-
-    #[test]
-    fn a_scan_satisfies_what_was_received_before_its_window_ended() {
-        let window = Duration::from_mins(10);
-        let finished_at: Timestamp = "2026-11-21T20:00:00Z".parse().unwrap();
-        // Received just when the window ended: not satisfied. A moment earlier it would have been.
-        assert!(finished_at <= satisfied_after(&message(false), window));
-        let later = after(finished_at, Duration::from_nanos(1));
-        assert!(later > satisfied_after(&message(false), window));
-        assert_eq!(satisfied_after(&message(true), window), Timestamp::MAX);
+impl Failure {
+    /// Whether a record is given up that has no other failure, on this receive.
+    pub(super) fn is_final(&self, receive_count: u32, attempts: u32) -> bool {
+        let last_receive = match self.comes_back {
+            ComesBack::Unattempted => u32::MAX,
+            _ => self.error.reason.last_receive(),
+        };
+        self.error.class == Class::Permanent || receive_count >= last_receive.min(attempts)
     }
 }

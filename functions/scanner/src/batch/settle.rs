@@ -8,94 +8,137 @@ use scanhook_core::platform::Platform;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::verdict::{Class, ScanError};
 
-use super::attempt::{Attempt, ComesBack, Failure, Outcome, ledger_result};
+use super::attempt::{Attempt, ComesBack, Failure};
+use super::scan::{Outcome, Scan};
 use super::{Scanner, Settled, measure};
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 use crate::queue::DeadLetter;
 
-/// Acts on an outcome, and tells what becomes of the record.
-pub(super) async fn settle<L: Ledger>(
+/// A record, or one platform of it, that failed.
+pub(super) struct Failed {
+    /// None if it is no message of ours.
+    pub(super) record: Option<ScanRecord>,
+    pub(super) failure: Failure,
+}
+
+/// Acts on what came of one platform; what failed is left to [`conclude`].
+pub(super) async fn finish<L: Ledger>(
     scanner: &Scanner<L>,
-    attempt: Attempt<'_>,
+    scan: Scan,
     outcome: Result<Outcome, Failure>,
-) -> Settled {
+) -> Option<Failed> {
     let now = (scanner.now)();
-    let begun = attempt
-        .message
-        .as_ref()
-        .map(|it| ScanRecord::begin(it, attempt.receive_count, attempt.started_at));
-    let (settled, record) = match outcome {
+    let Scan { record, claim } = scan;
+    let record = match outcome {
         Ok(Outcome::Judged(judged)) => {
-            if let (Some(key), Some(message)) = (&attempt.claim, &attempt.message) {
+            if let Some(key) = &claim {
                 let finished = scanner
                     .ledger
-                    .finish(key, &message.scan_id, judged.verdict, now);
+                    .finish(key, &record.scan_id, judged.verdict, now);
                 ledger_result("finish", finished.await);
             }
-            (Settled::Deleted, begun.map(|it| it.judged(&judged, now)))
+            record.judged(&judged, now)
         }
-        Ok(Outcome::Repeated(verdict)) => {
-            (Settled::Deleted, begun.map(|it| it.repeated(verdict, now)))
-        }
+        Ok(Outcome::Repeated(verdict)) => record.repeated(verdict, now),
+        Ok(Outcome::NotAnImage(what)) => record.skipped(what, now),
         Err(failure) => {
-            measure::failed(&failure.error);
-            if let (Some(key), Some(message)) = (&attempt.claim, &attempt.message) {
-                let released = scanner
-                    .ledger
-                    .release(key, &message.scan_id, &failure.error);
+            if let Some(key) = &claim {
+                let released = scanner.ledger.release(key, &record.scan_id, &failure.error);
                 ledger_result("release", released.await);
             }
-            let settled = return_or_bury(scanner, &attempt, &failure, now).await;
-            let state = match settled {
-                Settled::Deleted => State::DeadLetter,
-                Settled::Returned => State::Retrying,
-            };
-            if begun.is_none() {
-                log_unread(&attempt, &failure.error);
-                if settled == Settled::Deleted {
-                    measure::unread();
-                }
-            }
-            (
-                settled,
-                begun.map(|it| it.failed(&failure.error, state, now)),
-            )
+            let record = Some(record);
+            return Some(Failed { record, failure });
         }
     };
-    if let Some(record) = record {
-        ledger_result("record", scanner.ledger.record(&record).await);
-        log_finished(&record);
-        measure::ended(&scanner.settings, &record);
+    keep(scanner, &record).await;
+    None
+}
+
+/// Decides what becomes of a record by what of it failed: it comes back as long as any of that may pass, and becomes a
+/// dead letter when none may.
+pub(super) async fn conclude<L: Ledger>(
+    scanner: &Scanner<L>,
+    attempt: &Attempt<'_>,
+    failed: Vec<Failed>,
+) -> Settled {
+    let now = (scanner.now)();
+    let Some(first) = failed.first() else {
+        return Settled::Deleted;
+    };
+    let (receive_count, attempts) = (attempt.receive_count, scanner.queue.attempts());
+    let later = scanner
+        .settings
+        .retry()
+        .delay(receive_count, rand::random());
+    let hopes = failed
+        .iter()
+        .map(|it| &it.failure)
+        .filter(|it| !it.is_final(receive_count, attempts));
+    let delays = hopes.map(|it| match it.comes_back {
+        ComesBack::Later => later,
+        ComesBack::NotBefore(pause) => later.max(pause),
+        ComesBack::After(delay) => delay,
+        ComesBack::Unattempted => Duration::ZERO,
+    });
+    let settled = if let Some(delay) = delays.max() {
+        scanner.queue.hide(attempt.record, delay).await;
+        Settled::Returned
+    } else {
+        let permanent = failed
+            .iter()
+            .find(|it| it.failure.error.class == Class::Permanent);
+        let told = &permanent.unwrap_or(first).failure.error;
+        match scanner.queue.bury(letter(attempt, told, now)).await {
+            Ok(()) => Settled::Deleted,
+            Err(err) => {
+                tracing::error!("a record comes back instead: {err}");
+                scanner.queue.hide(attempt.record, later).await;
+                Settled::Returned
+            }
+        }
+    };
+    let state = match settled {
+        Settled::Deleted => State::DeadLetter,
+        Settled::Returned => State::Retrying,
+    };
+    for Failed { record, failure } in failed {
+        measure::failed(&failure.error);
+        if let Some(record) = record {
+            keep(scanner, &record.failed(&failure.error, state, now)).await;
+        } else {
+            log_unread(attempt, &failure.error);
+            if settled == Settled::Deleted {
+                measure::unread();
+            }
+        }
     }
     settled
 }
 
-/// Makes a record that has no further receive a dead letter, and has any other come back.
-async fn return_or_bury<L: Ledger>(
-    scanner: &Scanner<L>,
-    attempt: &Attempt<'_>,
-    failure: &Failure,
-    now: Timestamp,
-) -> Settled {
-    let Failure { error, comes_back } = failure;
-    let retry = scanner.settings.retry();
-    let later = retry.delay(attempt.receive_count, rand::random());
-    let (delay, last_receive) = match comes_back {
-        ComesBack::Later => (later, error.reason.last_receive()),
-        ComesBack::After(delay) => (*delay, error.reason.last_receive()),
-        ComesBack::Unattempted => (Duration::ZERO, u32::MAX),
-    };
-    let is_last = attempt.receive_count >= last_receive.min(scanner.queue.attempts());
-    if is_last || error.class == Class::Permanent {
-        match scanner.queue.bury(letter(attempt, error, now)).await {
-            Ok(()) => return Settled::Deleted,
-            Err(err) => tracing::error!("a record comes back instead: {err}"),
+async fn keep<L: Ledger>(scanner: &Scanner<L>, record: &ScanRecord) {
+    ledger_result("record", scanner.ledger.record(record).await);
+    log_finished(record);
+    measure::ended(&scanner.settings, record);
+}
+
+/// What the ledger said; `None`, a line in the log and a count, if it could not be reached.
+pub(super) fn ledger_result<T>(
+    operation: &'static str,
+    result: Result<T, LedgerError>,
+) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(err) => {
+            metrics::counter!("ledger_unavailable").increment(1);
+            let err = anyhow::Error::from(err);
+            tracing::warn!(
+                event = "ledger.unavailable",
+                operation,
+                "the ledger did not take a {operation}: {err:#}"
+            );
+            None
         }
-        scanner.queue.hide(attempt.record, later).await;
-    } else {
-        scanner.queue.hide(attempt.record, delay).await;
     }
-    Settled::Returned
 }
 
 /// Attributes that the record has from an earlier time as a dead letter are not read; these take their place.
@@ -142,10 +185,12 @@ fn log_finished(record: &ScanRecord) {
         image = record.image,
         tag = record.tag.as_ref().map(Tag::as_str),
         digest = record.digest.as_ref().map(Digest::as_str),
+        index = record.index.as_ref().map(Digest::as_str),
         platform = record.platform.as_ref().map(Platform::as_str),
         verdict,
         reason = record.reason,
         detail = record.detail,
+        tag_moved = record.tag_moved,
         state = record.state.as_str(),
         critical = record.findings.map(|it| it.critical),
         high = record.findings.map(|it| it.high),

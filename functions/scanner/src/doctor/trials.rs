@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use scanhook_core::image::{Digest, Image, Pin};
 use scanhook_core::message::ScanId;
 use scanhook_core::plan::ScanPlan;
-use scanhook_core::verdict::{CliRun, ErrorReason, Exit, Judged, ScanError, Verdict, judge};
+use scanhook_core::verdict::{CliRun, ErrorReason, Exit, Judged, ScanError, Verdict, judge_image};
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 
 use super::{Check, Images, Outcome, lock};
 use crate::cli::{Cli, Slot};
 use crate::config::ScannerSettings;
+use crate::registry::Registries;
 
 /// How long a question may take that needs no network.
 const QUESTION: Duration = Duration::from_secs(10);
@@ -92,7 +93,7 @@ impl Observed {
     /// Makes all runs, one after the other in one slot, as long as there is time.
     pub(super) async fn make(
         cli: &Cli,
-        settings: &ScannerSettings,
+        (settings, registries): (&ScannerSettings, &Registries),
         images: &Images,
         slot: Slot,
         limit: Duration,
@@ -100,6 +101,7 @@ impl Observed {
         let mut bench = Bench {
             cli,
             settings,
+            registries,
             slot,
             end: Instant::now() + limit,
         };
@@ -289,13 +291,18 @@ fn scanned(name: &'static str, tried: &Tried, is_expected: impl Fn(&Trial) -> bo
 struct Bench<'a> {
     cli: &'a Cli,
     settings: &'a ScannerSettings,
+    registries: &'a Registries,
     slot: Slot,
     end: Instant,
 }
 
 impl Bench<'_> {
     async fn plan(&self, image: &Image) -> ScanPlan {
-        self.settings.plan_of(image.clone()).await
+        // An image that can't be pulled without one tells so itself.
+        let login = self.registries.login(&image.registry).await;
+        self.settings
+            .plan_of(image.clone(), login.unwrap_or(None))
+            .await
     }
 
     async fn scan(&mut self, image: &Image) -> Tried {
@@ -319,7 +326,7 @@ impl Bench<'_> {
             stderr: &run.printed,
         };
         // As on a later receive: what may pass after a push has passed.
-        let outcome = judge(&plan.image, run, 2).map(Box::new);
+        let outcome = judge_image(&plan.image, run, 2).map(Box::new);
         Ok(Trial {
             exit,
             outcome,

@@ -11,6 +11,7 @@ use scanhook_core::plan::Inherited;
 use scanhook_scanner::cli::Cli;
 use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::doctor::{self, Diagnosis, Finding, Images, Outcome};
+use scanhook_scanner::registry::{Outside, Registries, Sdk, system_dns};
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
 use scanhook_settings::secrets::Secrets;
@@ -69,7 +70,16 @@ impl Ward {
         );
         let environment: Environment = Arc::new(|name| (name == "TOKEN").then(|| TOKEN.to_owned()));
         let config = Arc::new(Config::parse(&yaml).unwrap());
-        let settings = ScannerSettings::load(&Secrets::local(&environment), config)
+        let secrets = Secrets::local(&environment);
+        let settings = ScannerSettings::load(&secrets, Arc::clone(&config))
+            .await
+            .unwrap();
+        let outside = Outside {
+            dns: system_dns(),
+            sdk: Sdk::default(),
+            now: Arc::new(|| jiff::Timestamp::UNIX_EPOCH),
+        };
+        let registries = Registries::load(&secrets, &environment, config, outside)
             .await
             .unwrap();
         let cli = Cli {
@@ -85,7 +95,14 @@ impl Ward {
         };
         let scratch = self.directory.path();
         let limit = Duration::from_mins(2);
-        let diagnosis = doctor::examine(&cli, &settings, images, scratch, &environment, limit);
+        let diagnosis = doctor::examine(
+            &cli,
+            (&settings, &registries),
+            images,
+            scratch,
+            &environment,
+            limit,
+        );
         let diagnosis = diagnosis.await.unwrap();
         let left = std::fs::read_dir(scratch).unwrap().filter(|it| {
             let name = it.as_ref().unwrap().file_name();
@@ -150,6 +167,7 @@ async fn a_cli_that_does_as_assumed_verifies_what_its_runs_show() {
     cli-10 verified
     cli-11 verified
     cli-12 not_checked
+    cli-13 not_checked
     ");
     assert!(!diagnosis.is_healthy());
     let reached = diagnosis
@@ -241,6 +259,7 @@ async fn a_cli_that_ends_otherwise_than_assumed_refutes_it() {
     cli-10 not_checked
     cli-11 not_checked
     cli-12 not_checked
+    cli-13 not_checked
     ");
     let rows = &diagnosis.assumptions;
     let exit_codes = rows.iter().find(|it| it.id == "cli-4").unwrap();

@@ -1,10 +1,11 @@
 //! A ledger in memory that tests look into, and can break.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use scanhook_core::message::ScanId;
+use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord};
 use scanhook_core::verdict::{ScanError, Verdict};
 use scanhook_scanner::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
@@ -24,6 +25,8 @@ pub(crate) enum Health {
     Well,
     Unavailable,
     Panics,
+    /// Unavailable at random, with this probability.
+    Flaky(f64),
 }
 
 #[derive(Default)]
@@ -31,19 +34,29 @@ pub(crate) struct State {
     pub(crate) health: Health,
     pub(crate) claims: HashMap<ClaimKey, Held>,
     /// The latest record of each scan.
-    pub(crate) records: BTreeMap<ScanId, ScanRecord>,
+    pub(crate) records: BTreeMap<(ScanId, Option<Platform>), ScanRecord>,
     /// How many claims were granted.
     pub(crate) granted: usize,
+    /// For which scans it was not there.
+    pub(crate) failed: BTreeSet<ScanId>,
 }
 
 #[derive(Clone, Default)]
 pub(crate) struct MemoryLedger(pub(crate) Arc<Mutex<State>>);
 
 impl MemoryLedger {
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<T, LedgerError> {
+    fn change<T>(
+        &self,
+        scan_id: &ScanId,
+        change: impl FnOnce(&mut State) -> T,
+    ) -> Result<T, LedgerError> {
         let mut state = self.0.lock().unwrap();
         match state.health {
-            Health::Well => Ok(change(&mut state)),
+            Health::Flaky(share) if rand::random::<f64>() < share => {
+                state.failed.insert(scan_id.clone());
+                Err(LedgerError("the table is gone for now".into()))
+            }
+            Health::Well | Health::Flaky(_) => Ok(change(&mut state)),
             Health::Unavailable => Err(LedgerError("the table is gone".into())),
             Health::Panics => {
                 // Only once, so that what follows can be seen; and not while the lock is held.
@@ -57,7 +70,7 @@ impl MemoryLedger {
 
 impl Ledger for MemoryLedger {
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
-        self.change(|state| {
+        self.change(request.holder, |state| {
             match state.claims.get(request.key) {
                 Some(Held::Until(until, holder))
                     if *until > request.now && holder != request.holder =>
@@ -81,11 +94,11 @@ impl Ledger for MemoryLedger {
     async fn finish(
         &self,
         key: &ClaimKey,
-        _: &ScanId,
+        holder: &ScanId,
         verdict: Verdict,
         finished_at: Timestamp,
     ) -> Result<(), LedgerError> {
-        self.change(|state| {
+        self.change(holder, |state| {
             let done = Held::Done(verdict, finished_at);
             state.claims.insert(key.clone(), done);
         })
@@ -94,18 +107,29 @@ impl Ledger for MemoryLedger {
     async fn release(
         &self,
         key: &ClaimKey,
-        _: &ScanId,
+        holder: &ScanId,
         last_error: &ScanError,
     ) -> Result<(), LedgerError> {
-        self.change(|state| {
+        self.change(holder, |state| {
             let released = Held::Released(last_error.reason.as_str());
             state.claims.insert(key.clone(), released);
         })
     }
 
     async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError> {
-        self.change(|state| {
-            state.records.insert(record.scan_id.clone(), record.clone());
+        self.change(&record.scan_id, |state| {
+            let (scan_id, platform) = (record.scan_id.clone(), record.platform.clone());
+            if platform.is_some() {
+                state.records.remove(&(scan_id.clone(), None));
+            }
+            let earlier = state.records.get(&(scan_id.clone(), platform.clone()));
+            let is_repeated = record.reason.as_deref() == Some("repeated");
+            if is_repeated
+                && earlier.is_some_and(|it| it.state == scanhook_core::record::State::Done)
+            {
+                return;
+            }
+            state.records.insert((scan_id, platform), record.clone());
         })
     }
 }

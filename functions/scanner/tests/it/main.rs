@@ -8,12 +8,17 @@
 
 mod batches;
 mod binary;
+mod credentials;
 mod doctor;
 mod dynamodb;
+mod faults;
+mod hostile;
 mod ledger;
 mod metrics;
 mod outcomes;
 mod privacy;
 mod processes;
+mod registry;
+mod resolve;
 mod runs;
 mod world;

@@ -1,12 +1,16 @@
 //! A queue with its dead-letter queue on a socket, a scanner that works on it with the stand-in CLI, and the clock that
 //! all of it runs on.
 
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use aws_sdk_sqs::Client;
+use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sqs::types::{Message, QueueAttributeName};
 use jiff::Timestamp;
@@ -20,6 +24,7 @@ use scanhook_scanner::batch::{self, Scanner};
 use scanhook_scanner::cli::{Cli, Run, Slots};
 use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::queue::Queue;
+use scanhook_scanner::registry::{Dns, Outside, Registries, Sdk};
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
 use scanhook_settings::secrets::Secrets;
@@ -85,6 +90,15 @@ impl World {
     }
 
     pub(crate) async fn with(timeout: &str, program: &Path) -> Self {
+        Self::set_up(Setup {
+            timeout,
+            program,
+            ..Setup::default()
+        })
+        .await
+    }
+
+    pub(crate) async fn set_up(setup: Setup<'_>) -> Self {
         let directory = TempDir::new().unwrap();
         let clock = ManualClock::at("2026-11-21T20:00:00Z".parse().unwrap());
         let store = Store::open(
@@ -94,7 +108,12 @@ impl World {
         .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = client(&format!("http://{}", listener.local_addr().unwrap()));
-        let endpoint = sqs::Endpoint::new(store.clone(), Faults::none());
+        let faults = if setup.throttle > 0.0 {
+            Faults::new(setup.throttle, Duration::ZERO, 7)
+        } else {
+            Faults::none()
+        };
+        let endpoint = sqs::Endpoint::new(store.clone(), faults);
         let server = tokio::spawn(endpoint.serve(listener, std::future::pending()));
         let dead_letter_url = create_queue(&client, "dlq", &[]).await;
         let policy = json!({ "deadLetterTargetArn": sqs::queue_arn(sqs::REGION, "dlq"), "maxReceiveCount": 10 });
@@ -102,12 +121,28 @@ impl World {
         let queue_url = create_queue(&client, "scans", &attributes).await;
         let queue = Queue::open(client.clone(), queue_url.clone(), dead_letter_url, 10);
         let ledger = MemoryLedger::default();
+        let token = directory.path().join("token");
+        std::fs::write(&token, TOKEN).unwrap();
+        let config = Arc::new(Config::parse(&setup.yaml(&token)).unwrap());
+        let environment = environment(&setup.environment);
+        let outside = Outside {
+            dns: dns(&setup.hosts),
+            sdk: setup.sdk,
+            now: {
+                let clock = clock.clone();
+                Arc::new(move || clock.now())
+            },
+        };
+        let secrets = Secrets::local(&environment);
+        let settings = ScannerSettings::load(&secrets, Arc::clone(&config));
+        let registries = Registries::load(&secrets, &environment, config, outside);
         let scanner = Scanner {
-            settings: settings(directory.path(), timeout).await,
+            settings: settings.await.unwrap(),
+            registries: registries.await.unwrap(),
             queue: queue.await.unwrap(),
             ledger: ledger.clone(),
             cli: Cli {
-                program: program.to_owned(),
+                program: setup.program.to_owned(),
                 inherited: Inherited {
                     variables: vec![("PATH", "/usr/bin:/bin".into())],
                 },
@@ -142,6 +177,31 @@ impl World {
             call.message_body(*body).send().await.unwrap();
         }
         self.receive_again().await
+    }
+
+    /// Sends a body; tells whether the queue took it.
+    pub(crate) async fn send(&self, body: &str) -> bool {
+        let call = self.client.send_message().queue_url(&self.queue_url);
+        call.message_body(body).send().await.is_ok()
+    }
+
+    /// Deletes a record, as the mapping does when it was not reported failed, however often the queue has to be told.
+    pub(crate) async fn delete(&self, record: &Value) {
+        let receipt = record["receiptHandle"].as_str().unwrap();
+        let call = || self.client.delete_message().queue_url(&self.queue_url);
+        while call().receipt_handle(receipt).send().await.is_err() {}
+    }
+
+    /// Receives what is visible, if the queue answers.
+    pub(crate) async fn receive_if_any(&self) -> Value {
+        let call = self.client.receive_message().queue_url(&self.queue_url);
+        let call = call
+            .max_number_of_messages(10)
+            .visibility_timeout(30)
+            .message_system_attribute_names("All".into());
+        let messages = call.send().await.ok().and_then(|it| it.messages);
+        let messages = messages.unwrap_or_default();
+        json!({ "Records": messages.into_iter().map(record).collect::<Vec<_>>() })
     }
 
     /// Receives what is visible.
@@ -195,7 +255,7 @@ impl World {
 
     pub(crate) async fn peek(&self, queue: &str) -> Vec<Peeked> {
         self.store
-            .peek(queue, 100, Box::new(|_| true))
+            .peek(queue, 10_000, Box::new(|_| true))
             .await
             .unwrap()
     }
@@ -208,7 +268,23 @@ impl World {
 
     pub(crate) fn record(&self, scan_id: &str) -> Option<ScanRecord> {
         let state = self.ledger.0.lock().unwrap();
-        state.records.get(&scan_id_of(scan_id)).cloned()
+        let mut records = state.records.values();
+        records.find(|it| it.scan_id.as_str() == scan_id).cloned()
+    }
+
+    /// What came of each platform of a scan: platform, the start of its digest and its verdict.
+    pub(crate) fn platforms(&self, scan_id: &str) -> Vec<String> {
+        let state = self.ledger.0.lock().unwrap();
+        let records = state
+            .records
+            .values()
+            .filter(|it| it.scan_id.as_str() == scan_id);
+        let records = records.map(|it| {
+            let platform = it.platform.as_ref().map_or("-", |it| it.as_str());
+            let digest = it.digest.as_ref().map_or("", |it| it.hex());
+            format!("{platform} {digest:.8} {}", verdict(it))
+        });
+        records.collect()
     }
 
     /// Sends a message, handles it on that receive, and says in a few words what became of it.
@@ -281,38 +357,98 @@ fn client(base: &str) -> Client {
         .region(Region::new(sqs::REGION))
         .credentials_provider(Credentials::new("test", "test", None, None, "test"))
         .endpoint_url(base)
+        .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(1)))
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .build();
     Client::from_conf(config)
 }
 
-async fn settings(directory: &Path, timeout: &str) -> ScannerSettings {
-    let token = directory.join("token");
-    std::fs::write(&token, TOKEN).unwrap();
-    let yaml = format!(
-        r#"
+/// What a world is made of. Without hosts no registry answers, and the digests of events are scanned as they are.
+pub(crate) struct Setup<'a> {
+    pub(crate) timeout: &'a str,
+    pub(crate) program: &'a Path,
+    /// Lines of source `prod`.
+    pub(crate) source: &'a str,
+    /// The lines of `registries`.
+    pub(crate) registries: String,
+    /// Lines of `scanner`.
+    pub(crate) scanner: &'a str,
+    /// Which names there are.
+    pub(crate) hosts: Vec<(&'a str, SocketAddr)>,
+    /// Variables besides the registry's password.
+    pub(crate) environment: Vec<(&'a str, String)>,
+    pub(crate) sdk: Sdk,
+    /// Which share of the queue's answers are errors.
+    pub(crate) throttle: f64,
+}
+
+impl Default for Setup<'_> {
+    fn default() -> Self {
+        static STAND_IN: LazyLock<PathBuf> = LazyLock::new(stand_in);
+        Self {
+            timeout: "30s",
+            program: &STAND_IN,
+            source: "",
+            registries: format!(
+                "  {REGISTRY}: {{ credentials: {{ type: basic, username: robot, password: \"env:PASSWORD\" }} }}"
+            ),
+            scanner: "",
+            hosts: Vec::new(),
+            environment: Vec::new(),
+            sdk: Sdk::default(),
+            throttle: 0.0,
+        }
+    }
+}
+
+impl Setup<'_> {
+    fn yaml(&self, token: &Path) -> String {
+        format!(
+            r#"
 sources:
   prod:
     kind: harbor
     registry: {REGISTRY}
     auth: [{{ type: token, secret: "env:NOT_READ_HERE" }}]
     policies: [of-source]
+    {}
 registries:
-  {REGISTRY}:
-    credentials: {{ type: basic, username: robot, password: "env:PASSWORD" }}
+{}
 scanner:
   api_token: "file:{}"
   policies: [of-all]
-  timeout: {timeout}
+  timeout: {}
+  {}
 "#,
-        token.display()
-    );
-    let environment: Environment =
-        Arc::new(|name| (name == "PASSWORD").then(|| PASSWORD.to_owned()));
-    let config = Arc::new(Config::parse(&yaml).unwrap());
-    ScannerSettings::load(&Secrets::local(&environment), config)
-        .await
-        .unwrap()
+            self.source,
+            self.registries,
+            token.display(),
+            self.timeout,
+            self.scanner,
+        )
+    }
+}
+
+fn environment(variables: &[(&str, String)]) -> Environment {
+    let mut variables: HashMap<String, String> = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect();
+    variables.insert("PASSWORD".to_owned(), PASSWORD.to_owned());
+    Arc::new(move |name| variables.get(name).cloned())
+}
+
+/// Resolves these names, with their ports, and no others.
+fn dns(hosts: &[(&str, SocketAddr)]) -> Dns {
+    let hosts: HashMap<String, SocketAddr> = hosts
+        .iter()
+        .map(|(name, address)| ((*name).to_owned(), *address))
+        .collect();
+    Arc::new(move |name| {
+        let found = hosts.get(&name).map(|it| vec![*it]);
+        let no_such_host = || io::Error::new(io::ErrorKind::NotFound, "no such host");
+        Box::pin(std::future::ready(found.ok_or_else(no_such_host)))
+    })
 }
 
 /// A message of source `prod` that asks for a behaviour of the stand-in, under the id of the same name.

@@ -5,13 +5,12 @@ use std::num::NonZeroU32;
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use scanhook_core::image::Registry;
 use scanhook_core::kinds::{self, Kind, Options, RepoKey};
+use scanhook_core::platform::Platform;
 use scanhook_core::source::{Filter, Source, SourceName};
 
 use super::auth::auth_config;
 use super::payload::mapping;
-use super::{
-    AuthConfig, ConfigError, RateLimit, SourceConfig, checked_policies, error, warn_of_unused,
-};
+use super::{AuthConfig, ConfigError, RateLimit, SourceConfig, checked_policies, error};
 use crate::wire::{WirePayload, WireRateLimit, WireSource, WireTags};
 
 /// Checks a source; what of it is not acted on is added to `warnings`.
@@ -64,8 +63,7 @@ pub(super) fn source(
             kind.title
         )
     }));
-    let unused = [("platforms", !wire.platforms.is_empty())];
-    warn_of_unused(path, &unused, warnings);
+    let platforms = platforms(&wire.platforms, path)?;
     let options = options(kind, wire.events, wire.repo_key, wire.payload, path)?;
     let WireTags { include, exclude } = wire.tags;
     let source = Source {
@@ -82,6 +80,7 @@ pub(super) fn source(
         source,
         auth,
         policies: checked_policies(wire.policies, path)?,
+        platforms,
         rate_limit: wire
             .rate_limit
             .map(|it| rate_limit(&it, &format!("{path}.rate_limit")))
@@ -97,6 +96,19 @@ fn rate_limit(wire: &WireRateLimit, path: &str) -> Result<RateLimit, ConfigError
         per_minute: positive("per_minute", wire.per_minute)?,
         burst: positive("burst", wire.burst.unwrap_or(wire.per_minute))?,
     })
+}
+
+fn platforms(texts: &[String], path: &str) -> Result<Vec<Platform>, ConfigError> {
+    let mut platforms = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        let path = format!("{path}.platforms[{index}]");
+        let platform = Platform::parse(text).map_err(|err| error(&path, err.to_string()))?;
+        if platforms.contains(&platform) {
+            return Err(error(&path, "is repeated"));
+        }
+        platforms.push(platform);
+    }
+    Ok(platforms)
 }
 
 /// What the kind's parser needs to know.

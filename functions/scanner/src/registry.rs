@@ -1,0 +1,339 @@
+//! What registries say of images: which digest a tag names, what is behind a digest, and with which login it is pulled.
+//!
+//! In reading order: [`Registries`] (all of them), `session` (one image asked for), `challenge` and `credentials` (how a
+//! registry is convinced), `http` and `address` (how a call is made, and where it may lead).
+//!
+//! **Invariant**: a registry says what it has and never where credentials go: they are those of the image's own host, and
+//! are shown to that host and to those that the configuration names.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use reqwest::{Certificate, Url};
+use scanhook_core::image::{Image, Registry};
+use scanhook_core::plan::RegistryLogin;
+use scanhook_core::platform::Platform;
+use scanhook_core::target::Target;
+use scanhook_core::verdict::ErrorReason;
+use scanhook_settings::Environment;
+use scanhook_settings::config::{Config, ConfigError};
+use scanhook_settings::secrets::Secrets;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use self::address::Reach;
+use self::credentials::{Credentials, LoginError, Logins, Makers};
+use self::http::{CallError, Http, Trust};
+use self::session::Session;
+use crate::batch::Clock;
+
+mod address;
+mod challenge;
+mod credentials;
+mod grant;
+mod http;
+mod session;
+
+pub use address::{Dns, system_dns};
+pub use credentials::Sdk;
+
+/// Everything outside that registries are asked with; arguments, so that tests and the demo have their own.
+pub struct Outside {
+    /// How names become addresses.
+    pub dns: Dns,
+    /// How AWS is reached.
+    pub sdk: Sdk,
+    /// What time it is.
+    pub now: Clock,
+}
+
+/// The registries that images are pulled from.
+pub struct Registries {
+    config: Arc<Config>,
+    /// By entry of the configuration.
+    credentials: Vec<Credentials>,
+    makers: Makers,
+    http: Http,
+    hosts: Mutex<HashMap<Registry, Arc<Host>>>,
+}
+
+/// One registry.
+struct Host {
+    registry: Registry,
+    base: Url,
+    trust: Trust,
+    allow: Vec<IpNet>,
+    logins: Logins,
+    pulls: Option<Arc<Semaphore>>,
+    /// Until when it wants to be left alone.
+    pause: Mutex<Option<Timestamp>>,
+}
+
+/// What a registry says of an image.
+pub struct Resolved {
+    /// What there is to scan, or why there is not: one for each wanted platform.
+    pub subjects: Vec<Subject>,
+    /// Whether the tag names something else by now than what the event told; `None` if that was not to be learned.
+    pub tag_moved: Option<bool>,
+    /// What the CLI is to log in with.
+    pub login: Option<RegistryLogin>,
+}
+
+/// What becomes of one wanted platform.
+#[derive(Debug)]
+pub enum Subject {
+    /// It is scanned.
+    Image(Target),
+    /// It is no image, but something of this type.
+    NotAnImage(Target, String),
+    /// It is an image that can't be scanned.
+    Unscannable(Target, ErrorReason, String),
+    /// There is none.
+    Missing(Platform),
+}
+
+/// What a registry has could not be learned.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{detail}")]
+pub struct ResolveError {
+    /// Why.
+    pub reason: ErrorReason,
+    /// What an operator reads.
+    pub detail: String,
+    /// How long the registry wants to be left alone.
+    pub pause: Option<Duration>,
+    /// Whether a digest that is known anyhow can be scanned without an answer.
+    pub unanswered: bool,
+}
+
+/// Hosts whose API is elsewhere. Source: Docker's documentation, "Docker Hub usage and limits".
+const API_HOSTS: [(&str, &str); 1] = [("docker.io", "registry-1.docker.io")];
+
+/// Token servers that are known to belong to a registry of another host, so that they need no entry of their own.
+/// Sources: Docker's "Token authentication specification"; GitLab's documentation of the container registry.
+const REALM_HOSTS: [(&str, &str); 2] = [
+    ("docker.io", "auth.docker.io"),
+    ("registry.gitlab.com", "gitlab.com"),
+];
+
+impl Registries {
+    /// Reads every secret and certificate that pulling needs.
+    pub async fn load(
+        secrets: &Secrets,
+        environment: &Environment,
+        config: Arc<Config>,
+        outside: Outside,
+    ) -> Result<Self, ConfigError> {
+        let mut credentials = Vec::with_capacity(config.registries.len());
+        let mut certificates = Vec::with_capacity(config.registries.len());
+        for entry in &config.registries {
+            credentials.push(Credentials::load(entry, secrets).await?);
+            let path = format!("registries.{}.ca", entry.pattern);
+            certificates.push(match &entry.ca {
+                Some(file) => {
+                    read_certificates(file).map_err(|problem| ConfigError { path, problem })?
+                }
+                None => Vec::new(),
+            });
+        }
+        Ok(Self {
+            config,
+            credentials,
+            http: Http::new(environment, outside.dns, certificates),
+            makers: Makers {
+                environment: Arc::clone(environment),
+                sdk: outside.sdk,
+                now: outside.now,
+            },
+            hosts: Mutex::default(),
+        })
+    }
+
+    /// Waits until one more image may be pulled from this registry. The permit is held while it is asked and pulled from.
+    pub async fn pull(&self, registry: &Registry) -> Option<OwnedSemaphorePermit> {
+        let pulls = self.host(registry)?.pulls.clone()?;
+        pulls.acquire_owned().await.ok()
+    }
+
+    /// Asks what is behind an image's name. Of an index the images of the wanted platforms are taken; one whose compressed
+    /// layers are larger than `max_image` is not to be scanned.
+    pub async fn resolve(
+        &self,
+        image: &Image,
+        wanted: &[Platform],
+        max_image: u64,
+    ) -> Result<Resolved, ResolveError> {
+        let host = self.host(&image.registry).ok_or_else(|| ResolveError {
+            reason: ErrorReason::Network,
+            detail: "the registry's host makes no URL".to_owned(),
+            pause: None,
+            unanswered: false,
+        })?;
+        let login = self.login_of(&host).await?;
+        let resolved = Session::new(self, &host, image, login.clone())
+            .resolve(wanted, max_image)
+            .await;
+        match (resolved, &login) {
+            (Err(err), Some(refused))
+                if err.reason == ErrorReason::Unauthorized
+                    && self.has_other_login(&image.registry, refused).await =>
+            {
+                let login = self.login_of(&host).await?;
+                let session = Session::new(self, &host, image, login);
+                session.resolve(wanted, max_image).await
+            }
+            (resolved, _) => resolved,
+        }
+    }
+
+    /// What the CLI is to log in with while the registry itself can't be asked.
+    pub async fn login(&self, registry: &Registry) -> Result<Option<RegistryLogin>, ResolveError> {
+        match self.host(registry) {
+            Some(host) => self.login_of(&host).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Reads the credentials again that were refused, and says whether they are others by now.
+    pub async fn has_other_login(&self, registry: &Registry, refused: &RegistryLogin) -> bool {
+        match self.host(registry) {
+            Some(host) => {
+                let logins = &host.logins;
+                logins
+                    .has_other_than(refused, &self.makers, &self.http)
+                    .await
+            }
+            None => false,
+        }
+    }
+
+    async fn login_of(&self, host: &Host) -> Result<Option<RegistryLogin>, ResolveError> {
+        let login = host.logins.login(&self.makers, &self.http).await;
+        login.map_err(|LoginError { reason, detail }| ResolveError {
+            reason,
+            detail,
+            pause: None,
+            unanswered: false,
+        })
+    }
+
+    fn host(&self, registry: &Registry) -> Option<Arc<Host>> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(host) = hosts.get(registry) {
+            return Some(Arc::clone(host));
+        }
+        let host = Arc::new(self.make_host(registry)?);
+        hosts.insert(registry.clone(), Arc::clone(&host));
+        Some(host)
+    }
+
+    fn make_host(&self, registry: &Registry) -> Option<Host> {
+        let index = self.entry(registry);
+        let entry = index.and_then(|it| self.config.registries.get(it));
+        let plain = entry.is_some_and(|it| it.insecure);
+        let allow = entry.map(|it| it.allow.clone()).unwrap_or_default();
+        let scheme = if plain { "http" } else { "https" };
+        let api = API_HOSTS.iter().find(|(it, _)| *it == registry.as_str());
+        let api = api.map_or(registry.as_str(), |(_, api)| api);
+        let credentials = index.and_then(|it| self.credentials.get(it).cloned());
+        let pulls = entry.and_then(|it| it.pulls);
+        let reach = if self.config.names(registry) {
+            Reach::Configured
+        } else {
+            Reach::Foreign(allow.clone())
+        };
+        let trust = Trust {
+            reach,
+            entry: index,
+            plain,
+            credentials: true,
+        };
+        let credentials = credentials.unwrap_or(Credentials::Anonymous);
+        Some(Host {
+            registry: registry.clone(),
+            base: Url::parse(&format!("{scheme}://{api}/v2/")).ok()?,
+            logins: Logins::new(registry.clone(), trust.clone(), credentials),
+            trust,
+            allow,
+            pulls: pulls.map(|it| Arc::new(Semaphore::new(usize::try_from(it).unwrap_or(1)))),
+            pause: Mutex::default(),
+        })
+    }
+
+    fn entry(&self, registry: &Registry) -> Option<usize> {
+        let found = self.config.registry(registry)?;
+        let mut entries = self.config.registries.iter();
+        entries.position(|it| std::ptr::eq(it, found))
+    }
+
+    /// How far a URL's host is trusted that `host` led to.
+    fn trust(&self, host: &Host, url: &Url) -> Trust {
+        if url.origin() == host.base.origin() {
+            return host.trust.clone();
+        }
+        let is_plain = url.scheme() == "http";
+        let named = http::authority(url).and_then(|it| Registry::normalise(&it).ok());
+        let index = named.as_ref().and_then(|it| self.entry(it));
+        if let Some((index, entry)) =
+            index.and_then(|it| Some((it, self.config.registries.get(it)?)))
+        {
+            return Trust {
+                reach: Reach::Configured,
+                entry: Some(index),
+                plain: is_plain && entry.insecure,
+                credentials: true,
+            };
+        }
+        let pair = (host.registry.as_str(), url.host_str().unwrap_or_default());
+        Trust {
+            reach: Reach::Foreign(host.allow.clone()),
+            entry: None,
+            plain: is_plain && host.trust.plain,
+            credentials: !is_plain && url.port().is_none() && REALM_HOSTS.contains(&pair),
+        }
+    }
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<Certificate>, String> {
+    let pem = std::fs::read(path).map_err(|err| format!("can't be read ({})", err.kind()))?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err("holds no certificates in PEM".to_owned()),
+    }
+}
+
+impl Host {
+    /// How long it wants to be left alone, if it does.
+    fn paused(&self, now: Timestamp) -> Option<Duration> {
+        let pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        let remaining = Duration::try_from(pause.as_ref()?.duration_since(now));
+        remaining.ok().filter(|it| !it.is_zero())
+    }
+
+    fn leave_alone(&self, now: Timestamp, pause: Duration) {
+        let until = now.checked_add(pause).ok();
+        let mut present = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        *present = until.max(*present);
+    }
+}
+
+impl From<CallError> for ResolveError {
+    fn from(err: CallError) -> Self {
+        let detail = err.to_string();
+        let (reason, unanswered) = match err {
+            CallError::Unreachable { reason, .. } => (reason, true),
+            // Not to be helped by asking again, and the CLI, which would follow, must not be led there.
+            CallError::Refused(_) => (ErrorReason::Unauthorized, false),
+            CallError::TooLarge(_) => (ErrorReason::UnsupportedImage, false),
+        };
+        Self {
+            reason,
+            detail,
+            pause: None,
+            unanswered,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Azure Container Registry: a refresh token of the registry, for a service principal.
+//!
+//! Source: Azure/acr, docs/AAD-OAuth.md: a token of the directory is exchanged at the registry for a refresh token, which
+//! it takes as the password of the null user; Microsoft identity platform, "client credentials flow". A refresh token of
+//! the registry lasts three hours.
+
+use std::time::Duration;
+
+use scanhook_core::image::Registry;
+use scanhook_settings::secrets::Secret;
+use secrecy::ExposeSecret as _;
+
+use super::{Lasting, LoginError, Makers};
+use crate::registry::grant::{self, Grant};
+use crate::registry::http::{Http, Trust};
+
+const USERNAME: &str = "00000000-0000-0000-0000-000000000000";
+
+const SCOPE: &str = "https://containerregistry.azure.net/.default";
+
+const LIFETIME: Duration = Duration::from_hours(3);
+
+/// Makes a login for a registry. `AZURE_AUTHORITY_HOST` names another directory than the public cloud's, as in Azure's
+/// own libraries.
+pub(super) async fn login(
+    (registry, trust): (&Registry, &Trust),
+    tenant: &str,
+    (username, password): (&str, &Secret),
+    makers: &Makers,
+    http: &Http,
+) -> Result<Lasting, LoginError> {
+    let authority = (makers.environment)("AZURE_AUTHORITY_HOST")
+        .unwrap_or_else(|| "https://login.microsoftonline.com".to_owned());
+    let url = format!(
+        "{}/{tenant}/oauth2/v2.0/token",
+        authority.trim_end_matches('/')
+    );
+    let password = password.value().await;
+    let form = [
+        ("grant_type", "client_credentials"),
+        ("client_id", username),
+        ("client_secret", password.expose_secret()),
+        ("scope", SCOPE),
+    ];
+    let directory = grant::ask(http, Grant::Post(&url, &form)).await?;
+    let scheme = if trust.plain { "http" } else { "https" };
+    let url = format!("{scheme}://{registry}/oauth2/exchange");
+    let form = [
+        ("grant_type", "access_token"),
+        ("service", registry.as_str()),
+        ("tenant", tenant),
+        ("access_token", directory.access.as_str()),
+    ];
+    let token = grant::ask(http, Grant::Registry(&url, &form, trust)).await?;
+    let token = token
+        .refresh
+        .ok_or_else(|| LoginError::network("the registry exchanges a token for none"))?;
+    Ok(Lasting::new(USERNAME, token, LIFETIME))
+}

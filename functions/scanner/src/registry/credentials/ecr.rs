@@ -1,0 +1,105 @@
+//! Amazon ECR: `GetAuthorizationToken` of the region in the host's name, for the role of the process.
+//!
+//! Source: Amazon ECR API reference. A token lasts twelve hours and is `AWS:password` in base64.
+
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use scanhook_core::image::Registry;
+use tokio::sync::OnceCell;
+
+use super::{Lasting, LoginError};
+
+/// The longest single try of a call.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+const LIFETIME: Duration = Duration::from_hours(12);
+
+/// How AWS is reached, found out when it is first needed.
+#[derive(Debug, Default)]
+pub struct Sdk(OnceCell<SdkConfig>);
+
+impl From<SdkConfig> for Sdk {
+    fn from(config: SdkConfig) -> Self {
+        Self(OnceCell::new_with(Some(config)))
+    }
+}
+
+/// Makes a login for a registry of ECR.
+pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<Lasting, LoginError> {
+    let region = region(registry.as_str()).ok_or_else(|| {
+        LoginError::unauthorized(
+            "credentials of type ecr are for ACCOUNT.dkr.ecr.REGION.amazonaws.com only",
+        )
+    })?;
+    let config = sdk
+        .0
+        .get_or_init(|| scanhook_settings::aws::sdk_config(ATTEMPT))
+        .await;
+    let config = aws_sdk_ecr::config::Builder::from(config)
+        .region(aws_sdk_ecr::config::Region::new(region.to_owned()))
+        .build();
+    let client = aws_sdk_ecr::Client::from_conf(config);
+    let output = client.get_authorization_token().send().await;
+    let output = output.map_err(|err| {
+        let is_refusal = err
+            .raw_response()
+            .is_some_and(|it| it.status().is_client_error());
+        let code = err
+            .as_service_error()
+            .and_then(|it| it.meta().code())
+            .unwrap_or("no answer");
+        if is_refusal {
+            LoginError::unauthorized(format!("ECR gives no token: {code}"))
+        } else {
+            LoginError::network(format!("ECR gives no token: {code}"))
+        }
+    })?;
+    let data = output.authorization_data().first();
+    let token = data.and_then(|it| it.authorization_token());
+    token
+        .and_then(password)
+        .map(|it| Lasting::new("AWS", it, LIFETIME))
+        .ok_or_else(|| LoginError::network("ECR gives a token that is none"))
+}
+
+fn password(token: &str) -> Option<String> {
+    let decoded = String::from_utf8(STANDARD.decode(token).ok()?).ok()?;
+    Some(decoded.strip_prefix("AWS:")?.to_owned())
+}
+
+fn region(host: &str) -> Option<&str> {
+    let mut labels = host.split('.');
+    let account = labels.next()?;
+    let is_account = account.len() == 12 && account.bytes().all(|it| it.is_ascii_digit());
+    let service = (labels.next()?, labels.next()?);
+    let region = labels.next()?;
+    let is_ecr = service.0 == "dkr" && matches!(service.1, "ecr" | "ecr-fips");
+    (is_account && is_ecr && labels.next() == Some("amazonaws")).then_some(region)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_region_is_in_the_hosts_name() {
+        let host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+        assert_eq!(region(host), Some("eu-west-1"));
+        assert_eq!(
+            region("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn"),
+            Some("cn-north-1")
+        );
+        for host in [
+            "12345678901.dkr.ecr.eu-west-1.amazonaws.com",
+            "123456789012.dkr.ecr.eu-west-1.evil.com",
+            "123456789012.ecr.eu-west-1.amazonaws.com",
+            "public.ecr.aws",
+            "h.io",
+        ] {
+            assert_eq!(region(host), None, "{host}");
+        }
+    }
+}

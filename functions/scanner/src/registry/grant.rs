@@ -1,0 +1,99 @@
+//! A token from a place that the operator chose: where the key of a service account says, the directory, the metadata
+//! server.
+
+use reqwest::header::HeaderValue;
+use reqwest::{Method, Url};
+use serde::Deserialize;
+
+use super::address::Reach;
+use super::credentials::LoginError;
+use super::http::{Call, CallError, Http, MAX_TOKEN, Trust, shown};
+
+/// What is asked for a token.
+pub(super) enum Grant<'a> {
+    /// A form at a URL of the operator's: https, or this machine.
+    Post(&'a str, &'a [(&'a str, &'a str)]),
+    /// A form at the registry itself, as far as it is trusted.
+    Registry(&'a str, &'a [(&'a str, &'a str)], &'a Trust),
+    /// Google's metadata server.
+    Metadata(&'a str),
+}
+
+/// What a token server answers. Source: RFC 6749, section 5.1.
+#[derive(Deserialize)]
+pub(super) struct Token {
+    #[serde(default, rename = "access_token")]
+    pub(super) access: String,
+    /// In seconds.
+    pub(super) expires_in: Option<u64>,
+    #[serde(rename = "refresh_token")]
+    pub(super) refresh: Option<String>,
+}
+
+/// Asks for a token.
+pub(super) async fn ask(http: &Http, grant: Grant<'_>) -> Result<Token, LoginError> {
+    let parse = |url: &str| {
+        Url::parse(url)
+            .map_err(|_| LoginError::unauthorized("a token is to be had at what is no URL"))
+    };
+    let (url, form, trust) = match grant {
+        Grant::Post(url, form) => {
+            let url = parse(url)?;
+            let is_this_machine =
+                matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"));
+            let trust = trust(Reach::Configured, url.scheme() == "http" && is_this_machine);
+            (url, Some(form), trust)
+        }
+        Grant::Registry(url, form, trust) => (parse(url)?, Some(form), trust.clone()),
+        Grant::Metadata(url) => (parse(url)?, None, trust(Reach::Metadata, true)),
+    };
+    let is_metadata = form.is_none();
+    let body = form.map(|it| {
+        let mut body = form_urlencoded::Serializer::new(String::new());
+        body.extend_pairs(it);
+        body.finish()
+    });
+    let call = Call {
+        method: if is_metadata {
+            Method::GET
+        } else {
+            Method::POST
+        },
+        url: url.clone(),
+        accept: "application/json",
+        header: is_metadata.then(|| ("metadata-flavor", HeaderValue::from_static("Google"))),
+        form: body,
+        cap: MAX_TOKEN,
+    };
+    let answer = http
+        .call(call, |_| trust.clone())
+        .await
+        .map_err(|err| match err {
+            CallError::Unreachable { detail, .. } => LoginError::network(detail),
+            CallError::Refused(detail) => LoginError::unauthorized(detail),
+            CallError::TooLarge(host) => {
+                LoginError::network(format!("{host} answers with too much"))
+            }
+        })?;
+    if !answer.status.is_success() {
+        let problem = format!("{} gives no token: status {}", shown(&url), answer.status);
+        return Err(
+            if answer.status.is_client_error() && answer.status.as_u16() != 429 {
+                LoginError::unauthorized(problem)
+            } else {
+                LoginError::network(problem)
+            },
+        );
+    }
+    serde_json::from_slice(&answer.body)
+        .map_err(|_| LoginError::network(format!("{} gives a token that is none", shown(&url))))
+}
+
+fn trust(reach: Reach, plain: bool) -> Trust {
+    Trust {
+        reach,
+        entry: None,
+        plain,
+        credentials: false,
+    }
+}

@@ -1,0 +1,314 @@
+//! How a private registry is convinced, by each type of credentials.
+
+use aws_config::SdkConfig;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_sqs::config::{BehaviorVersion, Region};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use crate::registry::{Answer, Asked, Content, FakeRegistry, answer_json, status, with};
+use crate::world::{PASSWORD, REGISTRY, Setup, World, message_for};
+
+const PASSED: &str = "passed [0, 2, 2, 1, 1] confirmed";
+
+fn basic(username: &str, password: &str) -> String {
+    format!(
+        "Basic {}",
+        STANDARD.encode(format!("{username}:{password}"))
+    )
+}
+
+/// Answers whoever shows this, and asks all others for a login.
+fn wants(content: Content, authorization: String) -> impl Fn(&Asked) -> Answer + use<> {
+    move |asked| match &asked.authorization {
+        Some(shown) if *shown == authorization => content.answer(asked),
+        _ => with(401, "www-authenticate", "Basic realm=\"r\""),
+    }
+}
+
+fn content() -> (Content, String) {
+    let mut content = Content::default();
+    let digest = content.image("demo/prints-env", Some("1.0"), "a");
+    (content, digest)
+}
+
+/// The outcome of an image of `host`.
+async fn outcome(world: &World, host: &str, receive: u32) -> String {
+    let mut message = message_for("scan", "demo/prints-env");
+    message["image"]["registry"] = host.into();
+    message["image"]["digest"] = Value::Null;
+    world.outcome(&message.to_string(), receive).await
+}
+
+#[tokio::test]
+async fn a_name_and_a_password_open_a_private_registry() {
+    let (content, _) = content();
+    let registry = FakeRegistry::start(wants(content, basic("robot", PASSWORD))).await;
+    let setup = |password: &str| Setup {
+        registries: format!(
+            r#"  {REGISTRY}: {{ insecure: true, credentials: {{ type: basic, username: robot, password: "{password}" }} }}"#
+        ),
+        hosts: vec![(REGISTRY, registry.address)],
+        environment: vec![("WRONG", "fake-wrong-password".to_owned())],
+        ..Setup::default()
+    };
+    let world = World::set_up(setup("env:PASSWORD")).await;
+    assert_eq!(outcome(&world, REGISTRY, 1).await, PASSED);
+    let world = World::set_up(setup("env:WRONG")).await;
+    assert_eq!(
+        outcome(&world, REGISTRY, 1).await,
+        "dead letter: unauthorized"
+    );
+}
+
+#[tokio::test]
+async fn a_replaced_password_is_read_again_before_anything_is_given_up() {
+    let (content, _) = content();
+    let registry = FakeRegistry::start(wants(content, basic("robot", "fake-new-password"))).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "fake-old-password").unwrap();
+    let setup = Setup {
+        registries: format!(
+            r#"  {REGISTRY}: {{ insecure: true, credentials: {{ type: basic, username: robot, password: "file:{}" }} }}"#,
+            file.display()
+        ),
+        hosts: vec![(REGISTRY, registry.address)],
+        ..Setup::default()
+    };
+    let world = World::set_up(setup).await;
+    std::fs::write(&file, "fake-new-password").unwrap();
+    assert_eq!(outcome(&world, REGISTRY, 1).await, PASSED);
+}
+
+#[tokio::test]
+async fn the_registrys_own_realm_gives_a_token_for_the_login() {
+    let (content, _) = content();
+    let registry = FakeRegistry::start(move |asked| {
+        if asked.path.starts_with("/token?") {
+            let is_robot = asked.authorization == Some(basic("robot", PASSWORD));
+            return if is_robot {
+                answer_json(&json!({"access_token": "fake-token"}))
+            } else {
+                status(401)
+            };
+        }
+        match asked.authorization.as_deref() {
+            Some("Bearer fake-token") => content.answer(asked),
+            _ => with(
+                401,
+                "www-authenticate",
+                &format!("Bearer realm=\"http://{}/token\",service=\"s\"", asked.host),
+            ),
+        }
+    })
+    .await;
+    let setup = Setup {
+        registries: format!(
+            r#"  {REGISTRY}: {{ insecure: true, credentials: {{ type: basic, username: robot, password: "env:PASSWORD" }} }}"#
+        ),
+        hosts: vec![(REGISTRY, registry.address)],
+        ..Setup::default()
+    };
+    let world = World::set_up(setup).await;
+    assert_eq!(outcome(&world, REGISTRY, 1).await, PASSED);
+    let paths: Vec<_> = registry.asked().into_iter().map(|it| it.path).collect();
+    assert_eq!(
+        paths[1],
+        "/token?service=s&scope=repository%3Ademo%2Fprints-env%3Apull"
+    );
+    // One token for all questions about an image.
+    assert_eq!(
+        paths.iter().filter(|it| it.starts_with("/token")).count(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_bearer_token_is_shown_to_the_registry_as_it_is() {
+    let (content, _) = content();
+    let registry = FakeRegistry::start(wants(content, format!("Bearer {PASSWORD}"))).await;
+    let setup = Setup {
+        registries: format!(
+            r#"  {REGISTRY}: {{ insecure: true, credentials: {{ type: bearer, token: "env:PASSWORD" }} }}"#
+        ),
+        hosts: vec![(REGISTRY, registry.address)],
+        ..Setup::default()
+    };
+    let world = World::set_up(setup).await;
+    assert_eq!(outcome(&world, REGISTRY, 1).await, PASSED);
+}
+
+#[tokio::test]
+async fn ecr_gives_a_login_that_serves_until_it_is_about_to_end() {
+    let host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
+    let (content, _) = content();
+    let registry = FakeRegistry::start(wants(content, basic("AWS", "fake-ecr-password"))).await;
+    let token = STANDARD.encode("AWS:fake-ecr-password");
+    let ecr = FakeRegistry::start(move |_| {
+        answer_json(&json!({"authorizationData": [{"authorizationToken": token, "expiresAt": 4_000_000_000_u64}]}))
+    })
+    .await;
+    let sdk = |endpoint: String| {
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+                "fake", "fake", None, None, "test",
+            )))
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .endpoint_url(endpoint)
+            .build()
+    };
+    let setup = Setup {
+        registries:
+            "  \"*.dkr.ecr.*.amazonaws.com\": { insecure: true, credentials: { type: ecr } }"
+                .to_owned(),
+        hosts: vec![(host, registry.address)],
+        sdk: sdk(format!("http://{}", ecr.address)).into(),
+        ..Setup::default()
+    };
+    let world = World::set_up(setup).await;
+    assert_eq!(outcome(&world, host, 1).await, PASSED);
+    assert_eq!(outcome(&world, host, 2).await, PASSED);
+    assert_eq!(world.ledger.0.lock().unwrap().granted, 1);
+    let [asked] = ecr.asked().try_into().unwrap();
+    let authorization = asked.authorization.unwrap();
+    // Signed for the region in the registry's name.
+    assert!(
+        authorization.contains("/eu-west-1/ecr/aws4_request"),
+        "{authorization}"
+    );
+
+    let refusing = FakeRegistry::start(|_| status(403)).await;
+    let setup = Setup {
+        registries:
+            "  \"*.dkr.ecr.*.amazonaws.com\": { insecure: true, credentials: { type: ecr } }"
+                .to_owned(),
+        hosts: vec![(host, registry.address)],
+        sdk: sdk(format!("http://{}", refusing.address)).into(),
+        ..Setup::default()
+    };
+    let world = World::set_up(setup).await;
+    assert_eq!(outcome(&world, host, 1).await, "dead letter: unauthorized");
+}
+
+/// Made for this test, and known to nobody.
+const PRIVATE_KEY: &str = include_str!("../fixtures/fake-service-account.pem");
+
+#[tokio::test]
+async fn a_service_accounts_key_is_exchanged_for_an_access_token() {
+    let host = "europe-docker.pkg.dev";
+    let (content, _) = content();
+    let registry = FakeRegistry::start(wants(
+        content,
+        basic("oauth2accesstoken", "fake-access-token"),
+    ))
+    .await;
+    let google = FakeRegistry::start(|_| {
+        answer_json(&json!({"access_token": "fake-access-token", "expires_in": 3599, "token_type": "Bearer"}))
+    })
+    .await;
+    let token_uri = format!("http://{}/token", google.address);
+    let key = json!({"type": "service_account", "client_email": "fake@example.iam", "private_key": PRIVATE_KEY, "token_uri": token_uri});
+    let setup = Setup {
+        registries: format!(
+            "  {host}: {{ insecure: true, credentials: {{ type: gar, key: \"env:KEY\" }} }}"
+        ),
+        hosts: vec![(host, registry.address)],
+        environment: vec![("KEY", key.to_string())],
+        ..Setup::default()
+    };
+    let world = World::set_up(setup).await;
+    assert_eq!(outcome(&world, host, 1).await, PASSED);
+    let [asked] = google.asked().try_into().unwrap();
+    let form: std::collections::HashMap<_, _> = form_urlencoded::parse(asked.body.as_bytes())
+        .into_owned()
+        .collect();
+    assert_eq!(
+        form["grant_type"],
+        "urn:ietf:params:oauth:grant-type:jwt-bearer"
+    );
+    let parts: Vec<_> = form["assertion"].split('.').collect();
+    let claims: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(parts[1]).unwrap()).unwrap();
+    assert_eq!(
+        (claims["iss"].as_str(), claims["aud"].as_str()),
+        (Some("fake@example.iam"), Some(token_uri.as_str()))
+    );
+    assert_eq!(
+        claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(),
+        3600
+    );
+    // RSA with 2048 bits.
+    assert_eq!(URL_SAFE_NO_PAD.decode(parts[2]).unwrap().len(), 256);
+}
+
+#[tokio::test]
+async fn without_a_key_the_metadata_server_gives_the_access_token() {
+    let host = "europe-docker.pkg.dev";
+    let (content, _) = content();
+    let registry = FakeRegistry::start(wants(
+        content,
+        basic("oauth2accesstoken", "fake-access-token"),
+    ))
+    .await;
+    let metadata = FakeRegistry::start(|_| {
+        answer_json(&json!({"access_token": "fake-access-token", "expires_in": 3599}))
+    })
+    .await;
+    let setup = Setup {
+        registries: format!("  {host}: {{ insecure: true, credentials: {{ type: gar }} }}"),
+        hosts: vec![(host, registry.address)],
+        environment: vec![("GCE_METADATA_HOST", metadata.address.to_string())],
+        ..Setup::default()
+    };
+    let world = World::set_up(setup).await;
+    assert_eq!(outcome(&world, host, 1).await, PASSED);
+    let [asked] = metadata.asked().try_into().unwrap();
+    assert_eq!(
+        asked.path,
+        "/computeMetadata/v1/instance/service-accounts/default/token"
+    );
+}
+
+#[tokio::test]
+async fn a_service_principal_gets_a_refresh_token_of_its_registry() {
+    let host = "team.azurecr.io";
+    let (content, _) = content();
+    let null_user = "00000000-0000-0000-0000-000000000000";
+    let holds = wants(content, basic(null_user, "fake-refresh-token"));
+    let registry = FakeRegistry::start(move |asked| match asked.path.as_str() {
+        "/oauth2/exchange" if asked.body.contains("access_token=fake-directory-token") => {
+            answer_json(&json!({"refresh_token": "fake-refresh-token"}))
+        }
+        "/oauth2/exchange" => status(401),
+        _ => holds(asked),
+    })
+    .await;
+    let directory = FakeRegistry::start(|_| {
+        answer_json(&json!({"access_token": "fake-directory-token", "expires_in": 3599}))
+    })
+    .await;
+    let setup = Setup {
+        registries: format!(
+            r#"  {host}: {{ insecure: true, credentials: {{ type: acr, tenant: example.com, username: id, password: "env:PASSWORD" }} }}"#
+        ),
+        hosts: vec![(host, registry.address)],
+        environment: vec![(
+            "AZURE_AUTHORITY_HOST",
+            format!("http://{}", directory.address),
+        )],
+        ..Setup::default()
+    };
+    let world = World::set_up(setup).await;
+    assert_eq!(outcome(&world, host, 1).await, PASSED);
+    let [asked] = directory.asked().try_into().unwrap();
+    assert_eq!(asked.path, "/example.com/oauth2/v2.0/token");
+    assert!(
+        asked.body.contains(&format!("client_secret={PASSWORD}")),
+        "{}",
+        asked.body
+    );
+}

@@ -1,0 +1,222 @@
+//! How images are pulled: one entry for a host or a pattern of hosts.
+
+use std::path::PathBuf;
+
+use globset::GlobMatcher;
+use ipnet::IpNet;
+use scanhook_core::image::Registry;
+
+use super::{ConfigError, check_role, error, glob};
+use crate::secrets::{Role, SecretRef};
+use crate::wire::{WireCredentials, WireRegistry};
+
+/// How images of some hosts are pulled.
+#[derive(Debug)]
+pub struct RegistryConfig {
+    /// The host, or a pattern of hosts, as written.
+    pub pattern: String,
+    /// None if it is a host.
+    matcher: Option<GlobMatcher>,
+    /// What to log in with.
+    pub credentials: CredentialsConfig,
+    /// Plain HTTP.
+    pub insecure: bool,
+    /// A file with certificates, in PEM, that are trusted besides the system's.
+    pub ca: Option<PathBuf>,
+    /// How many images are pulled at once.
+    pub pulls: Option<u32>,
+    /// Networks besides the public ones that this registry's realms and redirects may lead to.
+    pub allow: Vec<IpNet>,
+}
+
+/// What to log in with.
+#[derive(Debug)]
+pub enum CredentialsConfig {
+    /// Nothing.
+    Anonymous,
+    /// A name and a password.
+    Basic {
+        /// The user name.
+        username: String,
+        /// Where the password is.
+        password: SecretRef,
+    },
+    /// A token that the registry itself takes.
+    Bearer {
+        /// The name under which the CLI, which knows no tokens, gives it as a password.
+        username: String,
+        /// Where the token is.
+        token: SecretRef,
+    },
+    /// A token of Amazon ECR, for the role of the process.
+    Ecr,
+    /// An access token of Google, by a service account's key, else from the metadata server.
+    Gar {
+        /// Where the key's JSON is.
+        key: Option<SecretRef>,
+    },
+    /// A refresh token of Azure's registry, for a service principal.
+    Acr {
+        /// The directory, by its id or domain.
+        tenant: String,
+        /// The principal's client id.
+        username: String,
+        /// Where its secret is.
+        password: SecretRef,
+    },
+}
+
+impl CredentialsConfig {
+    /// The one secret of each type that has one: its key, and where it is.
+    pub fn secret(&self) -> Option<(&'static str, &SecretRef)> {
+        match self {
+            Self::Anonymous | Self::Ecr => None,
+            Self::Basic { password, .. } | Self::Acr { password, .. } => {
+                Some(("password", password))
+            }
+            Self::Bearer { token, .. } => Some(("token", token)),
+            Self::Gar { key } => key.as_ref().map(|it| ("key", it)),
+        }
+    }
+}
+
+impl RegistryConfig {
+    /// Whether this entry is for that host.
+    pub fn is_for(&self, registry: &Registry) -> bool {
+        match &self.matcher {
+            Some(matcher) => matcher.is_match(labels(registry.as_str())),
+            None => self.pattern == registry.as_str(),
+        }
+    }
+
+    /// The more of a host it spells out, the more specific an entry is; a whole name is most specific.
+    pub(super) fn specificity(&self) -> usize {
+        match self.matcher {
+            Some(_) => self.pattern.replace(WILDCARDS, "").len(),
+            None => usize::MAX,
+        }
+    }
+}
+
+const WILDCARDS: [char; 4] = ['*', '?', '{', '['];
+
+/// Divides a host into its labels by `/`, so that `*` in a pattern stands for one label.
+fn labels(host: &str) -> String {
+    host.replace('.', "/")
+}
+
+/// Checks an entry.
+pub(super) fn registry(pattern: String, wire: WireRegistry) -> Result<RegistryConfig, ConfigError> {
+    let path = format!("registries.{pattern}");
+    let (pattern, matcher) = match Registry::normalise(&pattern) {
+        Ok(host) => (host.into(), None),
+        Err(_) if pattern.contains(WILDCARDS) => {
+            let matcher = glob(&labels(&pattern), &path)?.compile_matcher();
+            (pattern, Some(matcher))
+        }
+        Err(err) => return Err(error(&path, err.to_string())),
+    };
+    if wire.insecure && wire.ca.is_some() {
+        return Err(error(
+            &format!("{path}.ca"),
+            "of no use with insecure: true, which is plain HTTP",
+        ));
+    }
+    if wire.pulls == Some(0) {
+        return Err(error(&format!("{path}.pulls"), "must be at least 1"));
+    }
+    let ca = wire.ca.map(|it| match it.strip_prefix("file:") {
+        Some(file) if !file.is_empty() => Ok(PathBuf::from(file)),
+        _ => Err(error(&format!("{path}.ca"), "expected file:PATH")),
+    });
+    let allow = wire.allow.iter().enumerate().map(|(index, it)| {
+        let network = it.parse::<IpNet>();
+        network.map_err(|_| {
+            let path = format!("{path}.allow[{index}]");
+            error(&path, "expected a network such as 10.1.0.0/16")
+        })
+    });
+    Ok(RegistryConfig {
+        matcher,
+        credentials: {
+            let path = format!("{path}.credentials");
+            let credentials = credentials(wire.credentials, &path)?;
+            if let Some((key, reference)) = credentials.secret() {
+                check_role(reference, Role::Scanner, &format!("{path}.{key}"))?;
+            }
+            credentials
+        },
+        insecure: wire.insecure,
+        ca: ca.transpose()?,
+        pulls: wire.pulls,
+        allow: allow.collect::<Result<_, _>>()?,
+        pattern,
+    })
+}
+
+fn credentials(
+    wire: Option<WireCredentials>,
+    path: &str,
+) -> Result<CredentialsConfig, ConfigError> {
+    let Some(wire) = wire else {
+        return Ok(CredentialsConfig::Anonymous);
+    };
+    let WireCredentials {
+        credentials_type,
+        mut username,
+        mut password,
+        mut token,
+        mut key,
+        mut tenant,
+    } = wire;
+    let missing = |name: &str| error(&format!("{path}.{name}"), "missing");
+    let credentials = match credentials_type.as_str() {
+        "anonymous" => CredentialsConfig::Anonymous,
+        "basic" => CredentialsConfig::Basic {
+            username: username.take().ok_or_else(|| missing("username"))?,
+            password: password.take().ok_or_else(|| missing("password"))?,
+        },
+        "bearer" => CredentialsConfig::Bearer {
+            username: username.take().unwrap_or_else(|| "token".to_owned()),
+            token: token.take().ok_or_else(|| missing("token"))?,
+        },
+        "ecr" => CredentialsConfig::Ecr,
+        "gar" => CredentialsConfig::Gar { key: key.take() },
+        "acr" => CredentialsConfig::Acr {
+            tenant: tenant.take().filter(|it| is_tenant(it)).ok_or_else(|| {
+                error(
+                    &format!("{path}.tenant"),
+                    "expected a directory's id or domain",
+                )
+            })?,
+            username: username.take().ok_or_else(|| missing("username"))?,
+            password: password.take().ok_or_else(|| missing("password"))?,
+        },
+        _ => {
+            let problem = "expected one of basic, bearer, ecr, gar, acr, anonymous";
+            return Err(error(&format!("{path}.type"), problem));
+        }
+    };
+    let unused = [
+        ("username", username.is_some()),
+        ("password", password.is_some()),
+        ("token", token.is_some()),
+        ("key", key.is_some()),
+        ("tenant", tenant.is_some()),
+    ];
+    match unused.iter().find(|(_, is_set)| *is_set) {
+        Some((name, _)) => {
+            let problem = format!("type {credentials_type} has no such key");
+            Err(error(&format!("{path}.{name}"), problem))
+        }
+        None => Ok(credentials),
+    }
+}
+
+/// It becomes part of a URL.
+fn is_tenant(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|it| it.is_ascii_alphanumeric() || matches!(it, b'-' | b'.'))
+}
