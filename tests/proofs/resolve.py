@@ -83,13 +83,26 @@ def openssl(*arguments: str | Path, stdin: bytes | None = None) -> bytes:
     return subprocess.run(command, input=stdin, capture_output=True, check=True).stdout
 
 
-def make_certificate(shop: Workshop, name: str) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody else signed, and its key."""
+def make_authority(shop: Workshop, name: str) -> tuple[Path, Path]:
+    """A certificate that nobody else signed and that may sign others, and its key."""
     certificate, key = shop.directory / f"{name}.pem", shop.directory / f"{name}.key"
     openssl(
         *("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"),
-        *("-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:TRUE"),
-        *("-keyout", key, "-out", certificate),
+        *("-addext", "basicConstraints=critical,CA:TRUE", "-keyout", key, "-out", certificate),
+    )
+    return certificate, key
+
+
+def make_certificate(shop: Workshop, authority: tuple[Path, Path]) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that this authority signed, and its key."""
+    certificate, key, request = (shop.directory / f"server.{it}" for it in ("pem", "key", "csr"))
+    openssl(
+        *("req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=server", "-keyout", key, "-out", request),
+        *("-addext", "subjectAltName=IP:127.0.0.1"),
+    )
+    openssl(
+        *("x509", "-req", "-days", "2", "-copy_extensions", "copy", "-CAcreateserial"),
+        *("-CA", authority[0], "-CAkey", authority[1], "-in", request, "-out", certificate),
     )
     return certificate, key
 
@@ -310,7 +323,7 @@ def private(proof: Proof, shop: Workshop) -> None:
     check("without it is not", registry, insecure(registry.host), "error: unauthorized")
 
     proof.part("a registry behind a token server")
-    certificate, key = make_certificate(shop, "tokens")
+    certificate, key = make_authority(shop, "tokens")
     tokens = TokenServer(certificate, key)
     with serving(tokens):
         realm = f"http://127.0.0.1:{tokens.port}/token"
@@ -329,11 +342,12 @@ def private(proof: Proof, shop: Workshop) -> None:
         proof.true("without the login", bool(tokens.seen) and set(tokens.seen) == {None}, tokens.seen)
 
     proof.part("a registry with a certificate of its own")
-    certificate, key = make_certificate(shop, "tls")
+    authority = make_authority(shop, "authority")
+    certificate, key = make_certificate(shop, authority)
     tls = f", tls: {{ certificate: {certificate}, key: {key} }}"
     registry = start_registry(shop, "tls", tls=tls)
     registry.push(layout, "1.0", "team/private")
-    check("with its certificate it is trusted", registry, f'  "{registry.host}": {{ ca: "file:{certificate}" }}\n', "passed")
+    check("with its certificate it is trusted", registry, f'  "{registry.host}": {{ ca: "file:{authority[0]}" }}\n', "passed")
     check("without it is not", registry, f'  "{registry.host}": {{}}\n', "error: untrusted_tls")
 
 
