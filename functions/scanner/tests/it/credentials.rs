@@ -84,7 +84,7 @@ async fn a_replaced_password_is_read_again_before_anything_is_given_up() {
 }
 
 #[tokio::test]
-async fn the_registrys_own_realm_gives_a_token_for_the_login() {
+async fn the_realm_of_the_registry_gives_a_token_for_the_login() {
     let (content, _) = content();
     let registry = FakeRegistry::start(move |asked| {
         if asked.path.starts_with("/token?") {
