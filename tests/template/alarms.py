@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from model import ROOT, Json, Model
@@ -58,3 +59,13 @@ def alarms_are_those_promised(model: Model) -> None:
     page = (ROOT / "docs/deploying.md").read_text()
     told = set(re.findall(r"^\| `(\w+Alarm)` \|", page, flags=re.MULTILINE))
     assert told == set(PROMISED), f"docs/deploying.md tells of {sorted(told)}"
+
+
+def the_dashboard_shows_every_metric_and_no_other(model: Model) -> None:
+    source = (ROOT / "functions/settings/src/metrics.rs").read_text().split("#[cfg(test)]")[0]
+    ours = set(re.findall(r'\bname: "([a-z_]+)"', source))
+    text = model.properties("Dashboard")["DashboardBody"]["Fn::Sub"]
+    widgets = json.loads(re.sub(r"\$\{[^}]+\}", "x", text))["widgets"]
+    shown = set(re.findall(r'Namespace=\\"scanhook\\" MetricName=\\"([a-z_]+)', json.dumps(widgets)))
+    assert shown == ours, f"the dashboard shows {sorted(shown)}, but the metrics are {sorted(ours)}"
+    assert model.properties("LedgerAlarm")["MetricName"] in ours, "the ledger's alarm watches no metric of ours"

@@ -80,6 +80,11 @@ def forget_the_parameter(_: Any, template: Any) -> None:
     template["Parameters"]["Unused"] = {"Type": "String", "Default": "", "Description": "Something that nothing reads"}
 
 
+def show_what_is_not_measured(resources: Any, _: Any) -> None:
+    body = resources["Dashboard"]["Properties"]["DashboardBody"]
+    body["Fn::Sub"] = body["Fn::Sub"].replace("scan_errors", "scan_failures")
+
+
 HIDDEN = "messages_stay_hidden_six_times_as_long_as_a_scan_may_take"
 OUTLIVE = "dead_letters_outlive_messages_and_their_reasons_outlive_them"
 GIVE_UP = "the_queue_gives_up_after_as_many_receives_as_the_configuration_says"
@@ -96,6 +101,7 @@ TABLE = "the_table_is_the_one_the_ledger_uses"
 ECR = "pushes_to_ecr_are_chosen_as_its_page_says"
 PARAMETERS = "a_parameter_has_a_description_and_is_used"
 IMAGE = "the_scanner_is_an_image_with_the_cli_in_it"
+DASHBOARD = "the_dashboard_shows_every_metric_and_no_other"
 ALARMS = "alarms_are_those_promised"
 
 SCANNER_EVENT = ("ScannerFunction", "Events", "Messages", "Properties")
@@ -162,4 +168,5 @@ MUTANTS: dict[str, tuple[str, Edit]] = {
     "an alarm at the limit itself": (ALARMS, put("ScannerDurationAlarm", "Threshold", value=900000)),
     "an alarm that tells nobody": (ALARMS, put("ThrottledAlarm", "AlarmActions", value=[])),
     "a filter on another status": (ALARMS, put("ThrottledFilter", "FilterPattern", value="{ $.status = 503 }")),
+    "a metric that nobody writes": (DASHBOARD, show_what_is_not_measured),
 }

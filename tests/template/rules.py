@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 import source
-from alarms import alarms_are_those_promised
+from alarms import alarms_are_those_promised, the_dashboard_shows_every_metric_and_no_other
 from mutants import MUTANTS
 from model import ROOT, Json, Model, default, listed, read_template
 
@@ -280,6 +280,7 @@ RULES: list[Callable[[Model], None]] = [
     a_parameter_has_a_description_and_is_used,
     the_scanner_is_an_image_with_the_cli_in_it,
     alarms_are_those_promised,
+    the_dashboard_shows_every_metric_and_no_other,
 ]
 
 
