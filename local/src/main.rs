@@ -1,6 +1,6 @@
 //! scanhook on one machine: the same handlers as in AWS, on an embedded queue, and the commands around them.
 //!
-//! In reading order: [`args`] (the commands), [`serve`] (the local server) with [`listener`], [`gateway`], [`metrics`], [`faults`], [`data_dir`] and [`ledger`],
+//! In reading order: [`args`] (the commands), [`serve`] (the local server) with `scanhook_emulator::listener`, [`gateway`], [`metrics`], [`faults`], [`data_dir`] and [`ledger`],
 //! [`work`] with [`breaker`],
 //! [`demo`], [`send`], [`scans`], [`dlq`], [`init`], [`check`], [`doctor`] and [`manual`] (one file each), [`output`] (the only one that prints).
 //!

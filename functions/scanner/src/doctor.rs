@@ -1,7 +1,7 @@
 //! What only the real CLI, token, network and machine can show: examined by real runs, the same in Lambda and locally.
 //!
-//! In reading order: [`trials`] (what is run, and what came of it), [`assumptions`] (what follows for each row of
-//! `docs/assumptions.md`), [`host`] (the machine).
+//! In reading order: `trials` (what is run, and what came of it), `assumptions` (what follows for each row of
+//! `docs/assumptions.md`), `host` (the machine).
 //!
 //! **Invariant**: nothing is called verified that was not seen in this examination, and nothing seen of another program
 //! than the Sysdig CLI is told of it.
