@@ -55,7 +55,8 @@ class AwsCli:
 
 def dead_letter_of_a_scan(proof: Proof, server: Server, sqs: Any, cli: AwsCli) -> None:
     proof.part("a scan that fails for good: its dead letter")
-    [delivered] = server.send("debian", "registry.example.com/team/not-found:1.0")
+    # With its digest: no registry answers for this host, and the scan goes on with what the event says.
+    [delivered] = server.send("debian", f"registry.example.com/team/not-found:1.0@{DIGEST}")
     [queued] = delivered["answer"]["queued"]
     proof.equal("a delivery of an image that does not exist is taken", delivered["status"], 202)
     url = server.sqs.queue_url(DEAD_LETTERS)
