@@ -156,7 +156,7 @@ pub async fn load(
     let get = |name: &str| environment(name).with_context(|| format!("{name} is not set"));
     let (url, dead_letter_url) = (get("SCANHOOK_QUEUE_URL")?, get("SCANHOOK_DLQ_URL")?);
     let location = Location::parse(&get("SCANHOOK_CONFIG")?)?;
-    let secrets = Secrets::new(environment, Aws::Function);
+    let secrets = Secrets::new(environment, Aws::function(environment));
     let config = Arc::new(location.load(&secrets).await?);
     for warning in &config.warnings {
         tracing::warn!("{warning}");

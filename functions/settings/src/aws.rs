@@ -1,5 +1,7 @@
 //! How this project talks to AWS: one HTTP client, one set of time limits, a named behaviour version.
 
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::timeout::TimeoutConfig;
@@ -10,13 +12,42 @@ use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 
 use crate::Environment;
 
-/// Where a process finds its AWS settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Aws {
+/// The way a process finds its settings for a service. Not an enum: a function must not even hold the code that looks
+/// where people keep them.
+#[derive(Clone)]
+pub struct Aws(Arc<dyn Fn(&'static str, Duration) -> Loading + Send + Sync>);
+
+type Loading = Pin<Box<dyn Future<Output = SdkConfig> + Send>>;
+
+impl Aws {
     /// In the environment, where Lambda puts them: [`function_config`].
-    Function,
-    /// Wherever people keep them: [`sdk_config`].
-    Local,
+    pub fn function(environment: &Environment) -> Self {
+        let environment = Arc::clone(environment);
+        Self(Arc::new(move |service, attempt| {
+            let config = function_config(&environment, service, attempt);
+            Box::pin(std::future::ready(config))
+        }))
+    }
+
+    /// Wherever people keep them: [`sdk_config`], with the endpoint of the service if the environment has one.
+    pub fn local(environment: &Environment) -> Self {
+        let environment = Arc::clone(environment);
+        Self(Arc::new(move |service, attempt| {
+            let endpoint = environment(&format!("AWS_ENDPOINT_URL_{service}"));
+            Box::pin(async move {
+                let config = sdk_config(attempt).await;
+                match endpoint.filter(|it| !it.is_empty()) {
+                    Some(endpoint) => config.to_builder().endpoint_url(endpoint).build(),
+                    None => config,
+                }
+            })
+        }))
+    }
+
+    /// The settings for a service, by what the variable of its endpoint ends with.
+    pub(crate) async fn config(&self, service: &'static str, attempt: Duration) -> SdkConfig {
+        (self.0)(service, attempt).await
+    }
 }
 
 /// Loads region, credentials and endpoints from the usual places (`AWS_*`, profile, role); `attempt` limits each single

@@ -227,7 +227,7 @@ impl Secrets {
 
     /// For a command, on a machine where AWS's settings are where people keep them.
     pub fn local(environment: &Environment) -> Self {
-        Self::new(environment, Aws::Local)
+        Self::new(environment, Aws::local(environment))
     }
 
     /// Reads a secret, if it was not read for another key already.

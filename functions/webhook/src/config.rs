@@ -30,7 +30,7 @@ pub async fn load(environment: &Environment) -> anyhow::Result<Webhook> {
     let location = Location::parse(&get("SCANHOOK_CONFIG")?)?;
     let sdk = scanhook_settings::aws::function_config(environment, "SQS", ATTEMPT);
     let client = aws_sdk_sqs::Client::new(&sdk);
-    let secrets = Secrets::new(environment, Aws::Function);
+    let secrets = Secrets::new(environment, Aws::function(environment));
     let queue = Queue::sqs(client, url);
     let configure = async {
         let config = location.load(&secrets).await?;

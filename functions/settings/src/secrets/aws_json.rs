@@ -17,8 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep};
 
-use crate::Environment;
-use crate::aws::{Aws, function_config, sdk_config};
+use crate::aws::Aws;
 use crate::http::Client;
 
 /// The longest single try of a call.
@@ -43,7 +42,6 @@ pub(super) struct Service {
     name: &'static str,
     /// What the variable of its endpoint ends with.
     variable: &'static str,
-    environment: Environment,
     aws: Aws,
     settings: OnceCell<SdkConfig>,
     client: Client,
@@ -65,17 +63,11 @@ enum Failure {
 }
 
 impl Service {
-    pub(super) fn new(
-        name: &'static str,
-        variable: &'static str,
-        environment: &Environment,
-        aws: Aws,
-    ) -> Self {
+    pub(super) fn new(name: &'static str, variable: &'static str, aws: &Aws) -> Self {
         Self {
             name,
             variable,
-            environment: Environment::clone(environment),
-            aws,
+            aws: aws.clone(),
             settings: OnceCell::new(),
             client: Client::default(),
         }
@@ -116,7 +108,10 @@ impl Service {
         body: &Bytes,
         limit: Duration,
     ) -> Result<Response<Bytes>, Failure> {
-        let settings = self.settings.get_or_init(|| self.settings()).await;
+        let settings = self
+            .settings
+            .get_or_init(|| self.aws.config(self.variable, ATTEMPT))
+            .await;
         let request = self
             .signed(settings, target, body, limit)
             .await
@@ -135,20 +130,6 @@ impl Service {
         } else {
             Failure::Final(problem)
         })
-    }
-
-    async fn settings(&self) -> SdkConfig {
-        match self.aws {
-            Aws::Function => function_config(&self.environment, self.variable, ATTEMPT),
-            Aws::Local => {
-                let settings = sdk_config(ATTEMPT).await;
-                let own = (self.environment)(&format!("AWS_ENDPOINT_URL_{}", self.variable));
-                match own.filter(|it| !it.is_empty()) {
-                    Some(endpoint) => settings.to_builder().endpoint_url(endpoint).build(),
-                    None => settings,
-                }
-            }
-        }
     }
 
     async fn signed(

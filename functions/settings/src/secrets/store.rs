@@ -18,8 +18,8 @@ impl Store {
     pub(super) fn new(environment: &Environment, aws: Aws) -> Self {
         Self {
             environment: Environment::clone(environment),
-            ssm: Service::new("ssm", "SSM", environment, aws),
-            secrets_manager: Service::new("secretsmanager", "SECRETS_MANAGER", environment, aws),
+            ssm: Service::new("ssm", "SSM", &aws),
+            secrets_manager: Service::new("secretsmanager", "SECRETS_MANAGER", &aws),
         }
     }
 

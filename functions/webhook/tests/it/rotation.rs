@@ -46,7 +46,7 @@ async fn started(endpoint: &str) -> Arc<Webhook> {
         let variable = variables.iter().find(|(it, _)| it == name);
         variable.map(|(_, value)| value.clone())
     });
-    let secrets = Secrets::new(&environment, Aws::Function);
+    let secrets = Secrets::new(&environment, Aws::function(&environment));
     let config = Config::parse(CONFIG).unwrap();
     Arc::new(webhook(&config, memory(), &secrets).await.unwrap())
 }
