@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 
+from deliveries import new_digest
 from harness import Proof, Workshop, base_environment, http, require_binaries, run_proof, until
 from serve import DEAD_LETTERS, QUEUE, SCANHOOK, SqsRefused, link_stand_in, start_server
 
@@ -76,7 +77,8 @@ def scanner_crash(proof: Proof, shop: Workshop) -> None:
     cli = link_stand_in(shop.directory / "cli")
     arguments = ("--scanner-cli", cli)
     server = start_server(shop, CONFIG, *arguments, "--fault", "scanner-crash=100%", "--seed", "1", env=ENV)
-    [delivered] = server.send("debian", "registry.example.com/team/slow:1.0")
+    # With its digest: no registry answers for this host, and the scan goes on with what the event says.
+    [delivered] = server.send("debian", f"registry.example.com/team/slow:1.0@{new_digest()}")
     proof.equal("a delivery is taken", delivered["status"], 202)
     words = "the function crashed, as --fault scanner-crash asks"
     until("the crash", lambda: words in server.process.output())
