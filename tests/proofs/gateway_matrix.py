@@ -47,7 +47,6 @@ TYPES = [
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"]
 PATHS = [
-    "/",
     "/healthz",
     "/healthz/",
     "//healthz",

@@ -235,7 +235,8 @@ def by_serve(shop: Workshop) -> tuple[Server, dict[str, str]]:
     cli = link_stand_in(shop.directory / "cli")
     server = start_server(shop, CONFIG, "--scanner-cli", cli, env=base_environment(**TOKENS, **API_TOKEN))
     for name in REAL:
-        server.send("harbor", f"harbor.example.com/prod/{name}:1.0")
+        # With a digest: no registry answers for this host, and the scan goes on with what the event says.
+        server.send("harbor", f"harbor.example.com/prod/{name}:1.0@{new_digest()}")
     server.sqs.send(QUEUE, MALFORMED)
     until("serve's queue is empty", lambda: server.sqs.depth(QUEUE) == 0, 60)
     return server, dict(map(letter, server.sqs.receive_now(DEAD_LETTERS)))
