@@ -118,15 +118,21 @@ pub(crate) enum ManualCommand {
 }
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct ServeArgs {
+pub(crate) struct ConfigArgs {
     /// The configuration file
     #[arg(
-        long,
+        long = "config",
         env = "SCANHOOK_CONFIG",
         default_value = "scanhook.yaml",
         value_name = "FILE"
     )]
-    pub(crate) config: String,
+    pub(crate) location: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
     /// Where to take deliveries
     #[arg(
         long,
@@ -170,14 +176,8 @@ pub(crate) struct WorkArgs {
     /// The queue
     #[arg(long, env = "SCANHOOK_QUEUE_URL", value_name = "URL")]
     pub(crate) queue_url: String,
-    /// The configuration file
-    #[arg(
-        long,
-        env = "SCANHOOK_CONFIG",
-        default_value = "scanhook.yaml",
-        value_name = "FILE"
-    )]
-    pub(crate) config: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
     /// Where to tell whether it is ready, and its figures
     #[arg(
         long,
@@ -217,14 +217,8 @@ fn hidden_for(text: &str) -> Result<Duration, String> {
 pub(crate) struct SendArgs {
     /// The source's name in the configuration
     pub(crate) source: String,
-    /// The configuration file
-    #[arg(
-        long,
-        env = "SCANHOOK_CONFIG",
-        default_value = "scanhook.yaml",
-        value_name = "FILE"
-    )]
-    pub(crate) config: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
     /// The image that was pushed [default: scanhook/test:latest at the source's registry]
     #[arg(long, value_name = "REF")]
     pub(crate) image: Option<String>,
@@ -308,14 +302,8 @@ pub(crate) struct ScansShowArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArgs {
-    /// The configuration file
-    #[arg(
-        long,
-        env = "SCANHOOK_CONFIG",
-        default_value = "scanhook.yaml",
-        value_name = "FILE"
-    )]
-    pub(crate) config: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
     /// The address under which registries reach scanhook
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub(crate) url: String,
@@ -336,14 +324,8 @@ pub(crate) struct CheckArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DoctorArgs {
-    /// The configuration file
-    #[arg(
-        long,
-        env = "SCANHOOK_CONFIG",
-        default_value = "scanhook.yaml",
-        value_name = "FILE"
-    )]
-    pub(crate) config: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
     /// The Sysdig CLI; without a slash it is looked for in PATH
     #[arg(long, default_value = "sysdig-cli-scanner", value_name = "PATH")]
     pub(crate) scanner_cli: PathBuf,

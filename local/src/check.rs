@@ -5,8 +5,8 @@ use jiff::civil::Date;
 use scanhook_core::auth::Scheme;
 use scanhook_core::oidc::Identity;
 use scanhook_settings::Environment;
-use scanhook_settings::config::{AuthConfig, Config, SourceConfig, secret_error};
-use scanhook_settings::secrets::{SecretRef, Secrets, Strength};
+use scanhook_settings::config::{AuthConfig, Config, SourceConfig};
+use scanhook_settings::secrets::Secrets;
 use scanhook_stand_in::lock;
 
 use crate::args::CheckArgs;
@@ -16,11 +16,11 @@ mod sample;
 
 pub(crate) async fn command(args: CheckArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let secrets = Secrets::local(&environment);
-    let config = serve::load_config(&args.config, &secrets).await?;
+    let config = serve::load_config(&args.config.location, &secrets).await?;
     if let (Some(file), Some(name)) = (&args.sample, &args.source) {
         let source = config.sources.get(name.as_str());
         let source = source
-            .with_context(|| format!("{} has no source {name}", args.config))
+            .with_context(|| format!("{} has no source {name}", args.config.location))
             .map_err(unusable)?;
         return sample::command(&source.source, config.body_limit, file, args.output);
     }
@@ -36,7 +36,7 @@ pub(crate) async fn command(args: CheckArgs, environment: Environment) -> anyhow
     }
     output::line(&format!(
         "{} is valid: all secrets resolved, sources: {}",
-        args.config,
+        args.config.location,
         config.sources.len()
     ))?;
     Ok(Outcome::Fine)
@@ -46,20 +46,11 @@ async fn resolve_all(config: &Config, secrets: &Secrets) -> anyhow::Result<()> {
     for source in config.sources.values() {
         source.credentials(secrets).await.map_err(unusable)?;
     }
-    let check = async |path: &str, reference: &SecretRef, strength: Strength| {
-        let resolved = secrets.resolve(reference, strength).await;
-        resolved
-            .map(drop)
-            .map_err(|err| unusable(secret_error(path, &err)))
-    };
     for registry in &config.registries {
-        if let Some((key, secret)) = registry.credentials.secret() {
-            let path = format!("registries.{}.credentials.{key}", registry.pattern);
-            check(&path, secret, Strength::Given).await?;
-        }
+        registry.secret(secrets).await.map_err(unusable)?;
     }
     if let Some(scanner) = &config.scanner {
-        check("scanner.api_token", &scanner.api_token, Strength::Given).await?;
+        scanner.token(secrets).await.map_err(unusable)?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scanhook_scanner::cli::Cli;
-use scanhook_scanner::config::{ScannerSettings, find_program, inherited};
+use scanhook_scanner::config::{ScannerSettings, inherited, named_program};
 use scanhook_scanner::doctor::{self, Diagnosis, Images};
 use scanhook_scanner::registry::{Registries, system_dns};
 use scanhook_settings::Environment;
@@ -18,21 +18,15 @@ const LIMIT: Duration = Duration::from_hours(12);
 
 pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let secrets = Secrets::local(&environment);
-    let config = Arc::new(serve::load_config(&args.config, &secrets).await?);
+    let config = Arc::new(serve::load_config(&args.config.location, &secrets).await?);
     let settings = ScannerSettings::load(&secrets, Arc::clone(&config)).await;
     let settings = settings.map_err(unusable)?;
     let registries =
         Registries::load(&secrets, &environment, config, serve::outside(system_dns())).await;
     let registries = registries.map_err(unusable)?;
-    let program = &args.scanner_cli;
-    // One that is not there is what is found out, not what prevents it.
-    let program = if program.components().count() == 1 {
-        find_program(program, &environment).unwrap_or_else(|_| program.clone())
-    } else {
-        std::path::absolute(program).map_err(unusable)?
-    };
     let cli = Cli {
-        program,
+        // One that is not there is what is found out, not what prevents it.
+        program: named_program(&args.scanner_cli, &environment).unwrap_or(args.scanner_cli),
         inherited: inherited(&environment),
     };
     let images = Images {

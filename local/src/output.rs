@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use scanhook_core::image::{Digest, Tag};
 use serde::Serialize;
 
 /// Prints a line on stdout.
@@ -31,6 +32,15 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<(
         table.set_content_arrangement(ContentArrangement::Dynamic);
     }
     line(&table.to_string())
+}
+
+/// An image as people name it: with its tag, else with the start of its digest.
+pub(crate) fn image(name: &str, tag: Option<&Tag>, digest: Option<&Digest>) -> String {
+    match (tag, digest) {
+        (Some(tag), _) => format!("{name}:{tag}"),
+        (None, Some(digest)) => format!("{name}@sha256:{:.12}", digest.hex()),
+        (None, None) => name.to_owned(),
+    }
 }
 
 /// A bar on stderr for what takes a while; nothing where stderr is no terminal. The total may be a guess.

@@ -97,7 +97,7 @@ fn row(record: &ScanRecord) -> Vec<String> {
     vec![
         record.scan_id.to_string(),
         record.source.to_string(),
-        reference(record),
+        output::image(&record.image, record.tag.as_ref(), record.digest.as_ref()),
         verdict(record),
         count(findings.map(|it| it.critical)),
         count(findings.map(|it| it.high)),
@@ -105,15 +105,6 @@ fn row(record: &ScanRecord) -> Vec<String> {
         record.attempts.to_string(),
         record.received_at.strftime("%F %T").to_string(),
     ]
-}
-
-/// The image as people name it: with its tag, else with the start of its digest.
-pub(crate) fn reference(record: &ScanRecord) -> String {
-    match (&record.tag, &record.digest) {
-        (Some(tag), _) => format!("{}:{tag}", record.image),
-        (None, Some(digest)) => format!("{}@sha256:{:.12}", record.image, digest.hex()),
-        (None, None) => record.image.clone(),
-    }
 }
 
 /// The verdict with its reason, or the state while there is no verdict.

@@ -39,10 +39,10 @@ pub(crate) struct Answer {
 
 pub(crate) async fn command(args: SendArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let secrets = Secrets::local(&environment);
-    let config = serve::load_config(&args.config, &secrets).await?;
+    let config = serve::load_config(&args.config.location, &secrets).await?;
     let source = config.sources.get(args.source.as_str());
     let source = source
-        .with_context(|| format!("{} has no source {}", args.config, args.source))
+        .with_context(|| format!("{} has no source {}", args.config.location, args.source))
         .map_err(unusable)?;
     let credentials = source.credentials(&secrets).await.map_err(unusable)?;
     let credential = credentials

@@ -38,7 +38,7 @@ use crate::ledger::SqliteLedger;
 use crate::{Outcome, gateway, output, unusable};
 
 pub(crate) use self::queues::{DEAD_LETTERS, embedded_client};
-pub(crate) use self::signals::{ONE_SIGNAL, StopSignals, until_stopped};
+pub(crate) use self::signals::{StopSignals, until_stopped};
 
 mod deliveries;
 pub(crate) mod operations;
@@ -108,10 +108,8 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         return Err(unusable(anyhow::anyhow!(advice)));
     }
     let secrets = Secrets::local(&environment);
-    let config = load_config(&args.config, &secrets).await?;
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
+    let config = load_config(&args.config.location, &secrets).await?;
+    config.log_warnings();
     let options = Options {
         config,
         environment,
@@ -134,13 +132,8 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         "scanhook takes deliveries at http://{}/webhooks/SOURCE\nits queue speaks SQS: AWS_ENDPOINT_URL_SQS=http://{}",
         server.address, server.sqs_address,
     ));
-    let signal = signals.next().await;
-    output::notice(&format!(
-        "{signal}: finishing what has begun; a second signal ends it at once"
-    ));
-    let again = tokio::select! {
-        () = server.stop() => return Ok(Outcome::Fine),
-        again = StopSignals::next_after(ONE_SIGNAL) => again?,
+    let Some(again) = signals.then("", server.stop()).await? else {
+        return Ok(Outcome::Fine);
     };
     output::notice(&format!(
         "{again}: leaving what has begun to the next start"

@@ -27,7 +27,7 @@ use crate::ledger::SqliteLedger;
 use crate::serve::operations::{Depths, Operations, Part};
 use crate::serve::queues::Queues;
 use crate::serve::scanning::{mapping, scanner};
-use crate::serve::{self, ONE_SIGNAL, StopSignals};
+use crate::serve::{self, StopSignals};
 use crate::{Outcome, output, unusable};
 
 /// How long requests that have begun may go on at the end.
@@ -35,10 +35,8 @@ const CLOSING: Duration = Duration::from_secs(2);
 
 pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let secrets = Secrets::local(&environment);
-    let config = Arc::new(serve::load_config(&args.config, &secrets).await?);
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
+    let config = Arc::new(serve::load_config(&args.config.location, &secrets).await?);
+    config.log_warnings();
     let mut signals = StopSignals::open()?;
     let data_dir = DataDir::lock(&args.data_dir).await.map_err(unusable)?;
     let started = if let Some(table) = &args.table {
@@ -73,14 +71,9 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
         "scanhook works on {}\nits readiness and figures are at http://{}/readyz and /metrics",
         args.queue_url, worker.address
     ));
-    let signal = signals.next().await;
-    output::notice(&format!(
-        "{signal}: finishing what has begun, for {} at most; a second signal ends it at once",
-        humantime::format_duration(args.drain)
-    ));
-    let again = tokio::select! {
-        () = worker.stop() => return Ok(Outcome::Fine),
-        again = StopSignals::next_after(ONE_SIGNAL) => again?,
+    let patience = format!(", for {} at most", humantime::format_duration(args.drain));
+    let Some(again) = signals.then(&patience, worker.stop()).await? else {
+        return Ok(Outcome::Fine);
     };
     output::notice(&format!("{again}: leaving what has begun to other workers"));
     worker.tasks.abort_all();

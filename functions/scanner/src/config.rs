@@ -14,15 +14,14 @@ use scanhook_core::source::SourceName;
 use scanhook_core::target::Target;
 use scanhook_settings::Environment;
 use scanhook_settings::aws::Aws;
-use scanhook_settings::config::{Config, ConfigError, ScannerConfig, secret_error};
+use scanhook_settings::config::{Config, ConfigError, ScannerConfig};
 use scanhook_settings::location::Location;
-use scanhook_settings::secrets::{Secret, Secrets, Strength};
+use scanhook_settings::secrets::{Secret, Secrets};
 use secrecy::SecretString;
 
 use crate::batch::{MARGIN, Scanner};
 use crate::cli::{Cli, Slots};
-use crate::dynamodb::{self, DynamoDbLedger, FunctionLedger};
-use crate::ledger::NoLedger;
+use crate::dynamodb::{self, DynamoDbLedger};
 use crate::queue::{ATTEMPT, Queue};
 use crate::registry::{Outside, Registries, Sdk, system_dns};
 
@@ -40,8 +39,7 @@ impl ScannerSettings {
             path: "scanner".to_owned(),
             problem: "missing: without it nothing can be scanned".to_owned(),
         })?;
-        let api_token = secrets.resolve(&scanner.api_token, Strength::Given).await;
-        let api_token = api_token.map_err(|err| secret_error("scanner.api_token", &err))?;
+        let api_token = scanner.token(secrets).await?;
         Ok(Self { config, api_token })
     }
 
@@ -136,6 +134,15 @@ pub fn inherited(environment: &Environment) -> Inherited {
     }
 }
 
+/// The program that a person names: a bare name is looked for in `PATH`, and a link stays one, for its name counts.
+pub fn named_program(named: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
+    if named.components().count() == 1 {
+        find_program(named, environment)
+    } else {
+        Ok(std::path::absolute(named)?)
+    }
+}
+
 /// The CLI: at `expected`, else found by `PATH` under its own name.
 pub fn find_program(expected: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
     let path = environment("PATH").unwrap_or_default();
@@ -152,29 +159,25 @@ pub async fn load(
     environment: &Environment,
     program: &Path,
     scratch: &Path,
-) -> anyhow::Result<Scanner<FunctionLedger>> {
+) -> anyhow::Result<Scanner<Option<DynamoDbLedger>>> {
     let get = |name: &str| environment(name).with_context(|| format!("{name} is not set"));
     let (url, dead_letter_url) = (get("SCANHOOK_QUEUE_URL")?, get("SCANHOOK_DLQ_URL")?);
     let location = Location::parse(&get("SCANHOOK_CONFIG")?)?;
     let secrets = Secrets::new(environment, Aws::function(environment));
     let config = Arc::new(location.load(&secrets).await?);
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
+    config.log_warnings();
     let settings = ScannerSettings::load(&secrets, Arc::clone(&config)).await?;
     let sdk = scanhook_settings::aws::sdk_config(ATTEMPT).await;
     let client = aws_sdk_sqs::Client::new(&sdk);
     let queue = Queue::open(client, url, dead_letter_url, config.retry.attempts).await?;
     let table = environment("SCANHOOK_LEDGER_TABLE").filter(|it| !it.is_empty());
-    let ledger = if let Some(table) = table {
-        let ledger = DynamoDbLedger::new(&sdk, table, config.ledger_keep, dynamodb::PATIENCE);
-        FunctionLedger::Table(ledger)
-    } else {
+    if table.is_none() {
         tracing::warn!(
             "SCANHOOK_LEDGER_TABLE is not set, so nothing is remembered: repeated events are scanned again"
         );
-        FunctionLedger::None(NoLedger)
-    };
+    }
+    let ledger =
+        table.map(|it| DynamoDbLedger::new(&sdk, it, config.ledger_keep, dynamodb::PATIENCE));
     let outside = Outside {
         dns: system_dns(),
         sdk: Sdk::default(),

@@ -21,7 +21,7 @@ use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord, State};
 use scanhook_core::verdict::{ScanError, Verdict};
 
-use crate::ledger::{Claim, ClaimRequest, Ledger, LedgerError, NoLedger};
+use crate::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
 
 mod history;
 
@@ -195,56 +195,6 @@ impl Ledger for DynamoDbLedger {
             call.send().await.map_err(unavailable)?;
         }
         Ok(())
-    }
-}
-
-/// The ledger of the scanner function: its table, or none.
-#[derive(Debug, Clone)]
-pub enum FunctionLedger {
-    /// `SCANHOOK_LEDGER_TABLE` names one.
-    Table(DynamoDbLedger),
-    /// It does not.
-    None(NoLedger),
-}
-
-impl Ledger for FunctionLedger {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
-        match self {
-            Self::Table(ledger) => ledger.claim(request).await,
-            Self::None(ledger) => ledger.claim(request).await,
-        }
-    }
-
-    async fn finish(
-        &self,
-        key: &ClaimKey,
-        holder: &ScanId,
-        verdict: Verdict,
-        finished_at: Timestamp,
-    ) -> Result<(), LedgerError> {
-        match self {
-            Self::Table(ledger) => ledger.finish(key, holder, verdict, finished_at).await,
-            Self::None(ledger) => ledger.finish(key, holder, verdict, finished_at).await,
-        }
-    }
-
-    async fn release(
-        &self,
-        key: &ClaimKey,
-        holder: &ScanId,
-        last_error: &ScanError,
-    ) -> Result<(), LedgerError> {
-        match self {
-            Self::Table(ledger) => ledger.release(key, holder, last_error).await,
-            Self::None(ledger) => ledger.release(key, holder, last_error).await,
-        }
-    }
-
-    async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError> {
-        match self {
-            Self::Table(ledger) => ledger.record(record).await,
-            Self::None(ledger) => ledger.record(record).await,
-        }
     }
 }
 

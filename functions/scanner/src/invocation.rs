@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::batch::{self, Scanner};
 use crate::doctor::{self, Check, Images, Outcome};
-use crate::dynamodb::FunctionLedger;
+use crate::dynamodb::DynamoDbLedger;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,7 +32,7 @@ struct WireImages {
 /// Works on a batch, or examines; `{"doctor": {}}` asks for that, and may name the images (`pass_image`, `fail_image`).
 /// `deadline` is the invocation's. Runs of an examination write below `scratch`.
 pub async fn answer(
-    scanner: &Scanner<FunctionLedger>,
+    scanner: &Scanner<Option<DynamoDbLedger>>,
     event: Value,
     deadline: Timestamp,
     environment: &Environment,
@@ -60,7 +60,7 @@ pub async fn answer(
     let account = (settings, registries);
     let diagnosis = doctor::examine(cli, account, images, scratch, environment, limit);
     let mut diagnosis = diagnosis.await?;
-    diagnosis.checks.push(ledger(&scanner.ledger).await);
+    diagnosis.checks.push(table(scanner.ledger.as_ref()).await);
     tracing::info!(
         event = "doctor.finished",
         healthy = diagnosis.is_healthy(),
@@ -69,13 +69,13 @@ pub async fn answer(
     Ok(serde_json::to_value(diagnosis)?)
 }
 
-async fn ledger(ledger: &FunctionLedger) -> Check {
+async fn table(ledger: Option<&DynamoDbLedger>) -> Check {
     let (outcome, detail) = match ledger {
-        FunctionLedger::None(_) => (
+        None => (
             Outcome::NotChecked,
             "SCANHOOK_LEDGER_TABLE is not set".to_owned(),
         ),
-        FunctionLedger::Table(table) => match table.ping().await {
+        Some(table) => match table.ping().await {
             Ok(()) => (Outcome::Ok, "the table answers".to_owned()),
             Err(err) => (Outcome::Failed, format!("{:#}", anyhow::Error::from(err))),
         },

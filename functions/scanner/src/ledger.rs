@@ -93,31 +93,45 @@ pub trait History: Send + Sync {
     ) -> impl Future<Output = Result<Vec<ScanRecord>, LedgerError>> + Send;
 }
 
-/// The ledger of a function that has no table: it grants every claim and keeps nothing. A repeated event is then scanned
-/// again, and the `scan.finished` line in the log is the only record.
-#[derive(Debug, Clone, Copy)]
-pub struct NoLedger;
-
-impl Ledger for NoLedger {
-    async fn claim(&self, _: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
-        Ok(Claim::Claimed)
+/// Without a ledger every claim is granted and nothing is kept. A repeated event is then scanned again, and the
+/// `scan.finished` line in the log is the only record.
+impl<L: Ledger> Ledger for Option<L> {
+    async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
+        match self {
+            Some(ledger) => ledger.claim(request).await,
+            None => Ok(Claim::Claimed),
+        }
     }
 
     async fn finish(
         &self,
-        _: &ClaimKey,
-        _: &ScanId,
-        _: Verdict,
-        _: Timestamp,
+        key: &ClaimKey,
+        holder: &ScanId,
+        verdict: Verdict,
+        finished_at: Timestamp,
     ) -> Result<(), LedgerError> {
-        Ok(())
+        match self {
+            Some(ledger) => ledger.finish(key, holder, verdict, finished_at).await,
+            None => Ok(()),
+        }
     }
 
-    async fn release(&self, _: &ClaimKey, _: &ScanId, _: &ScanError) -> Result<(), LedgerError> {
-        Ok(())
+    async fn release(
+        &self,
+        key: &ClaimKey,
+        holder: &ScanId,
+        last_error: &ScanError,
+    ) -> Result<(), LedgerError> {
+        match self {
+            Some(ledger) => ledger.release(key, holder, last_error).await,
+            None => Ok(()),
+        }
     }
 
-    async fn record(&self, _: &ScanRecord) -> Result<(), LedgerError> {
-        Ok(())
+    async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError> {
+        match self {
+            Some(ledger) => ledger.record(record).await,
+            None => Ok(()),
+        }
     }
 }

@@ -166,11 +166,9 @@ impl Registries {
         wanted: &[Platform],
         max_image: u64,
     ) -> Result<Resolved, ResolveError> {
-        let host = self.host(&image.registry).ok_or_else(|| ResolveError {
-            reason: ErrorReason::Network,
-            detail: "the registry's host makes no URL".to_owned(),
-            pause: None,
-            unanswered: false,
+        let host = self.host(&image.registry).ok_or_else(|| {
+            let problem = "the registry's host makes no URL".to_owned();
+            ResolveError::new(ErrorReason::Network, problem)
         })?;
         let login = self.login_of(&host).await?;
         let resolved = Session::new(self, &host, image, login.clone())
@@ -212,12 +210,7 @@ impl Registries {
 
     async fn login_of(&self, host: &Host) -> Result<Option<RegistryLogin>, ResolveError> {
         let login = host.logins.login(&self.makers, &self.http).await;
-        login.map_err(|LoginError { reason, detail }| ResolveError {
-            reason,
-            detail,
-            pause: None,
-            unanswered: false,
-        })
+        login.map_err(|LoginError { reason, detail }| ResolveError::new(reason, detail))
     }
 
     fn host(&self, registry: &Registry) -> Option<Arc<Host>> {
@@ -320,6 +313,18 @@ impl Host {
     }
 }
 
+impl ResolveError {
+    /// From an answer, with no wish for a pause.
+    fn new(reason: ErrorReason, detail: String) -> Self {
+        Self {
+            reason,
+            detail,
+            pause: None,
+            unanswered: false,
+        }
+    }
+}
+
 impl From<CallError> for ResolveError {
     fn from(err: CallError) -> Self {
         let detail = err.to_string();
@@ -330,10 +335,8 @@ impl From<CallError> for ResolveError {
             CallError::TooLarge(_) => (ErrorReason::UnsupportedImage, false),
         };
         Self {
-            reason,
-            detail,
-            pause: None,
             unanswered,
+            ..Self::new(reason, detail)
         }
     }
 }

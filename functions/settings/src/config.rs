@@ -128,7 +128,22 @@ pub struct ScannerConfig {
     pub max_image: u64,
 }
 
+impl ScannerConfig {
+    /// Reads Sysdig's token.
+    pub async fn token(&self, secrets: &Secrets) -> Result<Secret, ConfigError> {
+        let token = secrets.resolve(&self.api_token, Strength::Given).await;
+        token.map_err(|err| secret_error("scanner.api_token", &err))
+    }
+}
+
 impl Config {
+    /// Tells the log what is allowed and probably not meant.
+    pub fn log_warnings(&self) {
+        for warning in &self.warnings {
+            tracing::warn!("{warning}");
+        }
+    }
+
     /// Reads and checks the text of a `scanhook.yaml`.
     pub fn parse(yaml: &str) -> Result<Self, ConfigError> {
         let deserializer = serde_norway::Deserializer::from_str(yaml);
@@ -217,7 +232,7 @@ impl SourceConfig {
 }
 
 /// The error of a reference that can't be resolved, with its key's path.
-pub fn secret_error(path: &str, err: &ResolveSecretError) -> ConfigError {
+fn secret_error(path: &str, err: &ResolveSecretError) -> ConfigError {
     error(path, err.to_string())
 }
 

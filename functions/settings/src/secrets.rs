@@ -217,11 +217,12 @@ type Document = Cached<SecretString, ResolveSecretError>;
 impl Secrets {
     /// Nothing of AWS is looked at before a reference leads there.
     pub fn new(environment: &Environment, aws: Aws) -> Self {
+        let client = Arc::default();
         Self {
-            store: Arc::new(Store::new(environment, aws)),
+            store: Arc::new(Store::new(environment, aws, &client)),
             documents: Arc::default(),
             keys: Arc::default(),
-            client: Arc::default(),
+            client,
         }
     }
 

@@ -41,9 +41,7 @@ pub async fn load(environment: &Environment) -> anyhow::Result<Webhook> {
     // The connection is made while the configuration is read; what is wrong with that ends the start at once.
     let warm_up = async { Ok(timeout(WARM_UP, queue.warm()).await) };
     let (warmth, (config, sources)) = tokio::try_join!(warm_up, configure)?;
-    for warning in &config.warnings {
-        tracing::warn!("{warning}");
-    }
+    config.log_warnings();
     match warmth {
         Ok(Ok(())) => {}
         Ok(Err(err)) => tracing::warn!("starting without the queue: {err:#}"),

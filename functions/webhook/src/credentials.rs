@@ -136,14 +136,10 @@ impl Credentials {
         };
         join_all(self.entries.iter().map(|it| it.renew(until))).await;
         let renewed = self.verifiers();
-        if !Arc::ptr_eq(&verifiers, &renewed) {
-            let Unauthorized(delivery) = match verify(*delivery, &renewed) {
-                Ok(verified) => return Ok(verified),
-                Err(refused) => refused,
-            };
+        if Arc::ptr_eq(&verifiers, &renewed) {
             return Err(self.refusal(&delivery));
         }
-        Err(self.refusal(&delivery))
+        verify(*delivery, &renewed).map_err(|Unauthorized(delivery)| self.refusal(&delivery))
     }
 
     /// A token can't be called wrong as long as its issuer's keys are not known.

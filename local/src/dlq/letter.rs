@@ -11,6 +11,7 @@ use scanhook_core::record::{ScanRecord, State};
 use serde::Serialize;
 
 use crate::args::dlq::DlqFilterArgs;
+use crate::output;
 
 /// Stands for the reason where neither the letter nor the ledger tells one.
 pub(crate) const UNKNOWN: &str = "unknown";
@@ -206,12 +207,8 @@ pub(crate) struct CaseView<'a> {
 impl CaseView<'_> {
     /// The image as people name it; what is no message has none.
     pub(crate) fn reference(&self) -> String {
-        let name = self.image.clone().unwrap_or_else(|| "-".to_owned());
-        match (self.tag, self.digest) {
-            (Some(tag), _) => format!("{name}:{tag}"),
-            (None, Some(digest)) => format!("{name}@sha256:{:.12}", digest.hex()),
-            (None, None) => name,
-        }
+        let name = self.image.as_deref().unwrap_or("-");
+        output::image(name, self.tag, self.digest)
     }
 }
 

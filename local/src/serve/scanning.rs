@@ -12,7 +12,7 @@ use scanhook_emulator::clock::Clock;
 use scanhook_emulator::mapping::{self, HandlerError, Invocation, Mapping};
 use scanhook_scanner::batch::{self, MARGIN, Scanner};
 use scanhook_scanner::cli::{Cli, Slots};
-use scanhook_scanner::config::{ScannerSettings, find_program, inherited};
+use scanhook_scanner::config::{ScannerSettings, inherited, named_program};
 use scanhook_scanner::ledger::Ledger;
 use scanhook_scanner::queue;
 use scanhook_scanner::registry::{Dns, Outside, Registries, Sdk};
@@ -38,14 +38,10 @@ pub(crate) fn function_timeout(config: &Config) -> Duration {
         + INVOCATION_MARGIN
 }
 
-/// The program that `--scanner-cli` names: a bare name is looked for in `PATH`; a link stays one, its name counts.
+/// The program that `--scanner-cli` names.
 fn cli_program(named: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
     let advice = "name the Sysdig CLI with --scanner-cli, or start with --no-scan";
-    let program = if named.components().count() == 1 {
-        find_program(named, environment).context(advice)?
-    } else {
-        std::path::absolute(named).context(advice)?
-    };
+    let program = named_program(named, environment).context(advice)?;
     let metadata = std::fs::metadata(&program).ok().filter(Metadata::is_file);
     let Some(metadata) = metadata else {
         anyhow::bail!("there is no CLI at {}; {advice}", named.display());

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::output;
 
 /// `timeout` and some supervisors send a signal to the process and to its group: what comes within this time is the same.
-pub(crate) const ONE_SIGNAL: Duration = Duration::from_secs(1);
+const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
 /// The signals that ask the process to end.
 pub(crate) struct StopSignals {
@@ -35,9 +35,24 @@ impl StopSignals {
         }
     }
 
-    /// Waits for the first one that comes after `pause`, and tells its name.
-    pub(crate) async fn next_after(pause: Duration) -> anyhow::Result<&'static str> {
-        tokio::time::sleep(pause).await;
+    /// Waits for the next one, says that what has begun is finished, with how long that may take in words, and lets `end` do
+    /// it. Tells the name of a second one that came before that was done.
+    pub(crate) async fn then(
+        &mut self,
+        patience: &str,
+        end: impl Future<Output = ()>,
+    ) -> anyhow::Result<Option<&'static str>> {
+        let signal = self.next().await;
+        notice(signal, patience);
+        tokio::select! {
+            () = end => Ok(None),
+            again = Self::next_after() => again.map(Some),
+        }
+    }
+
+    /// Waits for the first one that comes after [`ONE_SIGNAL`], and tells its name.
+    async fn next_after() -> anyhow::Result<&'static str> {
+        tokio::time::sleep(ONE_SIGNAL).await;
         Ok(Self::open()?.next().await)
     }
 }
@@ -52,12 +67,16 @@ pub(crate) async fn until_stopped<T>(
         outcome = &mut work => return outcome,
         signal = signals.next() => signal,
     };
-    output::notice(&format!(
-        "{signal}: finishing what has begun; a second signal ends it at once"
-    ));
+    notice(signal, "");
     stop.cancel();
     tokio::select! {
         outcome = &mut work => outcome,
-        again = StopSignals::next_after(ONE_SIGNAL) => bail!("{}: ended at once", again?),
+        again = StopSignals::next_after() => bail!("{}: ended at once", again?),
     }
+}
+
+fn notice(signal: &str, patience: &str) {
+    output::notice(&format!(
+        "{signal}: finishing what has begun{patience}; a second signal ends it at once"
+    ));
 }

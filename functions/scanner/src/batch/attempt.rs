@@ -48,11 +48,32 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// On a receive of that count.
+    fn new(receive_count: u32, reason: ErrorReason, detail: impl Into<String>) -> Self {
+        Self {
+            error: ScanError {
+                reason,
+                class: reason.class(receive_count),
+                detail: detail.into(),
+            },
+            comes_back: ComesBack::Later,
+        }
+    }
+
     /// The same with a detail that may be kept and shown, whatever error it was made of: short, and without what looks like
     /// a secret. Secrets that are known were struck out where they were known.
     pub(super) fn presentable(mut self) -> Self {
         self.error.detail = redact::shown(&Redactor::new([]).clean(&self.error.detail));
         self
+    }
+
+    /// Whether a record is given up that has no other failure, on this receive.
+    pub(super) fn is_final(&self, receive_count: u32, attempts: u32) -> bool {
+        let last_receive = match self.comes_back {
+            ComesBack::Unattempted => u32::MAX,
+            _ => self.error.reason.last_receive(),
+        };
+        self.error.class == Class::Permanent || receive_count >= last_receive.min(attempts)
     }
 }
 
@@ -89,14 +110,7 @@ impl<'a> Attempt<'a> {
     }
 
     pub(super) fn failure(&self, reason: ErrorReason, detail: impl Into<String>) -> Failure {
-        Failure {
-            error: ScanError {
-                reason,
-                class: reason.class(self.receive_count),
-                detail: detail.into(),
-            },
-            comes_back: ComesBack::Later,
-        }
+        Failure::new(self.receive_count, reason, detail)
     }
 
     /// The failure of an attempt that there was no time for.
@@ -126,20 +140,12 @@ pub(super) async fn caught<L: Ledger, T>(
 ) -> Result<T, Failure> {
     // What is run is ended by its own limit; this is the net below it.
     let limit = until(end, (scanner.now)()) + scanner.margin / 2;
-    let problem = match timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
+    let (reason, detail) = match timeout(limit, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(outcome)) => return outcome,
         Ok(Err(_)) => (ErrorReason::Internal, "the scanner panicked"),
         Err(_) => (ErrorReason::Timeout, "the scanner ran out of time"),
     };
-    let (reason, detail) = problem;
-    Err(Failure {
-        error: ScanError {
-            reason,
-            class: reason.class(receive_count),
-            detail: detail.to_owned(),
-        },
-        comes_back: ComesBack::Later,
-    })
+    Err(Failure::new(receive_count, reason, detail))
 }
 
 /// Reads a record's message, asks its registry what there is to scan, and takes a slot for it.
@@ -229,16 +235,5 @@ async fn resolve<L: Ledger>(
             })
         }
         (Err(err), _) => Err(failed(err)),
-    }
-}
-
-impl Failure {
-    /// Whether a record is given up that has no other failure, on this receive.
-    pub(super) fn is_final(&self, receive_count: u32, attempts: u32) -> bool {
-        let last_receive = match self.comes_back {
-            ComesBack::Unattempted => u32::MAX,
-            _ => self.error.reason.last_receive(),
-        };
-        self.error.class == Class::Permanent || receive_count >= last_receive.min(attempts)
     }
 }

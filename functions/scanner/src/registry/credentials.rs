@@ -9,8 +9,8 @@ use scanhook_core::image::Registry;
 use scanhook_core::plan::RegistryLogin;
 use scanhook_core::verdict::ErrorReason;
 use scanhook_settings::Environment;
-use scanhook_settings::config::{ConfigError, CredentialsConfig, RegistryConfig, secret_error};
-use scanhook_settings::secrets::{Secret, Secrets, Strength};
+use scanhook_settings::config::{ConfigError, CredentialsConfig, RegistryConfig};
+use scanhook_settings::secrets::{Secret, Secrets};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
@@ -74,14 +74,7 @@ impl Credentials {
         entry: &RegistryConfig,
         secrets: &Secrets,
     ) -> Result<Self, ConfigError> {
-        let secret = match entry.credentials.secret() {
-            None => None,
-            Some((key, reference)) => {
-                let path = format!("registries.{}.credentials.{key}", entry.pattern);
-                let secret = secrets.resolve(reference, Strength::Given).await;
-                Some(Arc::new(secret.map_err(|err| secret_error(&path, &err))?))
-            }
-        };
+        let secret = entry.secret(secrets).await?.map(Arc::new);
         Ok(match (&entry.credentials, secret) {
             (CredentialsConfig::Basic { username, .. }, Some(password)) => Self::Basic {
                 username: username.clone(),

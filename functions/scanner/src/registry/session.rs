@@ -152,20 +152,21 @@ impl<'a> Session<'a> {
                 "{} answers with other content than the digest names",
                 self.host.registry
             );
-            return Err(error(ErrorReason::Network, problem));
+            return Err(ResolveError::new(ErrorReason::Network, problem));
         }
         let content_type = answer.headers.get(CONTENT_TYPE);
         let content_type = content_type.and_then(|it| it.to_str().ok());
         Manifest::parse(content_type, &answer.body)
-            .map_err(|err| error(ErrorReason::UnsupportedImage, err.to_string()))
+            .map_err(|err| ResolveError::new(ErrorReason::UnsupportedImage, err.to_string()))
     }
 
     /// Asks for a manifest, and authenticates if that is asked for.
     async fn ask(&mut self, method: Method, reference: &str) -> Result<Answer, ResolveError> {
         let path = format!("{}/manifests/{reference}", self.image.repository);
         let url = self.host.base.join(&path);
-        let url =
-            url.map_err(|_| error(ErrorReason::Network, "the image makes no URL".to_owned()))?;
+        let url = url.map_err(|_| {
+            ResolveError::new(ErrorReason::Network, "the image makes no URL".to_owned())
+        })?;
         loop {
             let authorization = self.authorization.clone();
             let answer = self.call(method.clone(), &url, ACCEPT, authorization, MAX_MANIFEST);
@@ -180,7 +181,7 @@ impl<'a> Session<'a> {
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.refusal(status)),
                 StatusCode::NOT_FOUND => {
                     let problem = format!("{} has no such image", self.host.registry);
-                    Err(error(ErrorReason::ImageNotFound, problem))
+                    Err(ResolveError::new(ErrorReason::ImageNotFound, problem))
                 }
                 _ => {
                     let problem = format!(
@@ -188,7 +189,7 @@ impl<'a> Session<'a> {
                         self.host.registry,
                         status.as_u16()
                     );
-                    Err(error(ErrorReason::Network, problem))
+                    Err(ResolveError::new(ErrorReason::Network, problem))
                 }
             };
         }
@@ -205,7 +206,7 @@ impl<'a> Session<'a> {
             self.host.registry,
             status.as_u16()
         );
-        error(ErrorReason::Unauthorized, problem)
+        ResolveError::new(ErrorReason::Unauthorized, problem)
     }
 
     /// Does what the registry wants to see done first.
@@ -234,7 +235,7 @@ impl<'a> Session<'a> {
     /// Fetches a token to pull this repository. The scope is ours: what the registry names could be another's.
     async fn token(&mut self, realm: &str, service: Option<&str>) -> Result<String, ResolveError> {
         let no_url = || {
-            error(
+            ResolveError::new(
                 ErrorReason::Unauthorized,
                 format!("{} names a realm that is no URL", self.host.registry),
             )
@@ -247,7 +248,7 @@ impl<'a> Session<'a> {
                 self.host.registry,
                 shown(&url)
             );
-            return Err(error(ErrorReason::Unauthorized, problem));
+            return Err(ResolveError::new(ErrorReason::Unauthorized, problem));
         }
         let scope = format!("repository:{}:pull", self.image.repository);
         if let Some(service) = service {
@@ -276,14 +277,14 @@ impl<'a> Session<'a> {
             }
             status => {
                 let problem = format!("{} answers with status {}", shown(&url), status.as_u16());
-                return Err(error(ErrorReason::Network, problem));
+                return Err(ResolveError::new(ErrorReason::Network, problem));
             }
         }
         let wire: Option<WireToken> = serde_json::from_slice(&answer.body).ok();
         wire.and_then(|it| it.token.or(it.access_token))
             .filter(|it| !it.is_empty())
             .ok_or_else(|| {
-                error(
+                ResolveError::new(
                     ErrorReason::Network,
                     format!("{} answers with no token", shown(&url)),
                 )
@@ -323,7 +324,7 @@ impl<'a> Session<'a> {
                         shown(url),
                         answer.status.as_u16()
                     );
-                    let mut failure = error(ErrorReason::Network, problem);
+                    let mut failure = ResolveError::new(ErrorReason::Network, problem);
                     failure.unanswered = true;
                     (failure, Some(self.wish(&answer.headers).unwrap_or(pause)))
                 }
@@ -365,19 +366,10 @@ fn is_passing(status: StatusCode) -> bool {
 fn rate_limited(host: &Host, pause: Option<Duration>) -> ResolveError {
     ResolveError {
         pause,
-        ..error(
+        ..ResolveError::new(
             ErrorReason::RateLimited,
             format!("{} asks for a pause", host.registry),
         )
-    }
-}
-
-fn error(reason: ErrorReason, detail: String) -> ResolveError {
-    ResolveError {
-        reason,
-        detail,
-        pause: None,
-        unanswered: false,
     }
 }
 

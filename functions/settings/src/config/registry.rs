@@ -6,8 +6,8 @@ use globset::GlobMatcher;
 use ipnet::IpNet;
 use scanhook_core::image::Registry;
 
-use super::{ConfigError, check_role, error, glob};
-use crate::secrets::{Role, SecretRef};
+use super::{ConfigError, check_role, error, glob, secret_error};
+use crate::secrets::{Role, Secret, SecretRef, Secrets, Strength};
 use crate::wire::{WireCredentials, WireRegistry};
 
 /// How images of some hosts are pulled.
@@ -68,7 +68,7 @@ pub enum CredentialsConfig {
 
 impl CredentialsConfig {
     /// The one secret of each type that has one: its key, and where it is.
-    pub fn secret(&self) -> Option<(&'static str, &SecretRef)> {
+    fn secret(&self) -> Option<(&'static str, &SecretRef)> {
         match self {
             Self::Anonymous | Self::Ecr => None,
             Self::Basic { password, .. } | Self::Acr { password, .. } => {
@@ -81,6 +81,16 @@ impl CredentialsConfig {
 }
 
 impl RegistryConfig {
+    /// Reads the secret of its credentials, if they have one.
+    pub async fn secret(&self, secrets: &Secrets) -> Result<Option<Secret>, ConfigError> {
+        let Some((key, reference)) = self.credentials.secret() else {
+            return Ok(None);
+        };
+        let path = format!("registries.{}.credentials.{key}", self.pattern);
+        let secret = secrets.resolve(reference, Strength::Given).await;
+        secret.map(Some).map_err(|err| secret_error(&path, &err))
+    }
+
     /// Whether this entry is for that host.
     pub fn is_for(&self, registry: &Registry) -> bool {
         match &self.matcher {

@@ -3,6 +3,7 @@
 //!
 //! **Invariant**: an error tells the service's code and message, and nothing of an answer that was given.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
@@ -44,7 +45,7 @@ pub(super) struct Service {
     variable: &'static str,
     aws: Aws,
     settings: OnceCell<SdkConfig>,
-    client: Client,
+    client: Arc<Client>,
 }
 
 /// A call of an operation.
@@ -63,13 +64,18 @@ enum Failure {
 }
 
 impl Service {
-    pub(super) fn new(name: &'static str, variable: &'static str, aws: &Aws) -> Self {
+    pub(super) fn new(
+        name: &'static str,
+        variable: &'static str,
+        aws: &Aws,
+        client: &Arc<Client>,
+    ) -> Self {
         Self {
             name,
             variable,
             aws: aws.clone(),
             settings: OnceCell::new(),
-            client: Client::default(),
+            client: Arc::clone(client),
         }
     }
 

@@ -1,11 +1,14 @@
 //! Reads what is behind a reference: the environment, a file, SSM's Parameter Store, Secrets Manager.
 
+use std::sync::Arc;
+
 use secrecy::SecretString;
 
 use super::aws_json::{Call, Service};
 use super::{ResolveSecretError, SecretRef};
 use crate::Environment;
 use crate::aws::Aws;
+use crate::http::Client;
 
 /// What references lead to.
 pub(super) struct Store {
@@ -15,11 +18,11 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(environment: &Environment, aws: Aws) -> Self {
+    pub(super) fn new(environment: &Environment, aws: Aws, client: &Arc<Client>) -> Self {
         Self {
             environment: Environment::clone(environment),
-            ssm: Service::new("ssm", "SSM", &aws),
-            secrets_manager: Service::new("secretsmanager", "SECRETS_MANAGER", &aws),
+            ssm: Service::new("ssm", "SSM", &aws, client),
+            secrets_manager: Service::new("secretsmanager", "SECRETS_MANAGER", &aws, client),
         }
     }
 
