@@ -8,6 +8,7 @@
 
 mod batches;
 mod binary;
+mod classification;
 mod credentials;
 mod doctor;
 mod dynamodb;
