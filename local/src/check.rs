@@ -108,12 +108,14 @@ fn describe(config: &SourceConfig, base: &str) -> String {
         .replace("{url}", &url)
         .replace('\n', "\n  ");
     format!(
-        "{}: {} images of {}\n  URL     {url}\n  secret  {}\n  form    {}\n  {setup}\n",
+        "{}: {} images of {}\n  URL     {url}\n  secret  {}\n  form    {}\n  signs   {}\n  repeats {}\n  {setup}\n",
         source.name,
         source.kind.title,
         source.registry,
         secrets.join(", or "),
         source.kind.envelopes.join("; "),
+        source.kind.signs,
+        source.kind.repeats,
     )
 }
 

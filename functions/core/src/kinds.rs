@@ -57,6 +57,10 @@ pub struct Kind {
     pub parse: fn(&VerifiedDelivery, &Options) -> Result<Vec<Event>, ParsePayloadError>,
     /// Writes the delivery that this registry would send for a push.
     pub sample: fn(&SamplePush<'_>) -> Sample,
+    /// What it signs, for people, in a few words.
+    pub signs: &'static str,
+    /// How long it waits for an answer and what it does without a good one, for people. Each kind's page tells more.
+    pub repeats: &'static str,
     /// What to do at the registry, in a few lines; `{url}` stands for the source's URL.
     pub setup: &'static str,
 }

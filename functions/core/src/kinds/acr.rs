@@ -36,6 +36,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: true,
     parse,
     sample,
+    signs: "nothing; both forms can add headers, Event Grid can also send a token of Entra ID",
+    repeats: "Event Grid waits 30 s and repeats for 24 h after a 503, but never after a 400, 401 or 413; what a webhook of the registry does is not documented",
     setup: "\
 A registry webhook:
   az acr webhook create --registry <name> --name scanhook --actions push --uri {url} --headers \"Authorization=<the secret>\"

@@ -33,6 +33,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "the body (HMAC-SHA-256) if payload signing is on; if it is off, the same header is the plain secret",
+    repeats: "it repeats; how often, and how long it waits, is not documented",
     setup: "\
 In Artifactory: Administration, Webhooks, New Webhook
   URL           {url}

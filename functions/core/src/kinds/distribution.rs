@@ -30,6 +30,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "nothing; it sends the headers you list",
+    repeats: "waits 1 s (raise `timeout`) and repeats for ever; later events of the endpoint wait behind one that is refused",
     setup: "\
 In the registry's config.yml:
   notifications:

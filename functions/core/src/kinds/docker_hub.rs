@@ -28,6 +28,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "nothing; the token in the URL is all there is",
+    repeats: "not documented",
     setup: "\
 On hub.docker.com, in the repository: Webhooks, a name, and as webhook URL
   {url}

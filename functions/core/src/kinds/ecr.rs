@@ -29,6 +29,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "nothing; EventBridge sends the connection's API key or basic credentials",
+    repeats: "waits 5 s; 429, 5xx and time-outs are repeated for 24 h, any other 4xx never",
     setup: "\
 In EventBridge, in the registry's account and region:
   Connection       API key: header Authorization, value <the secret>

@@ -32,6 +32,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "nothing, or a token of Google (oidc) for a service account of yours",
+    repeats: "waits 10 s and repeats until the subscription's retention ends (7 days), after any answer but 200 and 202",
     setup: "\
 With gcloud, in the registry's project:
   gcloud pubsub topics create gcr

@@ -28,6 +28,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "what the sender signs: see docs/registries for the registries that are read so",
+    repeats: "as the sender does",
     setup: "\
 In a CI job, after the push:
   curl --fail --retry 5 -H \"Authorization: Bearer $SECRET\" -H 'Content-Type: application/json' {url} \\

@@ -37,6 +37,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "the body (HMAC-SHA-256)",
+    repeats: "waits 10 s and never repeats: a 503 or a wrong secret loses the push, unless it is redelivered under Recent Deliveries",
     setup: "\
 On github.com, in the organisation's or repository's settings: Webhooks, Add webhook
   Payload URL   {url}

@@ -35,6 +35,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "the body (HMAC-SHA-256)",
+    repeats: "waits 5 s and never repeats: a 503 or a wrong secret loses the push",
     setup: "\
 In Gitea, in the owner's settings (a repository's webhooks fire for linked packages only): Webhooks, Add Webhook, Gitea
   Target URL    {url}

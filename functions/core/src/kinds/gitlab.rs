@@ -22,6 +22,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse: distribution::parse,
     sample: distribution::sample,
+    signs: "nothing; it sends the headers you list",
+    repeats: "waits 500 ms (raise `timeout`); repeats for ever (`threshold`), or some times and drops the event (`maxretries`)",
     setup: "\
 In /etc/gitlab/gitlab.rb, then gitlab-ctl reconfigure:
   registry['notifications'] = [{

@@ -29,6 +29,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "nothing; it sends its auth header as you typed it",
+    repeats: "waits 3 s and tries 3 times in all, after any answer but 2xx",
     setup: "\
 In Harbor, in the project: Webhooks, New Webhook
   Notify type     http

@@ -35,6 +35,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "the body (HMAC-SHA-1), if the webhook has a secret key",
+    repeats: "waits 20 s and never repeats: a 503 or a wrong secret loses the push",
     setup: "\
 In Nexus: Administration, System, Capabilities, Create capability, Webhook: Repository
   Repository   one Docker repository (one source for each)

@@ -30,6 +30,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "nothing; the token in the URL, or basic credentials in it, are all there is",
+    repeats: "waits 10 s and tries 5 times, 30 s apart; after 3 failures in a row it switches the notification off",
     setup: "\
 In Quay, in the repository's settings: Create Notification
   When this event occurs  Push to Repository

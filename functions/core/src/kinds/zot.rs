@@ -28,6 +28,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
+    signs: "nothing; it sends the credentials or headers of its sink",
+    repeats: "waits 30 s and never repeats: a 503 or a wrong secret loses the push",
     setup: "\
 In zot's config.json, under extensions:
   \"events\": { \"enable\": true, \"sinks\": [{
