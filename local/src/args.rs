@@ -60,6 +60,12 @@ pub(crate) enum Command {
     /// Look at what could not be scanned, and bring it back
     #[command(subcommand)]
     Dlq(DlqCommand),
+    /// Queue what a registry holds and the ledger doesn't know
+    ///
+    /// For the first day, and for webhooks that were missed. Tags are listed, and each content that has no verdict, no attempt under
+    /// way and was not queued by an earlier run is queued once, at a rate. Run it again after an interruption: it goes on.
+    #[command(after_long_help = BACKFILL_EXAMPLES)]
+    Backfill(BackfillArgs),
     /// Check a configuration and its secrets, and show how to set up each registry
     Check(CheckArgs),
     /// Find out what only the real Sysdig CLI, token and network can show
@@ -81,6 +87,12 @@ const SEND_EXAMPLES: &str = "Examples:
   scanhook send my-ghcr --file delivery.json                     a saved delivery, signed anew
   scanhook send my-harbor --count 5000 --concurrency 32          load: rate, p50 and p99";
 
+const BACKFILL_EXAMPLES: &str = "Examples:
+  scanhook backfill my-harbor --dry-run                              how much there is
+  scanhook backfill my-harbor --repositories 'prod/**' --since 90d --rate 5
+  scanhook backfill my-harbor --only-missing                         whose webhooks never came
+  scanhook backfill my-harbor --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/scanhook --table scanhook-ledger";
+
 const MANUAL_EXAMPLES: &str = "Examples:
   scanhook manual completions bash > /etc/bash_completion.d/scanhook
   scanhook manual completions zsh > ~/.zfunc/_scanhook
@@ -100,6 +112,43 @@ pub(crate) struct InitArgs {
     /// What to call the source [default: its kind]
     #[arg(long, value_name = "NAME", value_parser = source_name)]
     pub(crate) name: Option<SourceName>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct BackfillArgs {
+    /// The source's name in the configuration, which tells the registry, its credentials and the filters
+    pub(crate) source: String,
+    /// The configuration file
+    #[arg(
+        long,
+        env = "SCANHOOK_CONFIG",
+        default_value = "scanhook.yaml",
+        value_name = "FILE"
+    )]
+    pub(crate) config: String,
+    /// Only these repositories: names, or globs for names in the registry's catalog [default: the whole catalog]
+    #[arg(long, value_name = "NAME|GLOB", value_delimiter = ',')]
+    pub(crate) repositories: Vec<String>,
+    /// Only images built since then: a time (2026-11-21T20:00:00Z) or how long ago (90d); those that don't tell are not left out
+    #[arg(long, value_name = "TIME")]
+    pub(crate) since: Option<Since>,
+    /// Leave dead letters alone: queue only what the ledger has no record of
+    #[arg(long)]
+    pub(crate) only_missing: bool,
+    /// Scans queued a second
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=500))]
+    pub(crate) rate: u16,
+    /// Queue nothing, and say how much there is
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// The queue in SQS [default: that of `serve`]
+    #[arg(long, env = "SCANHOOK_QUEUE_URL", value_name = "URL")]
+    pub(crate) queue_url: Option<String>,
+    #[command(flatten)]
+    pub(crate) ledger: LedgerArgs,
+    /// How to show what was done
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Subcommand)]

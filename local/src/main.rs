@@ -2,11 +2,12 @@
 //!
 //! In reading order: [`args`] (the commands), [`serve`] (the local server) with `scanhook_emulator::listener`, [`gateway`], [`metrics`], [`faults`], [`data_dir`] and [`ledger`],
 //! [`work`] with [`breaker`],
-//! [`demo`], [`send`], [`scans`], [`dlq`], [`init`], [`check`], [`doctor`] and [`manual`] (one file each), [`output`] (the only one that prints).
+//! [`demo`], [`send`], [`scans`], [`dlq`], [`backfill`], [`init`], [`check`], [`doctor`] and [`manual`] (one file each), [`output`] (the only one that prints).
 //!
 //! **Invariant**: exit codes are 0 for success, 1 for findings or failures, 2 for usage or configuration.
 
 mod args;
+mod backfill;
 mod breaker;
 mod check;
 mod data_dir;
@@ -100,6 +101,7 @@ async fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Send(args) => send::command(args, environment).await,
         Command::Scans(args) => scans::command(args, Clock::System.now()).await,
         Command::Dlq(args) => dlq::command(args).await,
+        Command::Backfill(args) => backfill::command(args, environment).await,
         Command::Init(args) => init::command(&args, &environment),
         Command::Manual(args) => manual::command(&args),
         Command::Check(args) => check::command(args, environment).await,

@@ -37,7 +37,7 @@ use crate::faults::Plan;
 use crate::ledger::SqliteLedger;
 use crate::{Outcome, gateway, output, unusable};
 
-pub(crate) use self::queues::{DEAD_LETTERS, embedded_client};
+pub(crate) use self::queues::{DEAD_LETTERS, QUEUE, embedded_client};
 pub(crate) use self::signals::{StopSignals, until_stopped};
 
 mod deliveries;

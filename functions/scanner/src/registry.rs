@@ -35,6 +35,7 @@ mod challenge;
 mod credentials;
 mod grant;
 mod http;
+mod listing;
 mod session;
 
 pub use address::{Dns, system_dns};

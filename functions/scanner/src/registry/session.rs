@@ -48,6 +48,16 @@ pub(super) struct Session<'a> {
     is_authenticated: bool,
     /// Whether the token server is one that must not see the login, so that the CLI must not go there with it either.
     is_withheld: bool,
+    scope: Scope,
+}
+
+/// What a token is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// The image's repository.
+    Repository,
+    /// The list of repositories.
+    Catalog,
 }
 
 /// A token server's answer. Source: the distribution project's token authentication specification.
@@ -74,6 +84,15 @@ impl<'a> Session<'a> {
             is_authenticated: authorization.is_some(),
             authorization,
             is_withheld: false,
+            scope: Scope::Repository,
+        }
+    }
+
+    /// The same for the list of repositories.
+    pub(super) fn of_catalog(self) -> Self {
+        Self {
+            scope: Scope::Catalog,
+            ..self
         }
     }
 
@@ -133,7 +152,7 @@ impl<'a> Session<'a> {
     }
 
     /// The digest that a tag names now.
-    async fn digest_of(&mut self, tag: &str) -> Result<Digest, ResolveError> {
+    pub(super) async fn digest_of(&mut self, tag: &str) -> Result<Digest, ResolveError> {
         let told = self.ask(Method::HEAD, tag).await?;
         let told = told.headers.get("docker-content-digest");
         let told = told.and_then(|it| Digest::parse(it.to_str().ok()?).ok());
@@ -145,7 +164,7 @@ impl<'a> Session<'a> {
     }
 
     /// The manifest with this digest, which its bytes must have.
-    async fn manifest(&mut self, digest: &Digest) -> Result<Manifest, ResolveError> {
+    pub(super) async fn manifest(&mut self, digest: &Digest) -> Result<Manifest, ResolveError> {
         let answer = self.ask(Method::GET, digest.as_str()).await?;
         if digest_of(&answer.body) != *digest {
             let problem = format!(
@@ -160,16 +179,26 @@ impl<'a> Session<'a> {
             .map_err(|err| ResolveError::new(ErrorReason::UnsupportedImage, err.to_string()))
     }
 
-    /// Asks for a manifest, and authenticates if that is asked for.
+    /// Asks for a manifest.
     async fn ask(&mut self, method: Method, reference: &str) -> Result<Answer, ResolveError> {
         let path = format!("{}/manifests/{reference}", self.image.repository);
-        let url = self.host.base.join(&path);
+        self.ask_for(method, &path, ACCEPT).await
+    }
+
+    /// Asks for what is at a path of the registry's API, and authenticates if that is asked for.
+    pub(super) async fn ask_for(
+        &mut self,
+        method: Method,
+        path: &str,
+        accept: &'static str,
+    ) -> Result<Answer, ResolveError> {
+        let url = self.host.base.join(path);
         let url = url.map_err(|_| {
             ResolveError::new(ErrorReason::Network, "the image makes no URL".to_owned())
         })?;
         loop {
             let authorization = self.authorization.clone();
-            let answer = self.call(method.clone(), &url, ACCEPT, authorization, MAX_MANIFEST);
+            let answer = self.call(method.clone(), &url, accept, authorization, MAX_MANIFEST);
             let answer = answer.await?;
             let status = answer.status;
             if status == StatusCode::UNAUTHORIZED && !self.is_authenticated {
@@ -250,7 +279,10 @@ impl<'a> Session<'a> {
             );
             return Err(ResolveError::new(ErrorReason::Unauthorized, problem));
         }
-        let scope = format!("repository:{}:pull", self.image.repository);
+        let scope = match self.scope {
+            Scope::Repository => format!("repository:{}:pull", self.image.repository),
+            Scope::Catalog => "registry:catalog:*".to_owned(),
+        };
         if let Some(service) = service {
             url.query_pairs_mut().append_pair("service", service);
         }

@@ -1,0 +1,364 @@
+//! `scanhook backfill`: queues what a registry holds and the ledger doesn't know.
+//!
+//! **Invariant**: what was queued is written down, on disk, right after the queue's acknowledgement; so a run that is
+//! interrupted, and one that is repeated, queues nothing twice but what was under way when it was killed.
+
+mod known;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::{StreamExt as _, stream};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use jiff::Timestamp;
+use scanhook_core::event::{Content, Event, EventInfo, PushEvent};
+use scanhook_core::history::ScanFilter;
+use scanhook_core::image::{Digest, Image, Pin, Repository, Tag};
+use scanhook_core::message::{QueueMessage, ScanId};
+use scanhook_core::select::{ScanRequest, select};
+use scanhook_core::source::Source;
+use scanhook_emulator::clock::Clock;
+use scanhook_scanner::ledger::History as _;
+use scanhook_scanner::registry::{Aws, Outside, Registries, ResolveError, system_dns};
+use scanhook_settings::Environment;
+use scanhook_webhook::queue::Queue;
+use serde::Serialize;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::known::{Journal, Known};
+use crate::args::BackfillArgs;
+use crate::endpoint::{self, Endpoint};
+use crate::scans::Records;
+use crate::{Outcome, data_dir, output, serve, unusable};
+
+/// So many tags are asked for at once.
+const QUESTIONS: usize = 8;
+
+/// So many messages are sent together, and are twice in the queue at worst if the process is killed right then.
+const BATCH: usize = 10;
+
+/// How long the queue may take to acknowledge a batch.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What came of it.
+#[derive(Debug, Default, Serialize)]
+struct Done {
+    repositories: usize,
+    tags: usize,
+    /// Tags that the source's configuration, or `--since`, leaves out.
+    filtered: usize,
+    /// Tags whose content the ledger knows, or an earlier run queued.
+    known: usize,
+    /// Tags of content that another tag of this run named.
+    repeated: usize,
+    /// Scan requests; with `--dry-run`, those that would have been queued.
+    queued: usize,
+    /// What could not be learned, by repository or image, with why.
+    errors: BTreeMap<String, String>,
+    interrupted: bool,
+    dry_run: bool,
+}
+
+pub(crate) async fn command(
+    args: BackfillArgs,
+    environment: Environment,
+) -> anyhow::Result<Outcome> {
+    let stop = CancellationToken::new();
+    let work = Box::pin(backfill(&args, &environment, &stop));
+    let done = serve::until_stopped(work, &stop).await?;
+    match args.output {
+        crate::args::Output::Json => output::json(&done)?,
+        crate::args::Output::Table => report(&done)?,
+    }
+    let is_fine = done.errors.is_empty() && !done.interrupted;
+    Ok(if is_fine {
+        Outcome::Fine
+    } else {
+        Outcome::Findings
+    })
+}
+
+fn report(done: &Done) -> anyhow::Result<()> {
+    let verb = if done.dry_run {
+        "would queue"
+    } else {
+        "queued"
+    };
+    output::line(&format!(
+        "{verb} {} scans; of {} tags in {} repositories {} are known, {} name the same content, {} are filtered",
+        done.queued, done.tags, done.repositories, done.known, done.repeated, done.filtered
+    ))?;
+    for (what, why) in &done.errors {
+        output::notice(&format!("{what}: {why}"));
+    }
+    if done.interrupted {
+        output::notice("interrupted; run it again to go on");
+    }
+    Ok(())
+}
+
+/// Everything a run needs.
+struct Run<'a> {
+    args: &'a BackfillArgs,
+    source: &'a Source,
+    registries: Registries,
+    queue: Queue,
+    known: Known,
+    journal: Journal,
+    since: Option<Timestamp>,
+    next: Instant,
+    done: Done,
+}
+
+async fn backfill(
+    args: &BackfillArgs,
+    environment: &Environment,
+    stop: &CancellationToken,
+) -> anyhow::Result<Done> {
+    let config = Arc::new(serve::load_config(&args.config)?);
+    let source = config.sources.get(args.source.as_str());
+    let source = source
+        .with_context(|| format!("{} has no source {}", args.config, args.source))
+        .map_err(unusable)?;
+    let outside = Outside {
+        dns: system_dns(),
+        aws: Aws::default(),
+        now: Arc::new(|| Clock::System.now()),
+    };
+    let registries = Registries::load(environment, Arc::clone(&config), outside).await;
+    let registries = registries.map_err(unusable)?;
+    let now = Clock::System.now();
+    let journal =
+        Journal::open(&args.ledger.data_dir, &source.source.name, now).map_err(unusable)?;
+    let mut known = Known::new(args.only_missing);
+    if args.ledger.table.is_some() || data_dir::ledger(&args.ledger.data_dir).is_file() {
+        let records = Records::open(&args.ledger).await?;
+        let filter = ScanFilter::default();
+        for record in records.latest(&filter, usize::MAX, now).await? {
+            known.add(&record);
+        }
+    }
+    let endpoint = match &args.queue_url {
+        Some(_) => None,
+        None => Some(
+            endpoint::open(&args.ledger.data_dir)
+                .await
+                .map_err(unusable)?,
+        ),
+    };
+    let queue = match (&args.queue_url, &endpoint) {
+        (Some(url), _) => Queue::Sqs {
+            client: endpoint::outside().await,
+            url: url.clone(),
+        },
+        (None, Some(Endpoint { client, base, .. })) => Queue::Sqs {
+            client: client.clone(),
+            url: scanhook_emulator::sqs::queue_url(base, serve::QUEUE),
+        },
+        (None, None) => unreachable!("one of the two is there"),
+    };
+    let mut run = Run {
+        args,
+        source: &source.source,
+        registries,
+        queue,
+        known,
+        journal,
+        since: args.since.map(|it| it.before(now)),
+        next: Instant::now(),
+        done: Done {
+            dry_run: args.dry_run,
+            ..Done::default()
+        },
+    };
+    run.all(stop).await?;
+    Ok(run.done)
+}
+
+impl Run<'_> {
+    async fn all(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let progress = output::progress(0, "backfilling");
+        for repository in self.repositories().await? {
+            if stop.is_cancelled() {
+                break;
+            }
+            self.done.repositories += 1;
+            let registry = &self.source.registry;
+            match self.registries.tags(registry, &repository).await {
+                Ok(tags) => {
+                    progress.inc_length(tags.len() as u64);
+                    self.tags(&repository, tags, &progress, stop).await?;
+                }
+                Err(err) => {
+                    let name = format!("{registry}/{repository}");
+                    self.done.errors.insert(name, err.to_string());
+                }
+            }
+        }
+        progress.finish_and_clear();
+        self.done.interrupted = stop.is_cancelled();
+        Ok(())
+    }
+
+    /// The repositories that are asked for: the named ones, or those of the catalog that match.
+    async fn repositories(&self) -> anyhow::Result<Vec<Repository>> {
+        let asked = &self.args.repositories;
+        let named: Result<Vec<_>, _> = asked.iter().map(|it| Repository::parse(it)).collect();
+        if let (false, Ok(named)) = (asked.is_empty(), named) {
+            return Ok(named);
+        }
+        let globs = globs(asked).map_err(unusable)?;
+        let catalog = self.registries.repositories(&self.source.registry).await;
+        let catalog = catalog.context(
+            "could not list the registry's repositories; name them with --repositories where the registry has no catalog",
+        )?;
+        let is_asked = |it: &Repository| asked.is_empty() || globs.is_match(it.as_str());
+        Ok(catalog.into_iter().filter(is_asked).collect())
+    }
+
+    async fn tags(
+        &mut self,
+        repository: &Repository,
+        tags: Vec<Tag>,
+        progress: &indicatif::ProgressBar,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        for some in tags.chunks(BATCH) {
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            progress.inc(some.len() as u64);
+            self.done.tags += some.len();
+            let wanted: Vec<_> = some
+                .iter()
+                .filter(|it| self.is_wanted(repository, it))
+                .collect();
+            self.done.filtered += some.len() - wanted.len();
+            let registries = &self.registries;
+            let images = wanted.into_iter().map(|tag| Image {
+                registry: self.source.registry.clone(),
+                repository: repository.clone(),
+                pin: Pin::Tag(tag.clone()),
+            });
+            let since = self.since;
+            let looks = stream::iter(images).map(async |image| {
+                let look = look(registries, &image, since).await;
+                (image, look)
+            });
+            let looked: Vec<_> = looks.buffered(QUESTIONS).collect().await;
+            let mut requests = Vec::new();
+            for (image, look) in looked {
+                match look {
+                    Ok(Some(digest)) => requests.extend(self.request(image, digest)),
+                    Ok(None) => self.done.filtered += 1,
+                    Err(err) => {
+                        self.done.errors.insert(image.to_string(), err.to_string());
+                    }
+                }
+            }
+            self.queue(requests, stop).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the source's configuration wants the tag.
+    fn is_wanted(&self, repository: &Repository, tag: &Tag) -> bool {
+        let selected = select(self.source, vec![Event::Push(push(repository, tag, None))]);
+        !selected.requests.is_empty()
+    }
+
+    /// A scan request, unless the content is known.
+    fn request(&mut self, image: Image, digest: Digest) -> Option<ScanRequest> {
+        let name = image.name();
+        if self.known.has(&name, image.pin.tag(), &digest) || self.journal.has(&name, &digest) {
+            self.done.known += 1;
+            return None;
+        }
+        if !self.known.first_time(&name, &digest) {
+            self.done.repeated += 1;
+            return None;
+        }
+        let tag = image.pin.tag()?.clone();
+        let push = push(&image.repository, &tag, Some(digest));
+        select(self.source, vec![Event::Push(push)]).requests.pop()
+    }
+
+    async fn queue(
+        &mut self,
+        requests: Vec<ScanRequest>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let count = u32::try_from(requests.len()).unwrap_or(u32::MAX);
+        if count == 0 || self.args.dry_run {
+            self.done.queued += requests.len();
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep_until(self.next) => {}
+        }
+        self.next = self.next.max(Instant::now())
+            + Duration::from_secs(count.into()) / u32::from(self.args.rate);
+        let now = Clock::System.now();
+        let messages: Vec<_> = requests
+            .into_iter()
+            .map(|it| QueueMessage::new(it, new_id(), now, None))
+            .collect();
+        let sent = self
+            .queue
+            .send(messages.clone(), Instant::now() + PATIENCE)
+            .await;
+        sent.context("stopped; run it again to go on")?;
+        self.journal.add(&messages, now)?;
+        self.done.queued += messages.len();
+        Ok(())
+    }
+}
+
+/// The event that a push of the tag would have been.
+fn push(repository: &Repository, tag: &Tag, digest: Option<Digest>) -> PushEvent {
+    PushEvent {
+        host: None,
+        repository: repository.clone(),
+        tag: Some(tag.clone()),
+        digest,
+        content: Content::Image,
+        info: EventInfo::new("backfill", None, None, None),
+    }
+}
+
+/// The digest that a tag names; none for an image that was built before `since`.
+async fn look(
+    registries: &Registries,
+    image: &Image,
+    since: Option<Timestamp>,
+) -> Result<Option<Digest>, ResolveError> {
+    let _permit = registries.pull(&image.registry).await;
+    let digest = registries.digest(image).await?;
+    let Some(since) = since else {
+        return Ok(Some(digest));
+    };
+    // One that does not tell when it was built is not left out.
+    let created = registries.created(image, &digest).await?;
+    Ok(Some(digest).filter(|_| created.is_none_or(|it| it >= since)))
+}
+
+fn new_id() -> ScanId {
+    match ScanId::try_from(ulid::Ulid::generate().to_string()) {
+        Ok(id) => id,
+        Err(_) => unreachable!("a ULID is 26 letters and digits"),
+    }
+}
+
+fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
+    let mut globs = GlobSetBuilder::new();
+    for pattern in patterns {
+        let glob = GlobBuilder::new(pattern).literal_separator(true).build();
+        globs.add(glob.with_context(|| format!("--repositories {pattern:?}"))?);
+    }
+    globs.build().context("--repositories")
+}

@@ -1,0 +1,223 @@
+//! What need not be queued: what the ledger has, and what an earlier run queued.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use jiff::{SignedDuration, Timestamp};
+use scanhook_core::image::{Digest, Tag};
+use scanhook_core::message::{QueueMessage, ScanId};
+use scanhook_core::record::{ScanRecord, State};
+use scanhook_core::source::SourceName;
+use serde::{Deserialize, Serialize};
+
+/// The contents that the ledger has records of.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Whether a record without a verdict, a dead letter's, is enough.
+    any_record: bool,
+    /// Image and digest: of an index where there is one, since that is what a tag names.
+    contents: HashSet<(String, Digest)>,
+    /// Tags whose digest was never learned.
+    tags: HashSet<(String, Tag)>,
+    seen: HashMap<String, HashSet<Digest>>,
+}
+
+impl Known {
+    /// Knows nothing yet. `only_missing`: content counts as known with any record at all, not only with a verdict or an
+    /// attempt under way.
+    pub(super) fn new(only_missing: bool) -> Self {
+        Self {
+            any_record: only_missing,
+            contents: HashSet::new(),
+            tags: HashSet::new(),
+            seen: HashMap::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, record: &ScanRecord) {
+        if record.state == State::DeadLetter && !self.any_record {
+            return;
+        }
+        match (
+            record.index.as_ref().or(record.digest.as_ref()),
+            &record.tag,
+        ) {
+            (Some(digest), _) => {
+                self.contents.insert((record.image.clone(), digest.clone()));
+            }
+            (None, Some(tag)) => {
+                self.tags.insert((record.image.clone(), tag.clone()));
+            }
+            (None, None) => {}
+        }
+    }
+
+    pub(super) fn has(&self, image: &str, tag: Option<&Tag>, digest: &Digest) -> bool {
+        let has_tag = |tag: &Tag| self.tags.contains(&(image.to_owned(), tag.clone()));
+        self.contents.contains(&(image.to_owned(), digest.clone())) || tag.is_some_and(has_tag)
+    }
+
+    /// Whether the content comes up in this run for the first time.
+    pub(super) fn first_time(&mut self, image: &str, digest: &Digest) -> bool {
+        self.seen
+            .entry(image.to_owned())
+            .or_default()
+            .insert(digest.clone())
+    }
+}
+
+/// What is remembered of a request: until then it is in the ledger, or its message has expired.
+const REMEMBERED: SignedDuration = SignedDuration::from_hours(14 * 24);
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    image: String,
+    digest: Digest,
+    scan_id: ScanId,
+    queued_at: Timestamp,
+}
+
+/// What runs of a source have queued, in a file of the data directory.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    queued: HashSet<(String, Digest)>,
+}
+
+impl Journal {
+    /// Reads the file, and makes it if there is none. A line that was cut off by a crash counts for nothing.
+    pub(super) fn open(
+        data_dir: &Path,
+        source: &SourceName,
+        now: Timestamp,
+    ) -> anyhow::Result<Self> {
+        let path = data_dir.join(format!("backfill-{source}.jsonl"));
+        let open = || -> std::io::Result<Self> {
+            std::fs::create_dir_all(data_dir)?;
+            let mut file = File::options()
+                .create(true)
+                .append(true)
+                .read(true)
+                .open(&path)?;
+            let text = std::fs::read_to_string(&path)?;
+            if !text.is_empty() && !text.ends_with('\n') {
+                file.write_all(b"\n")?;
+            }
+            let lines = text
+                .lines()
+                .filter_map(|it| serde_json::from_str::<Line>(it).ok());
+            let recent = lines.filter(|it| now.duration_since(it.queued_at) < REMEMBERED);
+            Ok(Self {
+                file,
+                queued: recent.map(|it| (it.image, it.digest)).collect(),
+            })
+        };
+        open().with_context(|| format!("could not use {}", path.display()))
+    }
+
+    pub(super) fn has(&self, image: &str, digest: &Digest) -> bool {
+        self.queued.contains(&(image.to_owned(), digest.clone()))
+    }
+
+    /// Writes down what the queue has acknowledged.
+    pub(super) fn add(&mut self, messages: &[QueueMessage], now: Timestamp) -> anyhow::Result<()> {
+        let mut text = String::new();
+        for message in messages {
+            let Some(digest) = message.image.pin.digest() else {
+                continue;
+            };
+            let line = Line {
+                image: message.image.name(),
+                digest: digest.clone(),
+                scan_id: message.scan_id.clone(),
+                queued_at: now,
+            };
+            text.push_str(&serde_json::to_string(&line)?);
+            text.push('\n');
+            self.queued.insert((line.image, line.digest));
+        }
+        self.file.write_all(text.as_bytes())?;
+        self.file.sync_data()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use scanhook_core::message::QueueMessage;
+
+    use super::*;
+
+    fn digest(number: u8) -> Digest {
+        Digest::parse(&format!("sha256:{}", format!("{number:02x}").repeat(32))).unwrap()
+    }
+
+    fn message(number: u8) -> QueueMessage {
+        let digest = digest(number);
+        QueueMessage::parse(&format!(
+            r#"{{"version":1,"scan_id":"01A{number}","source":"s","image":{{"registry":"h.io","repository":"a","tag":"1","digest":"{digest}"}},"event":{{"id":null,"type":"backfill","actor":null,"occurred_at":null,"received_at":"2026-11-21T20:00:00Z"}}}}"#
+        ))
+        .unwrap()
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-21T20:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn what_was_queued_is_remembered_for_a_fortnight_and_a_torn_line_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let source = SourceName::try_from("s".to_owned()).unwrap();
+        let open = |days: i64| {
+            let now = now()
+                .checked_add(SignedDuration::from_hours(24 * days))
+                .unwrap();
+            Journal::open(directory.path(), &source, now).unwrap()
+        };
+        open(0).add(&[message(1), message(2)], now()).unwrap();
+        let path = directory.path().join("backfill-s.jsonl");
+        let mut torn = std::fs::read_to_string(&path).unwrap();
+        torn.truncate(torn.len() - 9);
+        std::fs::write(&path, &torn).unwrap();
+        let mut journal = open(1);
+        assert!(journal.has("h.io/a", &digest(1)) && !journal.has("h.io/a", &digest(2)));
+        journal.add(&[message(3)], now()).unwrap();
+        assert!(open(13).has("h.io/a", &digest(3)), "after the torn line");
+        assert!(!open(14).has("h.io/a", &digest(1)));
+        assert!(!open(1).has("h.io/b", &digest(1)));
+    }
+
+    #[test]
+    fn a_dead_letter_is_known_only_where_any_record_is_enough() {
+        let record = |number: u8, state: State| ScanRecord {
+            state,
+            ..ScanRecord::begin(&message(number), 1, now())
+        };
+        for (only_missing, expected) in [(false, false), (true, true)] {
+            let mut known = Known::new(only_missing);
+            known.add(&record(1, State::Done));
+            known.add(&record(2, State::DeadLetter));
+            known.add(&record(3, State::InProgress));
+            let has = |number| known.has("h.io/a", None, &digest(number));
+            assert_eq!(
+                [has(1), has(2), has(3), has(4)],
+                [true, expected, true, false]
+            );
+        }
+    }
+
+    #[test]
+    fn content_is_known_by_its_index_since_that_is_what_the_tag_names() {
+        let mut known = Known::new(false);
+        known.add(&ScanRecord {
+            index: Some(digest(9)),
+            ..ScanRecord::begin(&message(1), 1, now())
+        });
+        assert!(known.has("h.io/a", None, &digest(9)) && !known.has("h.io/a", None, &digest(1)));
+        assert!(known.first_time("h.io/a", &digest(4)) && !known.first_time("h.io/a", &digest(4)));
+        assert!(known.first_time("h.io/b", &digest(4)));
+    }
+}
