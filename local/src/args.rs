@@ -118,14 +118,8 @@ pub(crate) struct InitArgs {
 pub(crate) struct BackfillArgs {
     /// The source's name in the configuration, which tells the registry, its credentials and the filters
     pub(crate) source: String,
-    /// The configuration file
-    #[arg(
-        long,
-        env = "SCANHOOK_CONFIG",
-        default_value = "scanhook.yaml",
-        value_name = "FILE"
-    )]
-    pub(crate) config: String,
+    #[command(flatten)]
+    pub(crate) config: ConfigArgs,
     /// Only these repositories: names, or globs for names in the registry's catalog [default: the whole catalog]
     #[arg(long, value_name = "NAME|GLOB", value_delimiter = ',')]
     pub(crate) repositories: Vec<String>,
@@ -144,8 +138,12 @@ pub(crate) struct BackfillArgs {
     /// The queue in SQS [default: that of `serve`]
     #[arg(long, env = "SCANHOOK_QUEUE_URL", value_name = "URL")]
     pub(crate) queue_url: Option<String>,
-    #[command(flatten)]
-    pub(crate) ledger: LedgerArgs,
+    /// The ledger's DynamoDB table [default: the ledger in the data directory]
+    #[arg(long, env = "SCANHOOK_LEDGER_TABLE", value_name = "NAME")]
+    pub(crate) table: Option<String>,
+    /// Where `serve` keeps its data, and where this command writes down what it has queued
+    #[arg(long, default_value = ".scanhook", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
     /// How to show what was done
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,

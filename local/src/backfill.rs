@@ -6,6 +6,7 @@
 mod known;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,17 +20,20 @@ use scanhook_core::image::{Digest, Image, Pin, Repository, Tag};
 use scanhook_core::message::{QueueMessage, ScanId};
 use scanhook_core::select::{ScanRequest, select};
 use scanhook_core::source::Source;
+use scanhook_core::verdict::ErrorReason;
 use scanhook_emulator::clock::Clock;
+use scanhook_emulator::sqs::queue_url;
 use scanhook_scanner::ledger::History as _;
-use scanhook_scanner::registry::{Aws, Outside, Registries, ResolveError, system_dns};
+use scanhook_scanner::registry::{Registries, ResolveError, system_dns};
 use scanhook_settings::Environment;
+use scanhook_settings::secrets::Secrets;
 use scanhook_webhook::queue::Queue;
 use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::known::{Journal, Known};
-use crate::args::BackfillArgs;
+use crate::args::{BackfillArgs, LedgerArgs, Output};
 use crate::endpoint::{self, Endpoint};
 use crate::scans::Records;
 use crate::{Outcome, data_dir, output, serve, unusable};
@@ -42,6 +46,13 @@ const BATCH: usize = 10;
 
 /// How long the queue may take to acknowledge a batch.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a registry is left alone that asks for a pause and does not say how long.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// A registry that wants to be left alone for longer, or that often, ends the run.
+const LONGEST_PAUSE: Duration = Duration::from_mins(5);
+const MOST_PAUSES: u32 = 5;
 
 /// What came of it.
 #[derive(Debug, Default, Serialize)]
@@ -70,8 +81,8 @@ pub(crate) async fn command(
     let work = Box::pin(backfill(&args, &environment, &stop));
     let done = serve::until_stopped(work, &stop).await?;
     match args.output {
-        crate::args::Output::Json => output::json(&done)?,
-        crate::args::Output::Table => report(&done)?,
+        Output::Json => output::json(&done)?,
+        Output::Table => report(&done)?,
     }
     let is_fine = done.errors.is_empty() && !done.interrupted;
     Ok(if is_fine {
@@ -105,7 +116,8 @@ struct Run<'a> {
     args: &'a BackfillArgs,
     source: &'a Source,
     registries: Registries,
-    queue: Queue,
+    /// None for a dry run.
+    queue: Option<Queue>,
     known: Known,
     journal: Journal,
     since: Option<Timestamp>,
@@ -118,48 +130,26 @@ async fn backfill(
     environment: &Environment,
     stop: &CancellationToken,
 ) -> anyhow::Result<Done> {
-    let config = Arc::new(serve::load_config(&args.config)?);
+    let secrets = Secrets::local(environment);
+    let config = Arc::new(serve::load_config(&args.config.location, &secrets).await?);
     let source = config.sources.get(args.source.as_str());
     let source = source
-        .with_context(|| format!("{} has no source {}", args.config, args.source))
+        .with_context(|| format!("{} has no source {}", args.config.location, args.source))
         .map_err(unusable)?;
-    let outside = Outside {
-        dns: system_dns(),
-        aws: Aws::default(),
-        now: Arc::new(|| Clock::System.now()),
-    };
-    let registries = Registries::load(environment, Arc::clone(&config), outside).await;
+    let outside = serve::outside(system_dns());
+    let registries = Registries::load(&secrets, environment, Arc::clone(&config), outside).await;
     let registries = registries.map_err(unusable)?;
     let now = Clock::System.now();
-    let journal =
-        Journal::open(&args.ledger.data_dir, &source.source.name, now).map_err(unusable)?;
-    let mut known = Known::new(args.only_missing);
-    if args.ledger.table.is_some() || data_dir::ledger(&args.ledger.data_dir).is_file() {
-        let records = Records::open(&args.ledger).await?;
-        let filter = ScanFilter::default();
-        for record in records.latest(&filter, usize::MAX, now).await? {
-            known.add(&record);
-        }
-    }
-    let endpoint = match &args.queue_url {
-        Some(_) => None,
-        None => Some(
-            endpoint::open(&args.ledger.data_dir)
-                .await
-                .map_err(unusable)?,
-        ),
+    let (data_dir, name) = (&args.data_dir, &source.source.name);
+    // Held to the end: with it a queue ends that no `serve` offers.
+    let (queue, _endpoint) = queue(args).await.map_err(unusable)?;
+    let journal = if args.dry_run {
+        Journal::read(data_dir, name, now)
+    } else {
+        Journal::open(data_dir, name, now)
     };
-    let queue = match (&args.queue_url, &endpoint) {
-        (Some(url), _) => Queue::Sqs {
-            client: endpoint::outside().await,
-            url: url.clone(),
-        },
-        (None, Some(Endpoint { client, base, .. })) => Queue::Sqs {
-            client: client.clone(),
-            url: scanhook_emulator::sqs::queue_url(base, serve::QUEUE),
-        },
-        (None, None) => unreachable!("one of the two is there"),
-    };
+    let journal = journal.map_err(unusable)?;
+    let known = known(args, source.source.registry.as_str(), now).await?;
     let mut run = Run {
         args,
         source: &source.source,
@@ -178,10 +168,56 @@ async fn backfill(
     Ok(run.done)
 }
 
+/// Where requests go; nowhere for a dry run.
+async fn queue(args: &BackfillArgs) -> anyhow::Result<(Option<Queue>, Option<Endpoint>)> {
+    if args.dry_run {
+        return Ok((None, None));
+    }
+    if let Some(url) = &args.queue_url {
+        let client = endpoint::outside().await;
+        return Ok((Some(Queue::sqs(client, url.clone())), None));
+    }
+    let endpoint = endpoint::open(&args.data_dir).await?;
+    let url = queue_url(&endpoint.base, serve::QUEUE);
+    let queue = Queue::sqs(endpoint.client.clone(), url);
+    Ok((Some(queue), Some(endpoint)))
+}
+
+/// What the ledger has of the registry.
+async fn known(args: &BackfillArgs, registry: &str, now: Timestamp) -> anyhow::Result<Known> {
+    let mut known = Known::new(args.only_missing);
+    let is_there = args.table.is_some() || data_dir::ledger(&args.data_dir).is_file();
+    if !is_there {
+        return Err(unusable(no_ledger(&args.data_dir)));
+    }
+    let ledger = LedgerArgs {
+        data_dir: args.data_dir.clone(),
+        table: args.table.clone(),
+    };
+    // Where it stands in a reference is not asked: what is too much does no harm.
+    let filter = ScanFilter {
+        image: Some(format!("{registry}/")),
+        ..ScanFilter::default()
+    };
+    let records = Records::open(&ledger).await?;
+    for record in records.latest(&filter, usize::MAX, now).await? {
+        known.add(&record);
+    }
+    Ok(known)
+}
+
+fn no_ledger(data_dir: &Path) -> anyhow::Error {
+    anyhow::anyhow!(
+        "there is no ledger in {}: run this where `scanhook serve` ran, or name its --data-dir, or a DynamoDB table with --table",
+        data_dir.display()
+    )
+}
+
 impl Run<'_> {
     async fn all(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
         let progress = output::progress(0, "backfilling");
-        for repository in self.repositories().await? {
+        let (repositories, is_catalog) = self.repositories().await?;
+        for repository in repositories {
             if stop.is_cancelled() {
                 break;
             }
@@ -192,6 +228,8 @@ impl Run<'_> {
                     progress.inc_length(tags.len() as u64);
                     self.tags(&repository, tags, &progress, stop).await?;
                 }
+                // It has no tags: where nothing but untagged manifests was pushed, there is no list of them either.
+                Err(err) if is_catalog && err.reason == ErrorReason::ImageNotFound => {}
                 Err(err) => {
                     let name = format!("{registry}/{repository}");
                     self.done.errors.insert(name, err.to_string());
@@ -203,12 +241,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The repositories that are asked for: the named ones, or those of the catalog that match.
-    async fn repositories(&self) -> anyhow::Result<Vec<Repository>> {
+    /// The repositories that are asked for: the named ones, or those of the catalog that match; and which of the two.
+    async fn repositories(&self) -> anyhow::Result<(Vec<Repository>, bool)> {
         let asked = &self.args.repositories;
         let named: Result<Vec<_>, _> = asked.iter().map(|it| Repository::parse(it)).collect();
         if let (false, Ok(named)) = (asked.is_empty(), named) {
-            return Ok(named);
+            return Ok((named, false));
         }
         let globs = globs(asked).map_err(unusable)?;
         let catalog = self.registries.repositories(&self.source.registry).await;
@@ -216,7 +254,7 @@ impl Run<'_> {
             "could not list the registry's repositories; name them with --repositories where the registry has no catalog",
         )?;
         let is_asked = |it: &Repository| asked.is_empty() || globs.is_match(it.as_str());
-        Ok(catalog.into_iter().filter(is_asked).collect())
+        Ok((catalog.into_iter().filter(is_asked).collect(), true))
     }
 
     async fn tags(
@@ -245,7 +283,7 @@ impl Run<'_> {
             });
             let since = self.since;
             let looks = stream::iter(images).map(async |image| {
-                let look = look(registries, &image, since).await;
+                let look = patiently(registries, &image, since, stop).await;
                 (image, look)
             });
             let looked: Vec<_> = looks.buffered(QUESTIONS).collect().await;
@@ -255,6 +293,9 @@ impl Run<'_> {
                     Ok(Some(digest)) => requests.extend(self.request(image, digest)),
                     Ok(None) => self.done.filtered += 1,
                     Err(err) => {
+                        if err.reason == ErrorReason::RateLimited {
+                            stop.cancel();
+                        }
                         self.done.errors.insert(image.to_string(), err.to_string());
                     }
                 }
@@ -273,7 +314,10 @@ impl Run<'_> {
     /// A scan request, unless the content is known.
     fn request(&mut self, image: Image, digest: Digest) -> Option<ScanRequest> {
         let name = image.name();
-        if self.known.has(&name, image.pin.tag(), &digest) || self.journal.has(&name, &digest) {
+        let earlier = self.journal.scan_of(&name, &digest);
+        if self.known.has(&name, image.pin.tag(), &digest)
+            || earlier.is_some_and(|it| !self.known.has_failed(it))
+        {
             self.done.known += 1;
             return None;
         }
@@ -292,10 +336,10 @@ impl Run<'_> {
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         let count = u32::try_from(requests.len()).unwrap_or(u32::MAX);
-        if count == 0 || self.args.dry_run {
+        let Some(queue) = self.queue.as_ref().filter(|_| count > 0) else {
             self.done.queued += requests.len();
             return Ok(());
-        }
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
@@ -308,11 +352,8 @@ impl Run<'_> {
             .into_iter()
             .map(|it| QueueMessage::new(it, new_id(), now, None))
             .collect();
-        let sent = self
-            .queue
-            .send(messages.clone(), Instant::now() + PATIENCE)
-            .await;
-        sent.context("stopped; run it again to go on")?;
+        let sent = queue.send(messages.clone(), Instant::now() + PATIENCE);
+        sent.await.context("stopped; run it again to go on")?;
         self.journal.add(&messages, now)?;
         self.done.queued += messages.len();
         Ok(())
@@ -328,6 +369,31 @@ fn push(repository: &Repository, tag: &Tag, digest: Option<Digest>) -> PushEvent
         digest,
         content: Content::Image,
         info: EventInfo::new("backfill", None, None, None),
+    }
+}
+
+/// Looks as [`look`] does, and again while the registry asks for a pause that can be waited for.
+async fn patiently(
+    registries: &Registries,
+    image: &Image,
+    since: Option<Timestamp>,
+    stop: &CancellationToken,
+) -> Result<Option<Digest>, ResolveError> {
+    let mut pauses = 0;
+    loop {
+        let err = match look(registries, image, since).await {
+            Err(err) if err.reason == ErrorReason::RateLimited => err,
+            looked => return looked,
+        };
+        let pause = err.pause.unwrap_or(PAUSE);
+        pauses += 1;
+        if pause > LONGEST_PAUSE || pauses > MOST_PAUSES {
+            return Err(err);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return Err(err),
+            () = tokio::time::sleep(pause) => {}
+        }
     }
 }
 

@@ -120,8 +120,9 @@ pub(crate) fn ledger(data_dir: &Path) -> PathBuf {
     data_dir.join("ledger.sqlite")
 }
 
+/// Creates a data directory if there is none, readable by its owner only.
 #[cfg(unix)]
-fn create(path: &Path) -> std::io::Result<()> {
+pub(crate) fn create(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -130,6 +131,6 @@ fn create(path: &Path) -> std::io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn create(path: &Path) -> std::io::Result<()> {
+pub(crate) fn create(path: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(path)
 }

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::deliveries::Deliveries;
 use self::operations::{Depths, Operations, Part};
 use self::page::Page;
-use self::queues::{QUEUE, Queues, ensure_queues, release_abandoned};
+use self::queues::{Queues, ensure_queues, release_abandoned};
 pub(crate) use self::scanning::outside;
 use self::scanning::{function_timeout, mapping, scanner};
 use crate::args::ServeArgs;

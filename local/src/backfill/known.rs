@@ -1,17 +1,19 @@
 //! What need not be queued: what the ledger has, and what an earlier run queued.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::Write as _;
-use std::path::Path;
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use jiff::{SignedDuration, Timestamp};
 use scanhook_core::image::{Digest, Tag};
 use scanhook_core::message::{QueueMessage, ScanId};
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::source::SourceName;
 use serde::{Deserialize, Serialize};
+
+use crate::data_dir;
 
 /// The contents that the ledger has records of.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(super) struct Known {
     contents: HashSet<(String, Digest)>,
     /// Tags whose digest was never learned.
     tags: HashSet<(String, Tag)>,
+    /// Scans that ended in the dead-letter queue.
+    failed: HashSet<ScanId>,
     seen: HashMap<String, HashSet<Digest>>,
 }
 
@@ -33,12 +37,14 @@ impl Known {
             any_record: only_missing,
             contents: HashSet::new(),
             tags: HashSet::new(),
+            failed: HashSet::new(),
             seen: HashMap::new(),
         }
     }
 
     pub(super) fn add(&mut self, record: &ScanRecord) {
         if record.state == State::DeadLetter && !self.any_record {
+            self.failed.insert(record.scan_id.clone());
             return;
         }
         match (
@@ -60,6 +66,11 @@ impl Known {
         self.contents.contains(&(image.to_owned(), digest.clone())) || tag.is_some_and(has_tag)
     }
 
+    /// Whether that scan ended in the dead-letter queue, where that matters.
+    pub(super) fn has_failed(&self, scan_id: &ScanId) -> bool {
+        self.failed.contains(scan_id)
+    }
+
     /// Whether the content comes up in this run for the first time.
     pub(super) fn first_time(&mut self, image: &str, digest: &Digest) -> bool {
         self.seen
@@ -69,7 +80,7 @@ impl Known {
     }
 }
 
-/// What is remembered of a request: until then it is in the ledger, or its message has expired.
+/// How long it is remembered what was queued: until then it is in the ledger, or its message has expired.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 #[derive(Serialize, Deserialize)]
@@ -83,43 +94,66 @@ struct Line {
 /// What runs of a source have queued, in a file of the data directory.
 #[derive(Debug)]
 pub(super) struct Journal {
-    file: File,
-    queued: HashSet<(String, Digest)>,
+    /// None if it is only read.
+    file: Option<File>,
+    queued: HashMap<(String, Digest), ScanId>,
 }
 
 impl Journal {
-    /// Reads the file, and makes it if there is none. A line that was cut off by a crash counts for nothing.
+    /// Reads the file, and makes it if there is none, for one process at a time. A line that was cut off by a crash counts
+    /// for nothing.
     pub(super) fn open(
         data_dir: &Path,
         source: &SourceName,
         now: Timestamp,
     ) -> anyhow::Result<Self> {
-        let path = data_dir.join(format!("backfill-{source}.jsonl"));
-        let open = || -> std::io::Result<Self> {
-            std::fs::create_dir_all(data_dir)?;
+        let path = path(data_dir, source);
+        let open = || -> anyhow::Result<Self> {
+            data_dir::create(data_dir)?;
             let mut file = File::options()
                 .create(true)
                 .append(true)
                 .read(true)
                 .open(&path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    bail!("another backfill of this source is at work")
+                }
+                Err(TryLockError::Error(err)) => return Err(err.into()),
+            }
             let text = std::fs::read_to_string(&path)?;
             if !text.is_empty() && !text.ends_with('\n') {
                 file.write_all(b"\n")?;
             }
-            let lines = text
-                .lines()
-                .filter_map(|it| serde_json::from_str::<Line>(it).ok());
-            let recent = lines.filter(|it| now.duration_since(it.queued_at) < REMEMBERED);
             Ok(Self {
-                file,
-                queued: recent.map(|it| (it.image, it.digest)).collect(),
+                file: Some(file),
+                queued: queued(&text, now),
             })
         };
         open().with_context(|| format!("could not use {}", path.display()))
     }
 
-    pub(super) fn has(&self, image: &str, digest: &Digest) -> bool {
-        self.queued.contains(&(image.to_owned(), digest.clone()))
+    /// Reads the file, if there is one, and leaves everything as it is.
+    pub(super) fn read(
+        data_dir: &Path,
+        source: &SourceName,
+        now: Timestamp,
+    ) -> anyhow::Result<Self> {
+        let path = path(data_dir, source);
+        let text = match std::fs::read_to_string(&path) {
+            Err(err) if err.kind() == ErrorKind::NotFound => String::new(),
+            text => text.with_context(|| format!("could not read {}", path.display()))?,
+        };
+        Ok(Self {
+            file: None,
+            queued: queued(&text, now),
+        })
+    }
+
+    /// The scan that was queued for this content, if one was.
+    pub(super) fn scan_of(&self, image: &str, digest: &Digest) -> Option<&ScanId> {
+        self.queued.get(&(image.to_owned(), digest.clone()))
     }
 
     /// Writes down what the queue has acknowledged.
@@ -137,12 +171,28 @@ impl Journal {
             };
             text.push_str(&serde_json::to_string(&line)?);
             text.push('\n');
-            self.queued.insert((line.image, line.digest));
+            self.queued.insert((line.image, line.digest), line.scan_id);
         }
-        self.file.write_all(text.as_bytes())?;
-        self.file.sync_data()?;
+        let file = self.file.as_mut();
+        let file = file.context("what was queued is not written down in a dry run")?;
+        file.write_all(text.as_bytes())?;
+        file.sync_data()?;
         Ok(())
     }
+}
+
+fn path(data_dir: &Path, source: &SourceName) -> PathBuf {
+    data_dir.join(format!("backfill-{source}.jsonl"))
+}
+
+fn queued(text: &str, now: Timestamp) -> HashMap<(String, Digest), ScanId> {
+    let lines = text
+        .lines()
+        .filter_map(|it| serde_json::from_str::<Line>(it).ok());
+    let recent = lines.filter(|it| now.duration_since(it.queued_at) < REMEMBERED);
+    recent
+        .map(|it| ((it.image, it.digest), it.scan_id))
+        .collect()
 }
 
 #[cfg(test)]
@@ -182,12 +232,39 @@ mod tests {
         let mut torn = std::fs::read_to_string(&path).unwrap();
         torn.truncate(torn.len() - 9);
         std::fs::write(&path, &torn).unwrap();
+        let has = |journal: &Journal, image, number| {
+            journal.scan_of(image, &digest(number)) == Some(&message(number).scan_id)
+        };
         let mut journal = open(1);
-        assert!(journal.has("h.io/a", &digest(1)) && !journal.has("h.io/a", &digest(2)));
+        assert!(has(&journal, "h.io/a", 1) && !has(&journal, "h.io/a", 2));
         journal.add(&[message(3)], now()).unwrap();
-        assert!(open(13).has("h.io/a", &digest(3)), "after the torn line");
-        assert!(!open(14).has("h.io/a", &digest(1)));
-        assert!(!open(1).has("h.io/b", &digest(1)));
+        let second = Journal::open(directory.path(), &source, now());
+        let second = format!("{:#}", second.unwrap_err());
+        assert!(
+            second.ends_with("another backfill of this source is at work"),
+            "{second}"
+        );
+        drop(journal);
+        assert!(has(&open(13), "h.io/a", 3), "after the torn line");
+        assert!(!has(&open(14), "h.io/a", 1));
+        assert!(!has(&open(1), "h.io/b", 1));
+    }
+
+    #[test]
+    fn a_dry_run_reads_what_was_queued_and_writes_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let (data_dir, source) = (
+            directory.path().join("d"),
+            SourceName::try_from("s".to_owned()).unwrap(),
+        );
+        let read = || Journal::read(&data_dir, &source, now()).unwrap();
+        assert!(read().scan_of("h.io/a", &digest(1)).is_none() && !data_dir.exists());
+        Journal::open(&data_dir, &source, now())
+            .unwrap()
+            .add(&[message(1)], now())
+            .unwrap();
+        assert!(read().scan_of("h.io/a", &digest(1)).is_some());
+        assert!(read().add(&[message(2)], now()).is_err());
     }
 
     #[test]
@@ -201,6 +278,8 @@ mod tests {
             known.add(&record(1, State::Done));
             known.add(&record(2, State::DeadLetter));
             known.add(&record(3, State::InProgress));
+            assert_eq!(known.has_failed(&message(2).scan_id), !only_missing);
+            assert!(!known.has_failed(&message(1).scan_id));
             let has = |number| known.has("h.io/a", None, &digest(number));
             assert_eq!(
                 [has(1), has(2), has(3), has(4)],

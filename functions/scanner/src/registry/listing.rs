@@ -21,6 +21,9 @@ const PAGE: usize = 1000;
 /// A list that goes on after so many pages is none.
 const MOST_PAGES: usize = 10_000;
 
+/// No image is older: 2013-01-01T00:00:00Z.
+const DOCKER: i64 = 1_356_998_400;
+
 const JSON: &str = "application/json";
 
 #[derive(Deserialize)]
@@ -88,7 +91,7 @@ impl Registries {
         }
     }
 
-    /// When an image was built, if its configuration tells; of an index, its first image.
+    /// When an image was built, if its configuration tells; of an index, the image that would be scanned.
     pub async fn created(
         &self,
         image: &Image,
@@ -113,7 +116,9 @@ impl Registries {
         let path = format!("{}/blobs/{config}", image.repository);
         let answer = session.ask_for(Method::GET, &path, "*/*").await?;
         let wire: Option<WireConfig> = serde_json::from_slice(&answer.body).ok();
-        Ok(wire.and_then(|it| it.created))
+        // Reproducible builds write 1970 or 1980 there. Docker came out in March 2013.
+        let is_told = |it: &Timestamp| it.as_second() >= DOCKER;
+        Ok(wire.and_then(|it| it.created).filter(is_told))
     }
 
     fn known_host(&self, registry: &Registry) -> Result<std::sync::Arc<Host>, ResolveError> {
@@ -129,7 +134,8 @@ impl Registries {
 
 /// A session is about an image; where it is about a repository, any of it will do.
 fn any_image(registry: &Registry, repository: Repository) -> Result<Image, ResolveError> {
-    let tag = Tag::parse("latest").map_err(|err| ResolveError::new(ErrorReason::Internal, err.to_string()))?;
+    let tag = Tag::parse("latest")
+        .map_err(|err| ResolveError::new(ErrorReason::Internal, err.to_string()))?;
     Ok(Image {
         registry: registry.clone(),
         repository,
@@ -172,10 +178,11 @@ fn next(headers: &HeaderMap, base: &Url, path: &str) -> Option<String> {
         .get_all(LINK)
         .iter()
         .filter_map(|it| it.to_str().ok());
-    let mut links = links.flat_map(|it| it.split(','));
-    let link = links.find(|it| it.contains("rel=\"next\"") || it.contains("rel=next"))?;
-    let (_, rest) = link.split_once('<')?;
-    let (target, _) = rest.split_once('>')?;
+    // A target may have commas, but no angle brackets.
+    let mut links = links.flat_map(|it| it.split('<').skip(1).filter_map(|it| it.split_once('>')));
+    let (target, _) = links.find(|(_, parameters)| {
+        parameters.contains("rel=\"next\"") || parameters.contains("rel=next")
+    })?;
     let url = base.join(path).ok()?.join(target).ok()?;
     url.query().map(str::to_owned)
 }
@@ -214,6 +221,10 @@ mod tests {
         check(
             r#"</v2/?last=0>; rel="prev", </v2/?last=2>; rel="next""#,
             Some("last=2"),
+        );
+        check(
+            r#"</v2/?last=1,rel=next,2>; rel="next""#,
+            Some("last=1,rel=next,2"),
         );
         check(r#"</v2/?last=0>; rel="prev""#, None);
         check("nonsense", None);
