@@ -66,6 +66,16 @@ fn a_report_is_counted_by_severity_and_by_fix() {
 }
 
 #[test]
+fn a_severity_counts_in_any_case() {
+    let lower = report("failed").to_string();
+    let counted = |text: &str| Report::parse(text.as_bytes()).unwrap().findings;
+    let upper = lower
+        .replace("\"critical\"", "\"Critical\"")
+        .replace("\"high\"", "\"HIGH\"");
+    assert_eq!(counted(&upper), counted(&lower));
+}
+
+#[test]
 fn only_a_whole_report_and_its_exit_code_make_a_verdict() {
     let (passed, failed) = (report("passed").to_string(), report("failed").to_string());
     let told = |code, text: &str| verdict(&image(), code, text.as_bytes());

@@ -86,9 +86,12 @@ pub fn verify(
 }
 
 impl VerifiedDelivery {
-    /// The raw body, over which a signature was made if there was one.
+    /// The raw body, over which a signature was made if there was one. A byte order mark before it, which a reader of JSON
+    /// may pass over (RFC 8259, section 8.1), is left out.
     pub fn body(&self) -> &[u8] {
-        &self.body
+        self.body
+            .strip_prefix(b"\xef\xbb\xbf")
+            .unwrap_or(&self.body)
     }
 
     /// A header's value, if it is there and visible ASCII. Headers are not signed: they may only agree with the body.

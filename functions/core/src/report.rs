@@ -37,7 +37,7 @@ pub struct Report {
 /// The number of findings by severity, one per vulnerability and package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Findings {
-    /// `critical`
+    /// `critical`, as all of them in any case
     pub critical: u64,
     /// `high`
     pub high: u64,
@@ -203,7 +203,7 @@ impl<'de> Deserialize<'de> for WireFindings {
                         .as_ref()
                         .and_then(|it| it.severity.get())
                         .unwrap_or_default();
-                    *match severity {
+                    *match severity.to_ascii_lowercase().as_str() {
                         "critical" => &mut findings.critical,
                         "high" => &mut findings.high,
                         "medium" => &mut findings.medium,

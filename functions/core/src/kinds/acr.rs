@@ -69,11 +69,11 @@ struct WireEnvelope<'a> {
     event_type: Text<'a>,
     #[serde(borrow, default, rename = "type")]
     cloud_event_type: Text<'a>,
-    #[serde(borrow)]
-    data: Option<WireData<'a>>,
+    #[serde(borrow, default, deserialize_with = "object")]
+    data: WireData<'a>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct WireData<'a> {
     #[serde(default)]
     timestamp: Instant,
@@ -137,10 +137,7 @@ fn event(envelope: &WireEnvelope<'_>, options: &Options) -> Result<Event, ParseP
             options,
         );
     };
-    let data = envelope
-        .data
-        .as_ref()
-        .ok_or(ParsePayloadError::missing("event", "data"))?;
+    let data = &envelope.data;
     if event_type == "Microsoft.EventGrid.SubscriptionValidationEvent" {
         let code = data
             .validation_code
@@ -183,13 +180,20 @@ fn push(
     let repository = target
         .repository
         .get()
-        .and_then(|it| Repository::parse(it).ok());
-    Ok(Event::Push(PushEvent {
-        host: request.host.get().map(str::to_owned),
-        repository: repository.ok_or(ParsePayloadError::missing(
+        .and_then(|it| Repository::parse(it).ok())
+        .ok_or(ParsePayloadError::missing(
             "repository",
             "target.repository",
-        ))?,
+        ))?;
+    if target.tag.get().is_none() && target.digest.get().is_none() {
+        return Err(ParsePayloadError::missing(
+            "tag or digest",
+            "target.tag or target.digest",
+        ));
+    }
+    Ok(Event::Push(PushEvent {
+        host: request.host.get().map(str::to_owned),
+        repository,
         tag: target.tag.tag(),
         digest: target.digest.digest(),
         content: Content::of([target.media_type.get()]),
@@ -285,6 +289,11 @@ mod tests {
             native("delete", "")
         );
         assert_eq!(check(&deleted), "not_a_push");
+        for data in ["null", "{}", "\"text\""] {
+            let other =
+                format!(r#"[{{"eventType":"Microsoft.Storage.BlobCreated","data":{data}}}]"#);
+            assert_eq!(check(&other), "not_a_push");
+        }
     }
 
     #[test]
@@ -312,7 +321,9 @@ mod tests {
             "{}",
             "[7]",
             r#"{"action":"push"}"#,
-            r#"{"action":"push","target":{"repository":"-x"}}"#,
+            r#"{"action":"push","target":{"repository":"-x","tag":"1"}}"#,
+            r#"{"action":"push","target":{"repository":"x"}}"#,
+            r#"{"action":"push","target":{"repository":"x","tag":"","digest":null}}"#,
             r#"{"eventType":"ImagePushed"}"#,
             r#"{"action":"push","action":"ping"}"#,
         ] {

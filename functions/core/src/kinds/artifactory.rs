@@ -93,6 +93,12 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
         .sha256
         .get()
         .and_then(|it| Digest::parse(&format!("sha256:{it}")).ok());
+    if data.tag.get().is_none() && data.sha256.get().is_none() {
+        return Err(ParsePayloadError::missing(
+            "tag or digest",
+            "data.tag or data.sha256",
+        ));
+    }
     // A manifest that was pushed by digest lies under a folder of that name.
     let tag = data
         .tag
@@ -117,18 +123,19 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
 }
 
 /// The key of the repository and the path in it, without its last two segments: the tag's folder and the manifest.
-fn repository(data: &WireData<'_>, options: &Options) -> Result<Repository, ParsePayloadError> {
+fn repository<'a>(
+    data: &'a WireData<'_>,
+    options: &Options,
+) -> Result<Repository, ParsePayloadError> {
     const MISSING: ParsePayloadError =
         ParsePayloadError::missing("repository", "data.path, data.image_name or data.repo_key");
-    let folder = data
-        .path
-        .get()
-        .and_then(|it| it.rsplit_once('/'))
-        .and_then(|(it, _)| it.rsplit_once('/'));
-    let image = folder
-        .map(|(it, _)| it)
-        .or(data.image_name.get())
-        .ok_or(MISSING)?;
+    let folder = |it: &'a str| it.rsplit_once('/').map(|(it, _)| it);
+    let image = match data.path.get() {
+        Some(path) => folder(path).and_then(folder),
+        // It may be the last segment only, so it stands in for no path, but not for one that can't be read.
+        None => data.image_name.get(),
+    };
+    let image = image.ok_or(MISSING)?;
     let name = match (&options.repo_key, data.repo_key.get()) {
         (Some(RepoKey::Drop), _) => image.to_owned(),
         (Some(RepoKey::Name(key)), _) => format!("{key}/{image}"),
@@ -241,6 +248,9 @@ mod tests {
             r#"{"domain":"docker","event_type":"pushed","data":{}}"#.to_owned(),
             push(r#""tag":"1""#),
             push(r#""path":"-a/1/manifest.json","tag":"1""#),
+            push(r#""path":"manifest.json","image_name":"a","tag":"1""#),
+            push(r#""path":"1/manifest.json","image_name":"a","tag":"1""#),
+            push(r#""path":"a/1/manifest.json""#),
             push(r#""path":"a/1/manifest.json","tag":"$(id)""#),
             push(r#""tag":"1","tag":"2","path":"a/1/m""#),
         ] {

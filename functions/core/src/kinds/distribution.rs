@@ -121,7 +121,9 @@ fn event(event: &WireEvent<'_>) -> Event {
     }
     let target = &event.target;
     let url = target.url.get();
-    let is_manifest = target.media_type.get().is_some_and(media_type::is_manifest)
+    let media_type = target.media_type.get();
+    // Only manifests have tags; without a type, that is what tells one.
+    let is_manifest = media_type.map_or(target.tag.get().is_some(), media_type::is_manifest)
         // Registries up to 2.1 call manifests application/octet-stream (distribution#1617).
         || url.is_some_and(is_manifest_url);
     let repository = target
@@ -250,6 +252,18 @@ mod tests {
         ");
         assert_eq!(parse(&[odd]), "not_a_push");
         assert_eq!(parse(&["7".to_owned()]), "not_a_push");
+    }
+
+    #[test]
+    fn without_a_type_the_tag_tells_a_manifest() {
+        let tagged = push(&format!(
+            r#"{{"digest":"{DIGEST}","repository":"a","tag":"1"}}"#
+        ));
+        assert!(parse(&[tagged]).starts_with("Image 127.0.0.1:5000/a tag=1 digest=sha256:012345 "));
+        let untagged = push(&format!(
+            r#"{{"digest":"{DIGEST}","repository":"a","tag":""}}"#
+        ));
+        assert_eq!(parse(&[untagged]), "not_an_image");
     }
 
     #[test]

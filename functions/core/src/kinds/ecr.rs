@@ -132,9 +132,10 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
 /// `source` is `urn:aws:ecr:REGION:ACCOUNT:repository/NAME`.
 fn cloud_event(event: &WireEvent<'_>) -> Result<Vec<Event>, ParsePayloadError> {
     let data = &event.data;
-    let region = event.source.get().and_then(|it| it.split(':').nth(3));
+    let part = |index| event.source.get().and_then(|it| it.split(':').nth(index));
+    let account = data.registry_id.get().or(part(4));
     let name = [&data.repository_name, &data.image_tag, &data.image_digest];
-    push(event, data.registry_id.get(), region, name, Content::Image)
+    push(event, account, part(3), name, Content::Image)
 }
 
 fn push(
@@ -146,6 +147,12 @@ fn push(
 ) -> Result<Vec<Event>, ParsePayloadError> {
     let repository = repository.get().and_then(|it| Repository::parse(it).ok());
     let host = host(account.unwrap_or_default(), region.unwrap_or_default());
+    if tag.get().is_none() && digest.get().is_none() {
+        return Err(ParsePayloadError::missing(
+            "tag or digest",
+            "detail.image-tag or detail.image-digest",
+        ));
+    }
     Ok(vec![Event::Push(PushEvent {
         host: Some(
             host.ok_or(ParsePayloadError::missing("registry", "account or region"))?
@@ -234,6 +241,8 @@ mod tests {
     fn a_cloud_event_of_a_push_is_taken_too() {
         let body = r#"{"specversion":"1.0","id":"c","type":"com.amazon.ecr.image.push","source":"urn:aws:ecr:us-east-1:123456789012:repository/my-repo","data":{"repositoryName":"my-repo","imageTag":"v1","registryId":"123456789012"}}"#;
         insta::assert_snapshot!(check(body), @"Image 123456789012.dkr.ecr.us-east-1.amazonaws.com/my-repo tag=v1 digest=- type=PUSH id=c actor=- at=-");
+        let without_account = body.replace(r#","registryId":"123456789012""#, "");
+        assert_eq!(check(&without_account), check(body));
     }
 
     #[test]
@@ -278,6 +287,7 @@ mod tests {
             ("eu-central-1", ""),
             ("team/app", "-x"),
             ("\"repository-name\"", "\"name\""),
+            ("\"image-digest\"", "\"digest\""),
         ] {
             assert!(
                 check(&good.replace(part, other)).starts_with("400 "),

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use http::{HeaderName, header};
+use http::HeaderName;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -177,18 +177,18 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     })])
 }
 
-/// The JSON of a delivery: the body, or the field `payload` of a form.
+/// The JSON of a delivery: the body, or the field `payload` of a form. The body tells which: its header is not signed.
 fn payload(delivery: &VerifiedDelivery) -> Result<Cow<'_, [u8]>, ParsePayloadError> {
-    let content_type = delivery.header(&header::CONTENT_TYPE).unwrap_or_default();
-    if !content_type.starts_with("application/x-www-form-urlencoded") {
-        return Ok(Cow::Borrowed(delivery.body()));
+    let body = delivery.body();
+    if body.trim_ascii_start().starts_with(b"{") {
+        return Ok(Cow::Borrowed(body));
     }
-    let mut fields = form_urlencoded::parse(delivery.body()).filter(|(name, _)| name == "payload");
+    let mut fields = form_urlencoded::parse(body).filter(|(name, _)| name == "payload");
     match (fields.next(), fields.next()) {
         (Some((_, payload)), None) => Ok(Cow::Owned(payload.into_owned().into_bytes())),
         _ => Err(ParsePayloadError::malformed(
             ".",
-            "not one field `payload` in the form",
+            "neither an object nor a form with one field `payload`",
         )),
     }
 }
@@ -372,11 +372,20 @@ mod tests {
         let form: String = form_urlencoded::Serializer::new(String::new())
             .append_pair("payload", &json)
             .finish();
+        for content_type in [
+            "application/x-www-form-urlencoded",
+            "Application/X-WWW-Form-Urlencoded; charset=utf-8",
+            "text/plain",
+        ] {
+            let headers = [("content-type", content_type)];
+            for body in [&form, &json] {
+                assert_eq!(
+                    check(&KIND, &headers, body.as_bytes()),
+                    "Image -/team/app/sub tag=v2 digest=- type=published id=- actor=ci at=-"
+                );
+            }
+        }
         let headers = [("content-type", "application/x-www-form-urlencoded")];
-        assert_eq!(
-            check(&KIND, &headers, form.as_bytes()),
-            "Image -/team/app/sub tag=v2 digest=- type=published id=- actor=ci at=-"
-        );
         for wrong in [
             format!("{form}&{form}"),
             "other=1".to_owned(),

@@ -122,7 +122,11 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     })
 }
 
-fn repository(repository: &WireRepository<'_>) -> Result<Repository, ParsePayloadError> {
+const NO_REPOSITORY: ParsePayloadError =
+    ParsePayloadError::missing("repository", "repository.repo_full_name of the data");
+
+/// The repository of all resources, if it is named.
+fn repository(repository: &WireRepository<'_>) -> Result<Option<Repository>, ParsePayloadError> {
     let name = match (
         repository.repo_full_name.get(),
         repository.namespace.get(),
@@ -130,23 +134,22 @@ fn repository(repository: &WireRepository<'_>) -> Result<Repository, ParsePayloa
     ) {
         (Some(name), _, _) => Repository::parse(name),
         (None, Some(namespace), Some(name)) => Repository::try_from(format!("{namespace}/{name}")),
-        _ => {
-            return Err(ParsePayloadError::missing(
-                "repository",
-                "repository.repo_full_name of the data",
-            ));
-        }
+        _ => return Ok(None),
     };
-    name.map_err(|_| {
-        ParsePayloadError::missing("repository", "repository.repo_full_name of the data")
-    })
+    name.map(Some).map_err(|_| NO_REPOSITORY)
 }
 
 fn push(
     resource: &WireResource<'_>,
-    repository: Repository,
+    repository: Option<Repository>,
     info: EventInfo,
 ) -> Result<Event, ParsePayloadError> {
+    let (host, path) = resource.resource_url.get().map_or((None, None), |it| {
+        divide(it, repository.as_ref().map(Repository::as_str))
+    });
+    let repository = repository
+        .or_else(|| Repository::parse(path?).ok())
+        .ok_or(NO_REPOSITORY)?;
     let digest = resource.digest.digest();
     let tag = match resource.tag.get() {
         // A manifest that was pushed by digest has the digest for its tag (goharbor/harbor#19982).
@@ -164,11 +167,7 @@ fn push(
         ));
     }
     Ok(Event::Push(PushEvent {
-        host: resource
-            .resource_url
-            .get()
-            .and_then(host_of)
-            .map(str::to_owned),
+        host: host.map(str::to_owned),
         repository,
         tag,
         digest,
@@ -177,15 +176,23 @@ fn push(
     }))
 }
 
-/// The host of `host[:port]/project/repository:tag`, with or without a scheme.
-fn host_of(resource_url: &str) -> Option<&str> {
+/// The host and the repository of `host[:port]/project/repository:tag`, with or without a scheme. A text that starts with
+/// the repository has no host.
+fn divide<'a>(
+    resource_url: &'a str,
+    repository: Option<&str>,
+) -> (Option<&'a str>, Option<&'a str>) {
     let rest = resource_url
         .strip_prefix("https://")
         .or_else(|| resource_url.strip_prefix("http://"))
         .unwrap_or(resource_url);
-    rest.split_once('/')
-        .map(|(host, _)| host)
-        .filter(|it| !it.is_empty())
+    let name = |it: &'a str| it.split(['@', ':']).next();
+    match rest.split_once('/') {
+        Some((host, path)) if !host.is_empty() && name(rest) != repository => {
+            (Some(host), name(path))
+        }
+        _ => (None, None),
+    }
 }
 
 fn sample(push: &SamplePush<'_>) -> Sample {
@@ -252,6 +259,36 @@ mod tests {
             r#"{{"specversion":"1.0","id":"ce-1","type":"harbor.artifact.pushed","time":"2023-04-03T06:16:38Z","operator":"admin","data":{{"resources":[{{"digest":"{DIGEST}","tag":"{DIGEST}","resource_url":"h.example.com/prod/api@{DIGEST}"}}],"repository":{{"namespace":"prod","name":"api"}}}}}}"#
         );
         insta::assert_snapshot!(parse(&body), @"Image h.example.com/prod/api tag=- digest=sha256:012345 type=harbor.artifact.pushed id=ce-1 actor=admin at=2023-04-03T06:16:38Z");
+    }
+
+    #[test]
+    fn a_resource_names_the_repository_where_nothing_else_does() {
+        let of = |url: &str| {
+            parse(&format!(
+                r#"{{"type":"PUSH_ARTIFACT","event_data":{{"resources":[{{"tag":"1","digest":"{DIGEST}","resource_url":"{url}"}}]}}}}"#
+            ))
+        };
+        for url in [
+            "h.example.com:8443/prod/sub/api:1".to_owned(),
+            format!("https://h.example.com:8443/prod/sub/api@{DIGEST}"),
+        ] {
+            assert!(
+                of(&url).starts_with("Image h.example.com:8443/prod/sub/api tag=1 "),
+                "{url}"
+            );
+        }
+        for url in ["h.example.com", "/prod/api:1", "h.example.com/-api:1", ""] {
+            assert!(of(url).starts_with("400 "), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_resource_without_a_host_names_none() {
+        for url in ["prod/api", "prod/api:1"] {
+            let resources = format!(r#"[{{"tag":"1","resource_url":"{url}"}}]"#);
+            let told = parse(&default_format("PUSH_ARTIFACT", &resources));
+            assert!(told.starts_with("Image -/prod/api tag=1 "), "{told}");
+        }
     }
 
     #[test]

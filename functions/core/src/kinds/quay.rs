@@ -50,7 +50,7 @@ struct WireNotification<'a> {
     #[serde(borrow, default)]
     updated_tags: WireTags<'a>,
     #[serde(default)]
-    pruned_image_count: Option<serde_json::Number>,
+    pruned_image_count: serde_json::Value,
 }
 
 /// A list of tags; in 2013 an object, its keys the tags and its values the ids of their images.
@@ -111,7 +111,7 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     }
     let names: Vec<_> = tags.iter().filter_map(Text::get).collect();
     // The body of the test button, word for word.
-    if names == ["latest", "foo"] && notification.pruned_image_count == Some(3.into()) {
+    if names == ["latest", "foo"] && notification.pruned_image_count == 3 {
         return Ok(vec![Event::Other(SkipReason::Ping)]);
     }
     let url = notification
@@ -122,7 +122,7 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
         url.and_then(|it| it.split_once('/')),
         notification.repository.get(),
     ) {
-        (Some((host, path)), _) => (Some(host), path),
+        (Some((host, path)), _) => (Some(host).filter(|it| !it.is_empty()), path),
         (None, Some(path)) => (None, path),
         (None, None) => return Err(NO_REPOSITORY),
     };
@@ -173,6 +173,7 @@ mod tests {
         Image quay.example.com:8443/a/b tag=2 digest=- type=repo_push id=- actor=- at=-
         ");
         insta::assert_snapshot!(check(r#"{"repository":"a/b","updated_tags":["1"]}"#), @"Image -/a/b tag=1 digest=- type=repo_push id=- actor=- at=-");
+        insta::assert_snapshot!(check(r#"{"docker_url":"/a/b","updated_tags":["1"]}"#), @"Image -/a/b tag=1 digest=- type=repo_push id=- actor=- at=-");
     }
 
     #[test]
@@ -218,6 +219,12 @@ mod tests {
         assert!(
             check(r#"{"repository":"a/b","updated_tags":["latest","foo"]}"#).starts_with("Image")
         );
+        for count in ["null", "2", "\"3\"", "[3]", "3.5"] {
+            let body = format!(
+                r#"{{"repository":"a/b","updated_tags":["latest","foo"],"pruned_image_count":{count}}}"#
+            );
+            assert!(check(&body).starts_with("Image"), "{count}");
+        }
     }
 
     #[test]
