@@ -304,7 +304,8 @@ async fn what_is_no_payload_of_the_kind_is_refused_with_400() {
         ("mirror", r#"{"events":null}"#),
         ("mirror", "[]"),
         ("github", "[]"),
-        ("github", "payload=%7B%7D"),
+        ("github", "payload=%7B"),
+        ("github", "other=%7B%7D"),
     ] {
         assert_eq!(check(signed(source, body)).await, "400", "{source}: {body}");
     }
