@@ -29,11 +29,17 @@ mod work;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 use scanhook_emulator::clock::Clock;
+use scanhook_settings::Environment;
+use scanhook_settings::traces::Traces;
 
 use crate::args::{Args, Command};
+
+/// How long the end of a command waits for the collector of traces.
+const LAST_TRACES: Duration = Duration::from_secs(1);
 
 /// How a command ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,19 +88,18 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<Outcome> {
     let environment = scanhook_settings::environment();
-    let filter = environment("SCANHOOK_LOG");
     match args.command {
         Command::Serve(args) => {
-            scanhook_settings::logs::init(filter.as_deref()).map_err(unusable)?;
-            serve::command(args, environment).await
+            let traces = start_log(&environment)?;
+            traced(traces, Box::pin(serve::command(args, environment))).await
         }
         Command::Work(args) => {
-            scanhook_settings::logs::init(filter.as_deref()).map_err(unusable)?;
-            work::command(args, environment).await
+            let traces = start_log(&environment)?;
+            traced(traces, Box::pin(work::command(args, environment))).await
         }
         Command::Demo => {
-            if filter.is_some() {
-                scanhook_settings::logs::init(filter.as_deref()).map_err(unusable)?;
+            if environment("SCANHOOK_LOG").is_some() {
+                start_log(&environment)?;
             }
             demo::command().await
         }
@@ -107,6 +112,26 @@ async fn run(args: Args) -> anyhow::Result<Outcome> {
         Command::Check(args) => check::command(args, environment).await,
         Command::Doctor(args) => doctor::command(args, environment).await,
     }
+}
+
+fn start_log(environment: &Environment) -> anyhow::Result<Option<Traces>> {
+    scanhook_settings::logs::init(environment, "scanhook").map_err(unusable)
+}
+
+/// Runs a command and sends its traces meanwhile; at its end those that are left.
+async fn traced(
+    traces: Option<Traces>,
+    command: impl Future<Output = anyhow::Result<Outcome>>,
+) -> anyhow::Result<Outcome> {
+    let Some(traces) = traces else {
+        return command.await;
+    };
+    let outcome = tokio::select! {
+        outcome = command => outcome,
+        never = traces.run() => match never {},
+    };
+    traces.flush(LAST_TRACES).await;
+    outcome
 }
 
 /// Marks an error as one of usage, configuration or environment.

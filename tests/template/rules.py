@@ -107,7 +107,7 @@ def the_mapping_starts_no_more_scans_than_are_reserved(model: Model) -> None:
 
 def each_variable_the_code_reads_is_set_and_no_other(model: Model) -> None:
     for function, name in FUNCTIONS.items():
-        expected = source.variables(function) | READ_BY_DEPENDENCIES[function]
+        expected = source.variables(function) | READ_BY_DEPENDENCIES[function] | {"OTEL_EXPORTER_OTLP_ENDPOINT"}
         same(f"variables of the {function}", sorted(model.variables(name)), sorted(expected))
     scanner = model.variables("ScannerFunction")
     same("SCANHOOK_QUEUE_URL", scanner["SCANHOOK_QUEUE_URL"], {"Ref": "Queue"})
@@ -115,6 +115,8 @@ def each_variable_the_code_reads_is_set_and_no_other(model: Model) -> None:
     same("SCANHOOK_LEDGER_TABLE", scanner["SCANHOOK_LEDGER_TABLE"], {"Ref": "Ledger"})
     for name in FUNCTIONS.values():
         same("SCANHOOK_CONFIG", model.variables(name)["SCANHOOK_CONFIG"], {"Fn::Sub": "${ConfigStore}:${ConfigName}"})
+        # Of OpenTelemetry's variables, which the code reads too, the one without which there are no traces.
+        same("OTEL_EXPORTER_OTLP_ENDPOINT", model.variables(name)["OTEL_EXPORTER_OTLP_ENDPOINT"], {"Ref": "OtlpEndpoint"})
     same("the webhook's queue", model.variables("WebhookFunction")["SCANHOOK_QUEUE_URL"], {"Ref": "Queue"})
 
 

@@ -59,7 +59,7 @@ const TIMED: u64 = 20_000;
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     // The line that each delivery leaves in the log is a part of its cost.
-    scanhook_settings::logs::init(None).unwrap();
+    scanhook_settings::logs::init(&scanhook_settings::environment(), "bench").unwrap();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
         [word] if word == "table" => table(),

@@ -11,6 +11,7 @@ use crate::event::EventInfo;
 use crate::image::Image;
 use crate::select::ScanRequest;
 use crate::source::SourceName;
+use crate::trace::{self, TraceContext};
 
 /// The id of one scan request, as the sender of a delivery was told it: a ULID.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -81,8 +82,8 @@ pub struct QueueMessage {
     #[serde(default)]
     pub force: bool,
     /// The W3C trace context of the delivery.
-    #[serde(default)]
-    pub traceparent: Option<String>,
+    #[serde(default, deserialize_with = "trace::lenient")]
+    pub traceparent: Option<TraceContext>,
 }
 
 /// The event behind a message.
@@ -112,7 +113,7 @@ impl QueueMessage {
         request: ScanRequest,
         scan_id: ScanId,
         received_at: Timestamp,
-        traceparent: Option<String>,
+        traceparent: Option<TraceContext>,
     ) -> Self {
         let ScanRequest {
             source,
@@ -175,6 +176,17 @@ mod tests {
             QueueMessage::parse(&version_2),
             Err(ParseMessageError::UnknownVersion(2))
         );
+    }
+
+    #[test]
+    fn a_trace_is_read_and_what_is_none_is_no_reason_to_refuse_a_message() {
+        let trace = "\"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\"";
+        let traced = MESSAGE.replace("\"traceparent\":null", &format!("\"traceparent\":{trace}"));
+        assert_eq!(QueueMessage::parse(&traced).unwrap().to_json(), traced);
+        for hostile in ["\"$(id)\"", "7", "[]", "{\"a\":1}", "\"\""] {
+            let body = traced.replace(trace, hostile);
+            assert_eq!(QueueMessage::parse(&body).unwrap().to_json(), MESSAGE);
+        }
     }
 
     #[test]

@@ -10,8 +10,10 @@ use std::time::Duration;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
+use scanhook_settings::traces;
 use tokio::time::Instant;
 use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::cli::{Cli, Slots};
 use crate::config::ScannerSettings;
@@ -96,7 +98,18 @@ pub async fn handle<L: Ledger>(
     let mut response = SqsBatchResponse::default();
     for record in &event.records {
         let message_id = record.message_id.as_deref();
-        let span = tracing::info_span!("record", message_id);
+        // At the highest level, so that no choice of SCANHOOK_LOG takes the ids out of a line.
+        let span = tracing::error_span!(
+            "scan",
+            otel.kind = "consumer",
+            message_id,
+            scan_id = Empty,
+            trace_id = Empty,
+            source = Empty,
+            attempt = Empty,
+            otel.status_description = Empty,
+        );
+        traces::begin(&span, traces::new_context());
         let handled = Box::pin(handle_record(scanner, record, hidden_at, times));
         if handled.instrument(span).await == Settled::Returned {
             response.add_failure(identifier(record));
@@ -145,8 +158,15 @@ async fn work<L: Ledger>(
     for subject in std::mem::take(&mut prepared.resolved.subjects) {
         let mut scan = Scan::new(attempt, &prepared, &subject);
         let times = Times { start, ..times };
+        let image = scan.span();
         let outcome = scan::scan(scanner, attempt, &mut prepared, &subject, &mut scan, times);
-        let outcome = attempt::caught(scanner, limit, outcome).await;
+        let outcome = attempt::caught(scanner, limit, outcome);
+        let outcome = outcome.instrument(image.clone()).await;
+        match &outcome {
+            Ok(outcome) => image.record("verdict", outcome.verdict().as_str()),
+            Err(failure) => image.record("otel.status_description", failure.error.reason.as_str()),
+        };
+        drop(image);
         let outcome = outcome.map_err(Failure::presentable);
         failed.extend(settle::finish(scanner, scan, outcome).await);
         start = before(times.end, scanner.worthwhile());

@@ -3,11 +3,16 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use scanhook_scanner::{config, invocation};
 use scanhook_settings::metrics::EmbeddedFormat;
 use serde_json::Value;
+
+/// How long an answer waits for the collector of traces: after it the function is frozen. A part of the margin that
+/// is kept before the deadline.
+const COLLECTOR: Duration = Duration::from_secs(1);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -15,9 +20,10 @@ async fn main() -> ExitCode {
     if environment("AWS_LAMBDA_RUNTIME_API").is_none() {
         return fail("this is a Lambda function; `scanhook work` runs it without Lambda");
     }
-    if let Err(err) = scanhook_settings::logs::init(environment("SCANHOOK_LOG").as_deref()) {
-        return fail(&err.to_string());
-    }
+    let traces = match scanhook_settings::logs::init(&environment, "scanhook-scanner") {
+        Ok(traces) => traces,
+        Err(err) => return fail(&err.to_string()),
+    };
     let program = Path::new("/opt/bin/sysdig-cli-scanner");
     // On Lambda that is /tmp, the only place to write.
     let scratch = std::env::temp_dir().join("scanhook");
@@ -37,6 +43,9 @@ async fn main() -> ExitCode {
             Path::new("/tmp"),
         );
         let answer = answer.await.map_err(Error::from);
+        if let Some(traces) = &traces {
+            traces.flush(COLLECTOR).await;
+        }
         metrics.flush((scanner.now)().as_millisecond());
         answer
     });

@@ -1,7 +1,7 @@
 //! `scanhook.yaml` and the secrets it refers to.
 //!
 //! In reading order: [`location`] (where the file is), [`config`] (what it says, checked), [`secrets`] (the values behind
-//! references), [`oidc`] (the keys of identity providers), [`cached`] (how both are kept and read again), [`logs`] (how a process writes its log), [`metrics`] (what it counts), [`aws`] (how it reaches AWS).
+//! references), [`oidc`] (the keys of identity providers), [`cached`] (how both are kept and read again), [`logs`] (how a process writes its log), [`traces`] (where its time went), [`metrics`] (what it counts), [`aws`] (how it reaches AWS).
 //!
 //! **Invariant**: an error of this crate names the key's path and never a value: any value may be a secret that was
 //! typed into the wrong place.
@@ -9,12 +9,14 @@
 pub mod aws;
 pub mod cached;
 pub mod config;
+mod fields;
 mod http;
 pub mod location;
 pub mod logs;
 pub mod metrics;
 pub mod oidc;
 pub mod secrets;
+pub mod traces;
 mod wire;
 
 /// Reads an environment variable by name; an argument everywhere, so that tests need not change the process.

@@ -48,7 +48,7 @@ pub enum Kind {
 }
 
 /// Every metric of the two functions.
-pub const METRICS: [Metric; 10] = [
+pub const METRICS: [Metric; 11] = [
     Metric {
         name: "webhook_events_received",
         kind: Kind::Counter,
@@ -96,6 +96,12 @@ pub const METRICS: [Metric; 10] = [
         kind: Kind::Counter,
         labels: &[],
         help: "Operations that the ledger did not take",
+    },
+    Metric {
+        name: "trace_spans_dropped",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Spans of traces that no collector took",
     },
     Metric {
         name: "processing_duration_seconds",

@@ -1,13 +1,16 @@
 //! The webhook function. Started by Lambda; `scanhook serve` runs the same router without it.
 
-use std::future::ready;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::middleware::map_response;
 use axum::response::Response;
 use scanhook_settings::metrics::EmbeddedFormat;
 use scanhook_webhook::{config, router};
+
+/// How long an answer waits for the collector of traces: after it the function is frozen.
+const COLLECTOR: Duration = Duration::from_millis(200);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -15,9 +18,10 @@ async fn main() -> ExitCode {
     if environment("AWS_LAMBDA_RUNTIME_API").is_none() {
         return fail("this is a Lambda function; `scanhook serve` runs it without Lambda");
     }
-    if let Err(err) = scanhook_settings::logs::init(environment("SCANHOOK_LOG").as_deref()) {
-        return fail(&err.to_string());
-    }
+    let traces = match scanhook_settings::logs::init(&environment, "scanhook-webhook") {
+        Ok(traces) => traces,
+        Err(err) => return fail(&err.to_string()),
+    };
     let metrics = EmbeddedFormat::install();
     let webhook = match config::load(&environment).await {
         Ok(webhook) => webhook,
@@ -25,8 +29,14 @@ async fn main() -> ExitCode {
     };
     let now = webhook.now;
     let flush = map_response(move |response: Response| {
-        metrics.flush(now().as_millisecond());
-        ready(response)
+        let (metrics, traces) = (metrics.clone(), traces.clone());
+        async move {
+            if let Some(traces) = traces {
+                traces.flush(COLLECTOR).await;
+            }
+            metrics.flush(now().as_millisecond());
+            response
+        }
     });
     match lambda_http::run(router::router(Arc::new(webhook)).layer(flush)).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -21,8 +21,12 @@ use scanhook_core::image::{Digest, Tag};
 use scanhook_core::message::{QueueMessage, ScanId};
 use scanhook_core::select::{Selected, select};
 use scanhook_core::source::{Source, SourceName};
+use scanhook_core::trace::TraceContext;
+use scanhook_settings::traces;
 use serde::Serialize;
 use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::credentials::Credentials;
 use crate::measure;
@@ -125,26 +129,47 @@ async fn deliver(
         return Rejection::NotFound.into_response();
     };
     let path_token = path.next().map(str::to_owned);
-    let outcome = AssertUnwindSafe(take(&webhook, sender, path_token, request))
-        .catch_unwind()
-        .await;
-    let outcome = outcome.unwrap_or_else(|_| Err(Rejection::Internal.into()));
-    log(&sender.source, &outcome);
-    match &outcome {
-        Ok(taken) => measure::taken(&sender.source.name, taken.queued.len(), &taken.skipped),
-        Err(refused) => measure::refused(Some(&sender.source.name), refused.rejection),
-    }
-    match outcome {
-        Ok(taken) => taken.into_response(),
-        Err(refused) => refused.rejection.into_response(),
-    }
+    let delivery = (webhook.new_id)();
+    // At the highest level, so that no choice of SCANHOOK_LOG takes the ids out of a line.
+    let span = tracing::error_span!(
+        "delivery",
+        otel.kind = "server",
+        %delivery,
+        source = sender.source.name.as_str(),
+        kind = sender.source.kind.name,
+        trace_id = Empty,
+        otel.status_description = Empty,
+    );
+    // A stranger's delivery is worth a line, but no trace.
+    let unverified = TraceContext {
+        is_sampled: false,
+        ..traces::new_context()
+    };
+    traces::begin(&span, unverified);
+    let answered = async {
+        let taking = take(&webhook, sender, delivery, path_token, request, unverified);
+        let outcome = AssertUnwindSafe(taking).catch_unwind().await;
+        let outcome = outcome.unwrap_or_else(|_| Err(Rejection::Internal.into()));
+        log(&outcome);
+        match &outcome {
+            Ok(taken) => measure::taken(&sender.source.name, taken.queued.len(), &taken.skipped),
+            Err(refused) => measure::refused(Some(&sender.source.name), refused.rejection),
+        }
+        match outcome {
+            Ok(taken) => taken.into_response(),
+            Err(refused) => refused.rejection.into_response(),
+        }
+    };
+    answered.instrument(span).await
 }
 
 async fn take(
     webhook: &Webhook,
     sender: &Sender,
+    id: ScanId,
     path_token: Option<String>,
     request: Request,
+    unverified: TraceContext,
 ) -> Result<Taken, Refused> {
     let received_at = (webhook.now)();
     let (mut parts, body) = request.into_parts();
@@ -152,7 +177,8 @@ async fn take(
     let body = read(&parts.headers, body, webhook.body_limit).await?;
     let began = Instant::now();
     let budget = (sender.source.kind.answer_budget)(&parts.headers);
-    let traceparent = traceparent(&parts.headers);
+    let senders_trace = parts.headers.get("traceparent");
+    let senders_trace = senders_trace.and_then(|it| TraceContext::parse(it.to_str().ok()?));
     let delivery = Delivery {
         headers: parts.headers,
         path_token,
@@ -163,7 +189,9 @@ async fn take(
     let delivery = sender
         .credentials
         .verify(delivery, began + budget / 2)
+        .instrument(tracing::info_span!("verify"))
         .await?;
+    let place = belong(senders_trace, unverified);
     count_accepted(&sender.source, &delivery);
     if let Some(Err(wait)) = sender.limiter.as_ref().map(Limiter::take) {
         return Err(Rejection::TooMany(wait.as_secs() + 1).into());
@@ -173,15 +201,19 @@ async fn take(
         skips,
         validation,
     } = decide(&sender.source, &delivery)?;
+    let count = requests.len();
+    let span = tracing::info_span!("send", otel.kind = "producer", messages = count);
+    let trace = Some(traces::place_of(&span, place));
     let messages = requests
         .into_iter()
-        .map(|it| QueueMessage::new(it, (webhook.new_id)(), received_at, traceparent.clone()));
+        .map(|it| QueueMessage::new(it, (webhook.new_id)(), received_at, trace));
     let queued: Vec<_> = messages.collect();
     if !queued.is_empty() {
-        webhook.queue.send(queued.clone(), began + budget).await?;
+        let sending = webhook.queue.send(queued.clone(), began + budget);
+        sending.instrument(span).await?;
     }
     Ok(Taken {
-        delivery: (webhook.new_id)(),
+        delivery: id,
         queued,
         skipped: skips,
         validation,
@@ -262,41 +294,30 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Re
     }
 }
 
-/// The W3C trace context of a request, if it has a valid one.
-fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
-    let parts: Vec<_> = text.split('-').collect();
-    let [version, trace, parent, flags] = parts.as_slice() else {
-        return None;
+/// Has an authentic delivery belong to its sender's trace, else to the one that began with it, and tells its place there for
+/// where spans are not collected.
+fn belong(senders: Option<TraceContext>, own: TraceContext) -> TraceContext {
+    let span = Span::current();
+    if let Some(senders) = senders {
+        traces::join(&span, senders);
+        return senders;
+    }
+    let own = TraceContext {
+        is_sampled: true,
+        ..own
     };
-    let is_hex = |it: &str, length| {
-        it.len() == length && it.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let is_id = |it: &str, length| is_hex(it, length) && it.bytes().any(|it| it != b'0');
-    let is_valid = is_hex(version, 2)
-        && *version != "ff"
-        && is_id(trace, 32)
-        && is_id(parent, 16)
-        && is_hex(flags, 2);
-    is_valid.then(|| text.to_owned())
+    traces::begin(&span, own);
+    own
 }
 
-/// One line for each delivery.
-fn log(source: &Source, outcome: &Result<Taken, Refused>) {
-    let (name, kind) = (source.name.as_str(), source.kind.name);
+/// One line for each delivery, within its span.
+fn log(outcome: &Result<Taken, Refused>) {
     match outcome {
         Ok(taken) => {
-            let (delivery, queued, skipped) = (
-                taken.delivery.as_str(),
-                taken.queued.len(),
-                taken.skipped.len(),
-            );
+            let (queued, skipped) = (taken.queued.len(), taken.skipped.len());
             let reason = taken.skipped.first().map(|it| it.reason.as_str());
             tracing::info!(
                 event = "delivery.taken",
-                source = name,
-                kind,
-                delivery,
                 queued,
                 skipped,
                 reason,
@@ -308,24 +329,11 @@ fn log(source: &Source, outcome: &Result<Taken, Refused>) {
             let event = "delivery.refused";
             match rejection {
                 Rejection::Internal | Rejection::Unavailable => {
-                    tracing::error!(
-                        event,
-                        source = name,
-                        kind,
-                        reason,
-                        detail,
-                        "delivery refused"
-                    );
+                    tracing::error!(event, reason, detail, "delivery refused");
                 }
-                _ => tracing::warn!(
-                    event,
-                    source = name,
-                    kind,
-                    reason,
-                    detail,
-                    "delivery refused"
-                ),
+                _ => tracing::warn!(event, reason, detail, "delivery refused"),
             }
+            Span::current().record("otel.status_description", reason);
         }
     }
 }

@@ -147,7 +147,10 @@ pub(crate) fn show(case: &Case, now: Timestamp) -> anyhow::Result<()> {
         );
         add("pushed at", event.info.occurred_at.map(|it| it.to_string()));
         add("force", message.force.then(|| "true".to_owned()));
-        add("trace", message.traceparent.clone());
+        add(
+            "trace",
+            message.traceparent.map(|it| it.trace_id.to_string()),
+        );
     }
     output::table(
         &["", ""],

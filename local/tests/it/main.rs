@@ -8,6 +8,7 @@
 )]
 
 mod canary;
+mod collector;
 mod commands;
 mod dlq;
 mod flood;
@@ -17,5 +18,6 @@ mod page;
 mod sample;
 mod starts;
 mod stops;
+mod traces;
 mod work;
 mod world;

@@ -11,8 +11,10 @@ use scanhook_core::record::ScanRecord;
 use scanhook_core::redact::{self, Redactor};
 use scanhook_core::target::Target;
 use scanhook_core::verdict::{Class, ErrorReason, ScanError};
+use scanhook_settings::traces;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
+use tracing::{Instrument as _, Span};
 
 use super::{Scanner, Times, until};
 use crate::cli::Slot;
@@ -121,6 +123,19 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// Says in each line of this attempt, and in its trace, what it is about.
+    fn tell(&self, span: &Span) {
+        let Some(message) = &self.message else {
+            return;
+        };
+        span.record("scan_id", message.scan_id.as_str());
+        span.record("source", message.source.as_str());
+        span.record("attempt", self.receive_count);
+        if let Some(context) = message.traceparent {
+            traces::join(span, context);
+        }
+    }
+
     /// The record of a request as far as it is known without its registry.
     pub(super) fn begun(&self) -> Option<ScanRecord> {
         let message = self.message.as_ref()?;
@@ -158,6 +173,7 @@ pub(super) async fn prepare<L: Ledger>(
     let message = QueueMessage::parse(body)
         .map_err(|err| attempt.failure(ErrorReason::BadMessage, err.to_string()))?;
     attempt.message = Some(message.clone());
+    attempt.tell(&Span::current());
     let policies = scanner.settings.policies(&message.source).ok_or_else(|| {
         let detail = format!("no source {} is configured", message.source);
         attempt.failure(ErrorReason::UnknownSource, detail)
@@ -170,7 +186,8 @@ pub(super) async fn prepare<L: Ledger>(
     let pull = scanner.registries.pull(&message.image.registry);
     let pull = timeout(until(times.start, (scanner.now)()), pull).await;
     let pull = pull.map_err(|_| attempt.unattempted())?;
-    let resolved = resolve(scanner, attempt, &message, times).await?;
+    let resolved = resolve(scanner, attempt, &message, times);
+    let resolved = resolved.instrument(tracing::info_span!("resolve")).await?;
     let is_image = |it: &Subject| matches!(it, Subject::Image(_));
     let slot = if resolved.subjects.iter().any(is_image) {
         let remaining = until(times.start, (scanner.now)());

@@ -4,10 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use scanhook_core::image::Digest;
 use scanhook_core::message::QueueMessage;
+use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord};
 use scanhook_core::target::Target;
 use scanhook_core::verdict::{Class, CliRun, ErrorReason, Judged, Verdict, judge};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use super::attempt::{Attempt, ComesBack, Failure, Prepared};
 use super::settle::ledger_result;
@@ -54,6 +58,35 @@ impl Scan {
             claim: None,
         }
     }
+
+    /// What the scan of this platform is in a trace.
+    pub(super) fn span(&self) -> Span {
+        let ScanRecord {
+            image,
+            digest,
+            platform,
+            ..
+        } = &self.record;
+        tracing::info_span!(
+            "image",
+            image,
+            digest = digest.as_ref().map(Digest::as_str),
+            platform = platform.as_ref().map(Platform::as_str),
+            verdict = Empty,
+            otel.status_description = Empty,
+        )
+    }
+}
+
+impl Outcome {
+    /// What the image is.
+    pub(super) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Judged(judged) => judged.verdict,
+            Self::Repeated(verdict) => *verdict,
+            Self::NotAnImage(_) => Verdict::NotAnImage,
+        }
+    }
 }
 
 /// Scans what is to be scanned, and says what it is otherwise.
@@ -90,7 +123,9 @@ pub(super) async fn scan<L: Ledger>(
         until: after(end, scanner.margin),
         satisfied_after: satisfied_after(message, attempt, scanner.settings.dedup_window()),
     };
-    if let Some(verdict) = claim(scanner, attempt, scan, request).await? {
+    let claimed = claim(scanner, attempt, scan, request);
+    let claimed = claimed.instrument(tracing::info_span!("claim"));
+    if let Some(verdict) = claimed.await? {
         return Ok(Outcome::Repeated(verdict));
     }
     ledger_result("record", scanner.ledger.record(&scan.record).await);
@@ -101,7 +136,8 @@ pub(super) async fn scan<L: Ledger>(
         .plan(target, prepared.policies.clone(), login);
     let plan = plan.await;
     let limit = until(end, (scanner.now)());
-    let run = scanner.cli.run(&plan, &message.scan_id, slot, limit).await;
+    let run = scanner.cli.run(&plan, &message.scan_id, slot, limit);
+    let run = run.instrument(tracing::info_span!("cli")).await;
     let run = run
         .map_err(|err| attempt.failure(reason_of(&err), format!("could not run the CLI: {err}")))?;
     let run = CliRun {
@@ -109,7 +145,9 @@ pub(super) async fn scan<L: Ledger>(
         report: run.report,
         stderr: &run.printed,
     };
-    match judge(target, run, attempt.receive_count) {
+    let judged =
+        tracing::info_span!("judge").in_scope(|| judge(target, run, attempt.receive_count));
+    match judged {
         Ok(judged) => Ok(Outcome::Judged(Box::new(judged))),
         Err(mut error) => {
             if error.reason == ErrorReason::Database {

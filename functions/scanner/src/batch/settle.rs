@@ -7,6 +7,7 @@ use scanhook_core::image::{Digest, Tag};
 use scanhook_core::platform::Platform;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::verdict::{Class, ScanError};
+use tracing::Span;
 
 use super::attempt::{Attempt, ComesBack, Failure};
 use super::scan::{Outcome, Scan};
@@ -66,6 +67,8 @@ pub(super) async fn conclude<L: Ledger>(
         return Settled::Deleted;
     };
     let (receive_count, attempts) = (attempt.receive_count, scanner.queue.attempts());
+    let reason = first.failure.error.reason.as_str();
+    Span::current().record("otel.status_description", reason);
     let later = scanner
         .settings
         .retry()
