@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use metrics::{describe_counter, describe_gauge, describe_histogram};
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
@@ -61,11 +61,17 @@ fn recorder() -> (Prefix<PrometheusRecorder>, PrometheusHandle) {
     (PrefixLayer::new("scanhook").layer(recorder), handle)
 }
 
-/// Without units: they are in the names, and would be appended to them once more.
+/// Says what each figure tells; without units: they are in the names, and would be appended to them once more.
 fn describe() {
     for metric in METRICS {
         match metric.kind {
-            Kind::Counter => describe_counter!(metric.name, metric.help),
+            Kind::Counter => {
+                describe_counter!(metric.name, metric.help);
+                // A counter that appears with its first count has grown by nothing, as Prometheus sees it.
+                if metric.labels.is_empty() {
+                    counter!(metric.name).increment(0);
+                }
+            }
             Kind::Seconds => describe_histogram!(metric.name, metric.help),
         }
     }
@@ -76,9 +82,9 @@ fn describe() {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
-    use metrics::{Key, Label, Level, Metadata, Recorder, with_local_recorder};
+    use metrics::{Key, Label, Level, Metadata, Recorder, gauge, with_local_recorder};
     use scanhook_settings::metrics::EmbeddedFormat;
     use serde_json::Value;
 
@@ -174,20 +180,95 @@ mod tests {
         }
     }
 
+    /// Every series that can be told, by its name, with the names of its labels.
+    fn told() -> BTreeMap<String, BTreeSet<String>> {
+        let (recorder, handle) = recorder();
+        happen(&recorder);
+        with_local_recorder(&recorder, || {
+            for (name, _) in GAUGES {
+                let label = if name == "ready" { "part" } else { "queue" };
+                gauge!(name, label => "x").set(1.0);
+            }
+        });
+        let mut told = BTreeMap::<_, BTreeSet<_>>::new();
+        for line in handle.render().lines() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (series, _) = line.rsplit_once(' ').unwrap();
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            let labels = labels.trim_end_matches('}').split(',');
+            let names = labels.filter_map(|it| Some(it.split_once('=')?.0.to_owned()));
+            told.entry(name.to_owned()).or_default().extend(names);
+        }
+        told
+    }
+
+    /// The series in a text of queries, and the words after them, up to the next series: matchers, `by` and the like.
+    fn asked(text: &str) -> Vec<(String, String)> {
+        let parts = text.split("scanhook_").skip(1);
+        let name_end = |it: &str| it.find(|it: char| !it.is_ascii_lowercase() && it != '_');
+        let split = parts.map(|it| it.split_at(name_end(it).unwrap_or(it.len())));
+        split
+            .map(|(name, rest)| (format!("scanhook_{name}"), rest.to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn the_dashboard_and_the_alerts_ask_for_series_and_labels_that_are_told() {
+        let told = told();
+        let dashboard = include_str!("../../docs/monitoring/grafana-dashboard.json");
+        let alerts = include_str!("../../docs/monitoring/prometheus-alerts.yaml");
+        let mut shown = BTreeSet::new();
+        for (text, is_dashboard) in [(dashboard, true), (alerts, false)] {
+            for (name, rest) in asked(text) {
+                let labels = told.get(&name);
+                let labels = labels.unwrap_or_else(|| panic!("nothing tells {name}"));
+                let matchers = rest.strip_prefix('{').and_then(|it| it.split_once('}'));
+                let matchers = matchers.map_or("", |it| it.0).replace('\\', "");
+                for matcher in matchers.split(',').filter(|it| !it.is_empty()) {
+                    let label = matcher.split(['=', '!']).next().unwrap();
+                    // Prometheus adds where it has read a series.
+                    assert!(
+                        label == "instance" || labels.contains(label),
+                        "{name} {label}"
+                    );
+                }
+                if is_dashboard {
+                    shown.insert(name);
+                }
+            }
+        }
+        for metric in METRICS {
+            let suffix = match metric.kind {
+                Kind::Counter => "total",
+                Kind::Seconds => "bucket",
+            };
+            let is_shown = |it: &String| {
+                *it == format!("scanhook_{}_{suffix}", metric.name)
+                    || *it == format!("scanhook_{}", metric.name)
+            };
+            // Published messages are the queued events once more.
+            let is_shown = shown.iter().any(is_shown) || metric.name == "messages_published";
+            assert!(is_shown, "{} is not shown", metric.name);
+        }
+    }
+
     #[test]
     fn what_prometheus_reads_has_types_and_help() {
         let (recorder, handle) = recorder();
         with_local_recorder(&recorder, || {
             describe();
-            metrics::counter!("ledger_unavailable").increment(1);
+            counter!("ledger_unavailable").increment(1);
             metrics::histogram!("event_age_seconds").record(90.0);
-            metrics::gauge!("ready", "part" => "queue").set(1.0);
+            gauge!("ready", "part" => "queue").set(1.0);
         });
         let text = handle.render();
         for line in [
             "# HELP scanhook_ledger_unavailable_total Operations that the ledger did not take",
             "# TYPE scanhook_ledger_unavailable_total counter",
             "scanhook_ledger_unavailable_total 1",
+            "scanhook_trace_spans_dropped_total 0",
             "# TYPE scanhook_event_age_seconds histogram",
             "scanhook_event_age_seconds_bucket{le=\"60\"} 0",
             "scanhook_event_age_seconds_bucket{le=\"300\"} 1",
