@@ -158,6 +158,51 @@ impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for ObjectVisitor<T> {
     ignore_others!(lists of 'de);
 }
 
+/// An object, or one that is written as JSON in a string. Anything else counts as an empty object.
+pub(crate) enum Nested<'a, T> {
+    /// The object.
+    Object(T),
+    /// The text, not read yet.
+    Json(Cow<'a, str>),
+}
+
+impl<T: Default> Default for Nested<'_, T> {
+    fn default() -> Self {
+        Self::Object(T::default())
+    }
+}
+
+struct NestedVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for NestedVisitor<T> {
+    type Value = Nested<'de, T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Nested<'de, T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Nested::Object)
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Nested<'de, T>, E> {
+        Ok(Nested::Json(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Nested<'de, T>, E> {
+        Ok(Nested::Json(Cow::Owned(text.to_owned())))
+    }
+
+    ignore_others!(scalars: visit_bool(bool), visit_i64(i64), visit_u64(u64), visit_f64(f64));
+    ignore_others!(lists of 'de);
+}
+
+impl<'de: 'a, 'a, T: Deserialize<'de> + Default> Deserialize<'de> for Nested<'a, T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NestedVisitor(PhantomData))
+    }
+}
+
 /// Any JSON in which no key is repeated: a plain value would silently keep the last one.
 pub(crate) struct UniqueValue(pub(crate) Value);
 

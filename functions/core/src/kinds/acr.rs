@@ -15,7 +15,7 @@ use crate::event::{
     Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason, each,
 };
 use crate::image::Repository;
-use crate::wire::{Instant, Text, list, object};
+use crate::wire::{Instant, Nested, Text, list, object};
 
 /// Event Grid names itself by this header and waits 30 seconds.
 static EVENT_GRID: HeaderName = HeaderName::from_static("aeg-event-type");
@@ -52,7 +52,8 @@ Its validation is answered by itself.",
 #[derive(Deserialize)]
 struct WireBatch<'a>(#[serde(borrow, deserialize_with = "list")] Vec<WireEnvelope<'a>>);
 
-/// A native body, an Event Grid event or a CloudEvent: the last two wrap the first in `data`.
+/// A native body, an Event Grid event or a CloudEvent: the last two wrap the first in `data`, or write it there as a text,
+/// as Microsoft's own SDK for JavaScript expects of this registry's events (Azure/azure-sdk-for-js, `sdk/eventgrid`).
 #[derive(Deserialize, Default)]
 struct WireEnvelope<'a> {
     #[serde(borrow, default)]
@@ -69,8 +70,8 @@ struct WireEnvelope<'a> {
     event_type: Text<'a>,
     #[serde(borrow, default, rename = "type")]
     cloud_event_type: Text<'a>,
-    #[serde(borrow, default, deserialize_with = "object")]
-    data: WireData<'a>,
+    #[serde(borrow, default)]
+    data: Nested<'a, WireData<'a>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -137,20 +138,29 @@ fn event(envelope: &WireEnvelope<'_>, options: &Options) -> Result<Event, ParseP
             options,
         );
     };
-    let data = &envelope.data;
-    if event_type == "Microsoft.EventGrid.SubscriptionValidationEvent" {
+    // Samples of 2018 have the short name.
+    let is_push = matches!(
+        event_type,
+        "Microsoft.ContainerRegistry.ImagePushed" | "ImagePushed"
+    );
+    let is_validation = event_type == "Microsoft.EventGrid.SubscriptionValidationEvent";
+    if !is_push && !is_validation {
+        return Ok(Event::Other(SkipReason::NotAPush));
+    }
+    let read;
+    let data = match &envelope.data {
+        Nested::Object(data) => data,
+        Nested::Json(text) => {
+            read = json(text.as_bytes())?;
+            &read
+        }
+    };
+    if is_validation {
         let code = data
             .validation_code
             .get()
             .ok_or(ParsePayloadError::missing("code", "data.validationCode"))?;
         return Ok(Event::Validation(FreeText::new(code)));
-    }
-    // Samples of 2018 have the short name.
-    if !matches!(
-        event_type,
-        "Microsoft.ContainerRegistry.ImagePushed" | "ImagePushed"
-    ) {
-        return Ok(Event::Other(SkipReason::NotAPush));
     }
     push(
         data.action.get().unwrap_or("push"),
@@ -250,6 +260,9 @@ mod tests {
             native("push", "")
         );
         insta::assert_snapshot!(check(&cloud_event), @"Image reg.azurecr.example/hello-world tag=- digest=sha256:012345 type=push id=c actor=- at=2026-11-21T20:00:00.123456789Z");
+        let text = serde_json::to_string(&native("push", "v1")).unwrap();
+        let as_text = event_grid.replace(&native("push", "v1"), &text);
+        assert_eq!(check(&as_text), check(&event_grid));
         let batch = format!("[{cloud_event},{cloud_event}]");
         assert_eq!(check(&batch).lines().count(), 2);
     }
@@ -325,6 +338,8 @@ mod tests {
             r#"{"action":"push","target":{"repository":"x"}}"#,
             r#"{"action":"push","target":{"repository":"x","tag":"","digest":null}}"#,
             r#"{"eventType":"ImagePushed"}"#,
+            r#"{"eventType":"ImagePushed","data":"text"}"#,
+            r#"{"eventType":"ImagePushed","data":"[]"}"#,
             r#"{"action":"push","action":"ping"}"#,
         ] {
             assert!(check(body).starts_with("400 "), "{body}");
