@@ -20,6 +20,7 @@ PROMISED = {
     "ThrottledAlarm": ("scanhook/${AWS::StackName}", "throttled", None),
     "UnavailableAlarm": ("AWS/ApiGateway", "5xx", "Api"),
     "LedgerAlarm": ("scanhook", "ledger_unavailable", None),
+    "ConfigurationAlarm": ("scanhook", "configuration_stale", None),
     "EcrDeadLettersAlarm": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", "EcrDeadLetterQueue"),
 }
 """Namespace, metric, and the resource whose metric it is."""
@@ -68,4 +69,5 @@ def the_dashboard_shows_every_metric_and_no_other(model: Model) -> None:
     widgets = json.loads(re.sub(r"\$\{[^}]+\}", "x", text))["widgets"]
     shown = set(re.findall(r'Namespace=\\"scanhook\\" MetricName=\\"([a-z_]+)', json.dumps(widgets)))
     assert shown == ours, f"the dashboard shows {sorted(shown)}, but the metrics are {sorted(ours)}"
-    assert model.properties("LedgerAlarm")["MetricName"] in ours, "the ledger's alarm watches no metric of ours"
+    watched_ours = {alarm["MetricName"] for alarm in model.of_type("AWS::CloudWatch::Alarm").values() if alarm["Namespace"] == "scanhook"}
+    assert watched_ours <= ours, f"alarms watch {sorted(watched_ours - ours)}, which are no metrics of ours"

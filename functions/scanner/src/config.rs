@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use aws_config::SdkConfig;
 use jiff::Timestamp;
 use scanhook_core::image::Image;
 use scanhook_core::plan::{INHERITED, Inherited, RegistryLogin, ScanPlan};
@@ -15,6 +16,7 @@ use scanhook_core::target::Target;
 use scanhook_settings::Environment;
 use scanhook_settings::aws::Aws;
 use scanhook_settings::config::{Config, ConfigError, ScannerConfig};
+use scanhook_settings::live::Live;
 use scanhook_settings::location::Location;
 use scanhook_settings::secrets::{Secret, Secrets};
 use secrecy::SecretString;
@@ -153,58 +155,94 @@ pub fn find_program(expected: &Path, environment: &Environment) -> anyhow::Resul
         .with_context(|| format!("no CLI at {}, nor in PATH", expected.display()))
 }
 
-/// Builds the scanner of a Lambda function: `SCANHOOK_CONFIG` says where the configuration is, `SCANHOOK_QUEUE_URL` and
-/// `SCANHOOK_DLQ_URL` which queues it works on, `SCANHOOK_LEDGER_TABLE` where its ledger is, if it has one. The CLI is at `program`, and runs write under `scratch`.
+/// Builds the scanner of a Lambda function: `SCANHOOK_CONFIG` says where the configuration is, which is read again while it
+/// runs, `SCANHOOK_QUEUE_URL` and `SCANHOOK_DLQ_URL` which queues it works on, `SCANHOOK_LEDGER_TABLE` where its ledger is, if it
+/// has one. The CLI is at `program`, and runs write under `scratch`.
 pub async fn load(
     environment: &Environment,
     program: &Path,
     scratch: &Path,
-) -> anyhow::Result<Scanner<Option<DynamoDbLedger>>> {
+) -> anyhow::Result<Live<Scanner<Option<DynamoDbLedger>>>> {
     let get = |name: &str| environment(name).with_context(|| format!("{name} is not set"));
     let (url, dead_letter_url) = (get("SCANHOOK_QUEUE_URL")?, get("SCANHOOK_DLQ_URL")?);
     let location = Location::parse(&get("SCANHOOK_CONFIG")?)?;
-    let secrets = Secrets::new(environment, Aws::function(environment));
-    let config = Arc::new(location.load(&secrets).await?);
-    config.log_warnings();
-    let settings = ScannerSettings::load(&secrets, Arc::clone(&config)).await?;
-    let sdk = scanhook_settings::aws::sdk_config(ATTEMPT).await;
-    let client = aws_sdk_sqs::Client::new(&sdk);
-    let queue = Queue::open(client, url, dead_letter_url, config.retry.attempts).await?;
     let table = environment("SCANHOOK_LEDGER_TABLE").filter(|it| !it.is_empty());
     if table.is_none() {
         tracing::warn!(
             "SCANHOOK_LEDGER_TABLE is not set, so nothing is remembered: repeated events are scanned again"
         );
     }
-    let ledger =
-        table.map(|it| DynamoDbLedger::new(&sdk, it, config.ledger_keep, dynamodb::PATIENCE));
-    let outside = Outside {
-        dns: system_dns(),
-        sdk: Sdk::default(),
-        now: Arc::new(now),
-    };
-    let registries = Registries::load(&secrets, environment, config, outside).await?;
-    Ok(Scanner {
-        settings,
-        registries,
-        queue,
-        ledger,
-        cli: Cli {
-            program: find_program(program, environment)?,
-            inherited: inherited(environment),
-        },
+    let lasting = Arc::new(Lasting {
+        secrets: Secrets::new(environment, Aws::function(environment)),
+        sdk: scanhook_settings::aws::sdk_config(ATTEMPT).await,
+        url,
+        dead_letter_url,
+        table,
+        program: program.to_owned(),
         // Lambda gives each environment one batch at a time, and a batch is scanned one by one.
         slots: Slots::open(scratch, 1)?,
-        margin: MARGIN,
-        now: Arc::new(now),
-    })
+        environment: Arc::clone(environment),
+    });
+    let secrets = lasting.secrets.clone();
+    let build = move |config| Arc::clone(&lasting).scanner(config);
+    let opened = Live::open(location, secrets, build).await;
+    opened.map_err(anyhow::Error::msg)
 }
 
+/// What a scanner has that no configuration changes.
+struct Lasting {
+    environment: Environment,
+    secrets: Secrets,
+    sdk: SdkConfig,
+    url: String,
+    dead_letter_url: String,
+    table: Option<String>,
+    program: PathBuf,
+    slots: Slots,
+}
+
+impl Lasting {
+    async fn scanner(
+        self: Arc<Self>,
+        config: Config,
+    ) -> anyhow::Result<Scanner<Option<DynamoDbLedger>>> {
+        let config = Arc::new(config);
+        let settings = ScannerSettings::load(&self.secrets, Arc::clone(&config)).await?;
+        let client = aws_sdk_sqs::Client::new(&self.sdk);
+        let (url, dead_letter_url) = (self.url.clone(), self.dead_letter_url.clone());
+        let queue = Queue::open(client, url, dead_letter_url, config.retry.attempts).await?;
+        let ledger = self.table.clone().map(|table| {
+            DynamoDbLedger::new(&self.sdk, table, config.ledger_keep, dynamodb::PATIENCE)
+        });
+        let outside = Outside {
+            dns: system_dns(),
+            sdk: Sdk::default(),
+            now: Arc::new(now),
+        };
+        let registries =
+            Registries::load(&self.secrets, &self.environment, config, outside).await?;
+        Ok(Scanner {
+            settings,
+            registries,
+            queue,
+            ledger,
+            cli: Cli {
+                program: find_program(&self.program, &self.environment)?,
+                inherited: inherited(&self.environment),
+            },
+            slots: self.slots.clone(),
+            margin: MARGIN,
+            now: Arc::new(now),
+        })
+    }
+}
+
+/// The time.
 #[expect(
     clippy::disallowed_methods,
     reason = "the scanner's clock, handed on as a function"
 )]
-fn now() -> Timestamp {
+pub fn now() -> Timestamp {
     Timestamp::now()
 }
 

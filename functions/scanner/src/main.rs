@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
@@ -13,6 +12,9 @@ use serde_json::Value;
 /// How long an answer waits for the collector of traces: after it the function is frozen. A part of the margin that
 /// is kept before the deadline.
 const COLLECTOR: Duration = Duration::from_secs(1);
+
+/// How long a batch waits for a configuration that must be read first.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -28,13 +30,14 @@ async fn main() -> ExitCode {
     // On Lambda that is /tmp, the only place to write.
     let scratch = std::env::temp_dir().join("scanhook");
     let metrics = EmbeddedFormat::install();
-    let scanner = match config::load(&environment, program, &scratch).await {
-        Ok(scanner) => Arc::new(scanner),
+    let live = match config::load(&environment, program, &scratch).await {
+        Ok(live) => live,
         Err(err) => return fail(&format!("{err:#}")),
     };
-    let started_at = (scanner.now)();
+    let started_at = config::now();
     let handler = service_fn(async |event: LambdaEvent<Value>| {
-        let deadline = config::deadline(event.context.deadline, started_at, (scanner.now)());
+        let scanner = live.present(PATIENCE).await;
+        let deadline = config::deadline(event.context.deadline, started_at, config::now());
         let answer = invocation::answer(
             &scanner,
             event.payload,
@@ -46,7 +49,7 @@ async fn main() -> ExitCode {
         if let Some(traces) = &traces {
             traces.flush(COLLECTOR).await;
         }
-        metrics.flush((scanner.now)().as_millisecond());
+        metrics.flush(config::now().as_millisecond());
         answer
     });
     match lambda_runtime::run(handler).await {

@@ -1,7 +1,8 @@
 //! `scanhook.yaml` and the secrets it refers to.
 //!
-//! In reading order: [`location`] (where the file is), [`config`] (what it says, checked), [`secrets`] (the values behind
-//! references), [`oidc`] (the keys of identity providers), [`cached`] (how both are kept and read again), [`logs`] (how a process writes its log), [`traces`] (where its time went), [`metrics`] (what it counts), [`aws`] (how it reaches AWS).
+//! In reading order: [`location`] (where the file is), [`config`] (what it says, checked), [`live`] (how a function sees
+//! that it changed), [`secrets`] (the values behind references), [`oidc`] (the keys of identity providers), [`cached`] (how all of
+//! these are kept and read again), [`logs`] (how a process writes its log), [`traces`] (where its time went), [`metrics`] (what it counts), [`aws`] (how it reaches AWS).
 //!
 //! **Invariant**: an error of this crate names the key's path and never a value: any value may be a secret that was
 //! typed into the wrong place.
@@ -11,6 +12,7 @@ pub mod cached;
 pub mod config;
 mod fields;
 mod http;
+pub mod live;
 pub mod location;
 pub mod logs;
 pub mod metrics;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use secrecy::{ExposeSecret as _, SecretString};
 
@@ -69,6 +68,11 @@ impl Location {
 
     /// Reads and checks the configuration.
     pub async fn load(&self, secrets: &Secrets) -> Result<Config, LoadError> {
+        self.check(&self.read(secrets).await?)
+    }
+
+    /// Reads the configuration, whatever was read of it before.
+    pub(crate) async fn read(&self, secrets: &Secrets) -> Result<SecretString, LoadError> {
         let reference = match self {
             Self::File(path) => SecretRef::File(path.clone()),
             Self::Ssm(name) => SecretRef::Ssm(name.clone()),
@@ -77,14 +81,17 @@ impl Location {
                 key: None,
             },
         };
-        let text = match secrets.text(&reference).await {
-            // What an empty configuration lacks is told like what any other lacks.
-            Err(ResolveSecretError::Empty) => Arc::new(SecretString::default()),
-            text => text.map_err(|source| LoadError::Read {
+        secrets
+            .read(&reference)
+            .await
+            .map_err(|source| LoadError::Read {
                 location: self.clone(),
                 source,
-            })?,
-        };
+            })
+    }
+
+    /// Checks the configuration's text.
+    pub(crate) fn check(&self, text: &SecretString) -> Result<Config, LoadError> {
         Config::parse(text.expose_secret()).map_err(|source| LoadError::Invalid {
             location: self.clone(),
             source,

@@ -48,7 +48,7 @@ pub enum Kind {
 }
 
 /// Every metric of the two functions.
-pub const METRICS: [Metric; 11] = [
+pub const METRICS: [Metric; 12] = [
     Metric {
         name: "webhook_events_received",
         kind: Kind::Counter,
@@ -102,6 +102,12 @@ pub const METRICS: [Metric; 11] = [
         kind: Kind::Counter,
         labels: &[],
         help: "Spans of traces that no collector took",
+    },
+    Metric {
+        name: "configuration_stale",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Readings of a changed configuration that failed, so that the last good one stays in use",
     },
     Metric {
         name: "processing_duration_seconds",

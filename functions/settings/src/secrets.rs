@@ -251,12 +251,12 @@ impl Secrets {
         })
     }
 
-    /// Reads all of what a reference leads to, whatever it is.
-    pub(crate) async fn text(
+    /// Reads all of what a reference leads to, whatever it is, and keeps nothing of it.
+    pub(crate) async fn read(
         &self,
         reference: &SecretRef,
-    ) -> Result<Arc<SecretString>, ResolveSecretError> {
-        self.document(&reference.document()).first().await
+    ) -> Result<SecretString, ResolveSecretError> {
+        self.store.read(reference).await
     }
 
     /// The keys of an identity provider, not fetched yet.

@@ -1,53 +1,65 @@
 //! From the configuration and the environment to a webhook that is ready.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::Router;
 use futures_util::future::{join_all, try_join_all};
 use scanhook_core::message::ScanId;
 use scanhook_core::source::SourceName;
 use scanhook_settings::Environment;
 use scanhook_settings::aws::Aws;
 use scanhook_settings::config::{Config, ConfigError};
+use scanhook_settings::live::Live;
 use scanhook_settings::location::Location;
 use scanhook_settings::secrets::Secrets;
 use tokio::time::timeout;
 
 use crate::credentials::Credentials;
-use crate::queue::{ATTEMPT, Queue};
+use crate::queue::{ATTEMPT, Outbox, Queue};
 use crate::rate::Limiter;
-use crate::router::{Sender, Webhook};
+use crate::router::{Sender, Webhook, router};
 
 /// How long init waits for the queue to answer; the webhook starts without it.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// Builds the function's webhook: `SCANHOOK_CONFIG` says where the configuration is, `SCANHOOK_QUEUE_URL` where
-/// messages go.
-pub async fn load(environment: &Environment) -> anyhow::Result<Webhook> {
+/// Builds the function's webhook: `SCANHOOK_CONFIG` says where the configuration is, which is read again while it runs,
+/// `SCANHOOK_QUEUE_URL` where messages go.
+pub async fn load(environment: &Environment) -> anyhow::Result<Live<Router>> {
     let get = |name: &str| environment(name).with_context(|| format!("{name} is not set"));
     let url = get("SCANHOOK_QUEUE_URL")?;
     let location = Location::parse(&get("SCANHOOK_CONFIG")?)?;
     let sdk = scanhook_settings::aws::function_config(environment, "SQS", ATTEMPT);
     let client = aws_sdk_sqs::Client::new(&sdk);
     let secrets = Secrets::new(environment, Aws::function(environment));
-    let queue = Queue::sqs(client, url);
-    let configure = async {
-        let config = location.load(&secrets).await?;
-        let sources = senders(&config, &secrets).await?;
-        warm(&sources).await;
-        anyhow::Ok((config, sources))
+    let outbox = Outbox::new(client, url);
+    let queue = Queue::Sqs(outbox.clone());
+    let build = {
+        let secrets = secrets.clone();
+        move |config: Config| {
+            let (secrets, queue) = (secrets.clone(), Queue::Sqs(outbox.clone()));
+            async move {
+                let sources = senders(&config, &secrets).await?;
+                warm(&sources).await;
+                Ok(router(Arc::new(assemble(&config, sources, queue))))
+            }
+        }
+    };
+    let opened = async {
+        let opened = Live::open(location, secrets, build).await;
+        opened.map_err(anyhow::Error::msg)
     };
     // The connection is made while the configuration is read; what is wrong with that ends the start at once.
     let warm_up = async { Ok(timeout(WARM_UP, queue.warm()).await) };
-    let (warmth, (config, sources)) = tokio::try_join!(warm_up, configure)?;
-    config.log_warnings();
+    let (warmth, live) = tokio::try_join!(warm_up, opened)?;
     match warmth {
         Ok(Ok(())) => {}
         Ok(Err(err)) => tracing::warn!("starting without the queue: {err:#}"),
         Err(_) => tracing::warn!("starting without the queue: it does not answer"),
     }
-    Ok(assemble(&config, sources, queue))
+    Ok(live)
 }
 
 /// Builds a webhook that sends to `queue`. Resolves every source's secrets.
@@ -99,11 +111,12 @@ fn assemble(config: &Config, sources: BTreeMap<SourceName, Sender>, queue: Queue
     }
 }
 
+/// The time.
 #[expect(
     clippy::disallowed_methods,
     reason = "the webhook's clock, handed on as a function"
 )]
-fn now() -> jiff::Timestamp {
+pub fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 

@@ -1,13 +1,16 @@
 //! The webhook function. Started by Lambda; `scanhook serve` runs the same router without it.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::middleware::map_response;
-use axum::response::Response;
+use axum::Router;
+use lambda_http::{Request, service_fn};
 use scanhook_settings::metrics::EmbeddedFormat;
-use scanhook_webhook::{config, router};
+use scanhook_webhook::config;
+use tower::ServiceExt as _;
+
+/// How long a delivery waits for a configuration that must be read first.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long an answer waits for the collector of traces: after it the function is frozen.
 const COLLECTOR: Duration = Duration::from_millis(200);
@@ -23,22 +26,20 @@ async fn main() -> ExitCode {
         Err(err) => return fail(&err.to_string()),
     };
     let metrics = EmbeddedFormat::install();
-    let webhook = match config::load(&environment).await {
-        Ok(webhook) => webhook,
+    let live = match config::load(&environment).await {
+        Ok(live) => live,
         Err(err) => return fail(&format!("{err:#}")),
     };
-    let now = webhook.now;
-    let flush = map_response(move |response: Response| {
-        let (metrics, traces) = (metrics.clone(), traces.clone());
-        async move {
-            if let Some(traces) = traces {
-                traces.flush(COLLECTOR).await;
-            }
-            metrics.flush(now().as_millisecond());
-            response
+    let service = service_fn(async |request: Request| {
+        let router = Router::clone(&*live.present(PATIENCE).await);
+        let response = router.oneshot(request).await;
+        if let Some(traces) = &traces {
+            traces.flush(COLLECTOR).await;
         }
+        metrics.flush(config::now().as_millisecond());
+        response
     });
-    match lambda_http::run(router::router(Arc::new(webhook)).layer(flush)).await {
+    match lambda_http::run(service).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => fail(&err.to_string()),
     }

@@ -16,12 +16,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::processes;
 
-/// The slots of one process.
+/// The slots of one process. Copies share them.
+#[derive(Clone)]
 pub struct Slots {
     free: Arc<Mutex<Vec<PathBuf>>>,
     permits: Arc<Semaphore>,
     /// Held as long as the slots are.
-    _lock: File,
+    _lock: Arc<File>,
 }
 
 /// The scratch space can't be used.
@@ -66,7 +67,7 @@ impl Slots {
         Ok(Self {
             free: Arc::new(Mutex::new(slots)),
             permits: Arc::new(permits),
-            _lock: lock,
+            _lock: Arc::new(lock),
         })
     }
 

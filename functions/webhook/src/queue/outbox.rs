@@ -73,7 +73,8 @@ enum Occasion {
 }
 
 impl Outbox {
-    pub(super) fn new(client: Client, url: String) -> Self {
+    /// An empty outbox for the queue at `url`.
+    pub fn new(client: Client, url: String) -> Self {
         Self(Arc::new(Shared {
             client,
             url,
