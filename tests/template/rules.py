@@ -31,8 +31,7 @@ RUNTIME_PERMISSIONS = {"logs:CreateLogStream", "logs:PutLogEvents", "xray:PutTra
 MAPPING_PERMISSIONS = {"sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"}
 REFERENCE_PERMISSIONS = {"ssm:GetParameter", "secretsmanager:GetSecretValue"}
 CLI_PERMISSIONS = {
-    # What a registry client of ECR needs besides the token; granted with EcrPullRepositories only.
-    "ecr:GetAuthorizationToken",
+    # What ECR wants of who pulls, besides the token; granted with EcrPullRepositories only.
     "ecr:BatchCheckLayerAvailability",
     "ecr:GetDownloadUrlForLayer",
     "ecr:BatchGetImage",
@@ -122,8 +121,8 @@ def each_variable_the_code_reads_is_set_and_no_other(model: Model) -> None:
 
 def each_permission_the_code_needs_is_granted_and_no_other(model: Model) -> None:
     beside = {
-        "webhook": RUNTIME_PERMISSIONS | REFERENCE_PERMISSIONS | KEY_PERMISSIONS,
-        "scanner": RUNTIME_PERMISSIONS | REFERENCE_PERMISSIONS | KEY_PERMISSIONS | MAPPING_PERMISSIONS | CLI_PERMISSIONS,
+        "webhook": RUNTIME_PERMISSIONS | KEY_PERMISSIONS,
+        "scanner": RUNTIME_PERMISSIONS | KEY_PERMISSIONS | MAPPING_PERMISSIONS | CLI_PERMISSIONS,
     }
     for function, role in ROLES.items():
         granted = set()

@@ -19,11 +19,12 @@ COMMANDS_ONLY = {"functions/scanner/src/dynamodb/history.rs"}
 SERVICES = {
     "aws-sdk-dynamodb": "dynamodb",
     "aws-sdk-ecr": "ecr",
-    "aws-sdk-secretsmanager": "secretsmanager",
     "aws-sdk-sqs": "sqs",
-    "aws-sdk-ssm": "ssm",
 }
 """SDK crates, and what IAM calls their service."""
+
+TARGETS = {"AmazonSSM": "ssm", "secretsmanager": "secretsmanager"}
+"""What `X-Amz-Target` calls the services that are called without an SDK crate, and what IAM calls them."""
 
 
 def text_of(function: str) -> str:
@@ -41,13 +42,16 @@ def variables(function: str) -> set[str]:
 
 
 def permissions(function: str) -> set[str]:
-    """The IAM actions of all SDK operations that are called. A batch operation has its single one's permission."""
+    """The IAM actions of all operations that are called, by the SDK or without. A batch operation has its single one's permission."""
     source = text_of(function)
     found = set()
     for service, operation in operations():
         if re.search(rf"\.\s*{operation}\(\)", source) and f"aws_sdk_{crate_of(service)}" in source:
             action = "".join(part.capitalize() for part in operation.split("_"))
             found.add(f"{service}:{action.removesuffix('Batch')}")
+    for target, action in re.findall(r'\btarget: "(\w+)\.(\w+)"', source):
+        # A service that is not in the table fails here, on purpose.
+        found.add(f"{TARGETS[target]}:{action}")
     return found
 
 
