@@ -29,10 +29,10 @@ fn it_shows_deliveries_scans_verdicts_and_dead_letters_with_their_reasons() {
     });
     assert_eq!(shown.status, 200);
     for part in [
-        "<td>harbor</td><td>202</td><td>1 queued</td>",
-        "<td>401</td><td>No valid credential</td>",
-        "<td>passed</td>",
-        "<td>failed</td>",
+        "<td>harbor</td><td>202</td><td class=\"long\">1 queued</td>",
+        "<td>401</td><td class=\"long\">No valid credential</td>",
+        "<td class=\"clean\">passed</td>",
+        "<td class=\"critical\">failed</td>",
         "<dt>dead letters</dt><dd>1</dd>",
         "<dt>running</dt><dd>1</dd>",
         "harbor.example.com/prod/hang:1",
@@ -51,9 +51,15 @@ fn it_shows_deliveries_scans_verdicts_and_dead_letters_with_their_reasons() {
     ] {
         assert!(head.contains(header), "{header} is not in {head}");
     }
-    for outside in ["http://", "https://", "<script", "style=", " on"] {
+    // That a browser sees it so too is shown in tests/proofs/page.py.
+    for outside in [
+        "src=", "href=\"h", "href=\"/", "<script", "<form", "style=", "url(",
+    ] {
         assert!(!shown.body.contains(outside), "{outside}");
     }
+    assert!(shown.body.contains("http-equiv=\"refresh\""));
+    let still = page(&serve, "/?still", LOCAL).body;
+    assert!(!still.contains("http-equiv"), "{still}");
     let style = page(&serve, "/page.css", LOCAL);
     assert_eq!(style.status, 200);
     assert!(style.head.to_lowercase().contains("content-type: text/css"));
