@@ -201,7 +201,7 @@ async fn known(args: &BackfillArgs, registry: &str, now: Timestamp) -> anyhow::R
     };
     let records = Records::open(&ledger).await?;
     for record in records.latest(&filter, usize::MAX, now).await? {
-        known.add(&record);
+        known.add(&record, now);
     }
     Ok(known)
 }

@@ -14,6 +14,7 @@ use scanhook_core::auth::Credential;
 use scanhook_core::image::Image;
 use scanhook_core::kinds::{self, Kind};
 use scanhook_core::record::{ScanRecord, State};
+use scanhook_emulator::clock::Clock;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
 use scanhook_settings::secrets::Secrets;
@@ -332,7 +333,7 @@ fn outcome(answer: &Answer, record: Option<&ScanRecord>) -> String {
         .pointer("/skipped/0/reason")
         .and_then(Value::as_str);
     match (record, skipped) {
-        (Some(record), _) => scans::verdict(record),
+        (Some(record), _) => scans::verdict(record, Clock::System.now()),
         (None, Some(reason)) => format!("skipped: {reason}"),
         (None, None) if answer.status >= 400 => format!("refused: {}", answer.status),
         (None, None) => "still waiting".to_owned(),

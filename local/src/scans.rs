@@ -85,34 +85,50 @@ async fn list(args: &ScansListArgs, now: Timestamp) -> anyhow::Result<Outcome> {
                 "scan", "source", "image", "verdict", "critical", "high", "fixable", "attempts",
                 "received",
             ],
-            records.iter().map(row).collect(),
+            records.iter().map(|it| row(it, now)).collect(),
         )?,
     }
     Ok(Outcome::Fine)
 }
 
-fn row(record: &ScanRecord) -> Vec<String> {
+fn row(record: &ScanRecord, now: Timestamp) -> Vec<String> {
     let findings = record.findings;
     let count = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |it| it.to_string());
     vec![
         record.scan_id.to_string(),
         record.source.to_string(),
         output::image(&record.image, record.tag.as_ref(), record.digest.as_ref()),
-        verdict(record),
+        verdict(record, now),
         count(findings.map(|it| it.critical)),
         count(findings.map(|it| it.high)),
         count(findings.map(|it| it.fixable)),
         record.attempts.to_string(),
-        record.received_at.strftime("%F %T").to_string(),
+        second(record.received_at),
     ]
 }
 
+fn second(instant: Timestamp) -> String {
+    instant.strftime("%F %T").to_string()
+}
+
 /// The verdict with its reason, or the state while there is no verdict.
-pub(crate) fn verdict(record: &ScanRecord) -> String {
+pub(crate) fn verdict(record: &ScanRecord, now: Timestamp) -> String {
     match (&record.verdict, &record.reason) {
         (Some(verdict), Some(reason)) => format!("{verdict}: {reason}"),
         (Some(verdict), None) => verdict.clone(),
-        (None, _) => record.state.as_str().to_owned(),
+        (None, _) => state(record, now),
+    }
+}
+
+/// The state, and of a scan in progress whether somebody still works on it.
+fn state(record: &ScanRecord, now: Timestamp) -> String {
+    let word = record.state.as_str();
+    match record.claimed_until {
+        Some(until) if record.is_abandoned(now) => {
+            format!("{word}: worker gone since {}", second(until))
+        }
+        Some(until) => format!("{word} until {} at most", second(until)),
+        None => word.to_owned(),
     }
 }
 
@@ -137,9 +153,11 @@ async fn show(args: &ScansShowArgs, now: Timestamp) -> anyhow::Result<Outcome> {
                         .iter()
                         .filter(|(_, value)| !value.is_null())
                         .map(|(name, value)| {
-                            let text = value
-                                .as_str()
-                                .map_or_else(|| value.to_string(), str::to_owned);
+                            let text = match value.as_str() {
+                                Some(_) if name == "state" => state(record, now),
+                                Some(text) => text.to_owned(),
+                                None => value.to_string(),
+                            };
                             vec![name.clone(), text]
                         });
                 output::table(&["field", "value"], rows.collect())?;
@@ -147,4 +165,46 @@ async fn show(args: &ScansShowArgs, now: Timestamp) -> anyhow::Result<Outcome> {
         }
     }
     Ok(Outcome::Fine)
+}
+
+#[cfg(test)]
+mod tests {
+    use scanhook_core::message::QueueMessage;
+    use scanhook_core::record::State;
+    use scanhook_core::verdict::{Class, ErrorReason, ScanError};
+
+    use super::*;
+
+    fn at(minute: &str) -> Timestamp {
+        format!("2026-11-21T{minute}:00Z").parse().unwrap()
+    }
+
+    #[test]
+    fn a_scan_in_progress_tells_whether_somebody_works_on_it() {
+        let message = QueueMessage::parse(
+            r#"{"version":1,"scan_id":"01JD","source":"s","image":{"registry":"h.io","repository":"a","tag":"1","digest":null},"event":{"id":null,"type":"push","actor":null,"occurred_at":null,"received_at":"2026-11-21T20:00:00Z"}}"#,
+        );
+        let begun = ScanRecord::begin(&message.unwrap(), 1, at("20:00"));
+        assert_eq!(verdict(&begun, at("20:05")), "in_progress");
+        let claimed = ScanRecord {
+            claimed_until: Some(at("20:10")),
+            ..begun
+        };
+        assert_eq!(
+            verdict(&claimed, at("20:09")),
+            "in_progress until 2026-11-21 20:10:00 at most"
+        );
+        assert_eq!(
+            verdict(&claimed, at("20:10")),
+            "in_progress: worker gone since 2026-11-21 20:10:00"
+        );
+        let error = ScanError {
+            reason: ErrorReason::Network,
+            class: Class::Transient,
+            detail: "no answer".to_owned(),
+        };
+        let failed = claimed.failed(&error, State::Retrying, at("20:05"));
+        assert_eq!(verdict(&failed, at("20:10")), "error: network");
+        assert_eq!(failed.claimed_until, None);
+    }
 }

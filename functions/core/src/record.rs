@@ -126,6 +126,9 @@ pub struct ScanRecord {
     pub received_at: Timestamp,
     /// When the latest attempt began.
     pub started_at: Timestamp,
+    /// While it is in progress: when its claim ends by itself. Later than that, its worker is gone.
+    #[serde(default)]
+    pub claimed_until: Option<Timestamp>,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
 }
@@ -155,6 +158,7 @@ impl ScanRecord {
             actor: message.event.info.actor.clone(),
             received_at: message.event.received_at,
             started_at: now,
+            claimed_until: None,
             finished_at: None,
         }
     }
@@ -179,6 +183,7 @@ impl ScanRecord {
             verdict: Some(Verdict::NotAnImage.as_str().to_owned()),
             reason: Verdict::NotAnImage.reason().map(str::to_owned),
             detail: Some(detail),
+            claimed_until: None,
             finished_at: Some(now),
             ..self
         }
@@ -202,6 +207,7 @@ impl ScanRecord {
             identity: Some(*identity),
             result_url: report.result_url.clone(),
             cli_version: report.cli_version.clone(),
+            claimed_until: None,
             finished_at: Some(now),
             ..self
         }
@@ -214,6 +220,7 @@ impl ScanRecord {
             state: State::Done,
             verdict: Some(verdict.as_str().to_owned()),
             reason: Some(REPEATED.to_owned()),
+            claimed_until: None,
             finished_at: Some(now),
             ..self
         }
@@ -227,9 +234,15 @@ impl ScanRecord {
             verdict: Some("error".to_owned()),
             reason: Some(error.reason.as_str().to_owned()),
             detail: Some(error.detail.clone()),
+            claimed_until: None,
             finished_at: Some(now),
             ..self
         }
+    }
+
+    /// Whether its worker is gone: the claim has ended, and nobody wrote down how the attempt ended.
+    pub fn is_abandoned(&self, now: Timestamp) -> bool {
+        self.state == State::InProgress && self.claimed_until.is_some_and(|it| it <= now)
     }
 
     /// Whether it tells another request's scan: there is a verdict, but no report.

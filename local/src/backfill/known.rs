@@ -42,8 +42,10 @@ impl Known {
         }
     }
 
-    pub(super) fn add(&mut self, record: &ScanRecord) {
-        if record.state == State::DeadLetter && !self.any_record {
+    /// Learns of a record. One whose worker is gone has failed like a dead letter, which it may be by now.
+    pub(super) fn add(&mut self, record: &ScanRecord, now: Timestamp) {
+        let has_failed = record.state == State::DeadLetter || record.is_abandoned(now);
+        if has_failed && !self.any_record {
             self.failed.insert(record.scan_id.clone());
             return;
         }
@@ -275,9 +277,15 @@ mod tests {
         };
         for (only_missing, expected) in [(false, false), (true, true)] {
             let mut known = Known::new(only_missing);
-            known.add(&record(1, State::Done));
-            known.add(&record(2, State::DeadLetter));
-            known.add(&record(3, State::InProgress));
+            known.add(&record(1, State::Done), now());
+            known.add(&record(2, State::DeadLetter), now());
+            known.add(&record(3, State::InProgress), now());
+            let abandoned = ScanRecord {
+                claimed_until: Some(now()),
+                ..record(5, State::InProgress)
+            };
+            known.add(&abandoned, now());
+            assert_eq!(known.has("h.io/a", None, &digest(5)), expected);
             assert_eq!(known.has_failed(&message(2).scan_id), !only_missing);
             assert!(!known.has_failed(&message(1).scan_id));
             let has = |number| known.has("h.io/a", None, &digest(number));
@@ -291,10 +299,11 @@ mod tests {
     #[test]
     fn content_is_known_by_its_index_since_that_is_what_the_tag_names() {
         let mut known = Known::new(false);
-        known.add(&ScanRecord {
+        let record = ScanRecord {
             index: Some(digest(9)),
             ..ScanRecord::begin(&message(1), 1, now())
-        });
+        };
+        known.add(&record, now());
         assert!(known.has("h.io/a", None, &digest(9)) && !known.has("h.io/a", None, &digest(1)));
         assert!(known.first_time("h.io/a", &digest(4)) && !known.first_time("h.io/a", &digest(4)));
         assert!(known.first_time("h.io/b", &digest(4)));

@@ -128,6 +128,7 @@ pub(super) async fn scan<L: Ledger>(
     if let Some(verdict) = claimed.await? {
         return Ok(Outcome::Repeated(verdict));
     }
+    scan.record.claimed_until = Some(request.until);
     ledger_result("record", scanner.ledger.record(&scan.record).await);
 
     let login = prepared.resolved.login.clone();
