@@ -29,7 +29,7 @@ use self::operations::{Depths, Operations, Part};
 use self::page::Page;
 use self::queues::{Queues, ensure_queues, release_abandoned};
 pub(crate) use self::scanning::outside;
-use self::scanning::{function_timeout, mapping, scanner};
+use self::scanning::{cli_program, function_timeout, mapping, scanner};
 use crate::args::ServeArgs;
 use crate::breaker::{Breaker, Watched};
 use crate::data_dir::DataDir;
@@ -211,12 +211,12 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let mut tasks = JoinSet::new();
     let endpoint_stopping = stopping.endpoint.clone().cancelled_owned();
     tasks.spawn(endpoint.serve(sqs_listener, endpoint_stopping));
-    if let Some(program) = &options.scanner_cli {
+    if let Some(named) = &options.scanner_cli {
         let scanner = scanner(
             &config,
             (&environment, &secrets),
             &queues,
-            program,
+            cli_program(named, &environment, ", or start with --no-scan")?,
             &data_dir.scratch(),
             Watched {
                 ledger: ledger.clone(),

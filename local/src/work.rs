@@ -26,7 +26,7 @@ use crate::faults::Plan;
 use crate::ledger::SqliteLedger;
 use crate::serve::operations::{Depths, Operations, Part};
 use crate::serve::queues::Queues;
-use crate::serve::scanning::{mapping, scanner};
+use crate::serve::scanning::{cli_program, mapping, scanner};
 use crate::serve::{self, StopSignals};
 use crate::{Outcome, output, unusable};
 
@@ -43,28 +43,15 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
         let sdk = scanhook_settings::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await;
         let (table, keep) = (table.clone(), config.ledger_keep);
         let ledger = DynamoDbLedger::new(&sdk, table, keep, dynamodb::PATIENCE);
-        start(
-            &args,
-            config,
-            (&environment, &secrets),
-            &data_dir,
-            ledger,
-            None,
-        )
-        .await
+        let part = Part::table(&ledger);
+        let surroundings = (&environment, &secrets);
+        start(&args, config, surroundings, &data_dir, ledger, part).await
     } else {
         let now = Clock::System.now();
         let ledger = SqliteLedger::open(&data_dir.ledger(), config.ledger_keep, now)?;
         let part = Part::ledger(&ledger);
-        start(
-            &args,
-            config,
-            (&environment, &secrets),
-            &data_dir,
-            ledger,
-            Some(part),
-        )
-        .await
+        let surroundings = (&environment, &secrets);
+        start(&args, config, surroundings, &data_dir, ledger, part).await
     };
     let mut worker = started.map_err(unusable)?;
     output::notice(&format!(
@@ -100,30 +87,30 @@ async fn start<L: Ledger>(
     (environment, secrets): (&Environment, &Secrets),
     data_dir: &DataDir,
     ledger: L,
-    ledger_part: Option<Part>,
+    ledger_part: Part,
 ) -> anyhow::Result<Worker> {
     let listener = serve::bind(args.listen, "--listen").await?;
     let address = listener.local_addr()?;
     let queues = Queues::outside(&args.queue_url).await?;
     let breaker = Breaker::new();
-    let mut parts = vec![
+    let parts = vec![
         Part::configuration(),
         Part::queue(queues.client.clone(), queues.url.clone()),
+        ledger_part,
         Part::backend(&breaker),
     ];
-    parts.extend(ledger_part);
     let operations = Operations::new(parts, Depths::outside(&queues));
     let ledger = Watched {
         ledger,
         breaker: Arc::clone(&breaker),
     };
-    let (program, scratch) = (&args.scanner_cli, data_dir.scratch());
+    let program = cli_program(&args.scanner_cli, environment, "")?;
     let scanner = scanner(
         &config,
         (environment, secrets),
         &queues,
         program,
-        &scratch,
+        &data_dir.scratch(),
         ledger,
         system_dns(),
     )

@@ -15,6 +15,7 @@ use futures_util::future::join_all;
 use http::{StatusCode, header};
 use metrics::gauge;
 use scanhook_emulator::sqs::Store;
+use scanhook_scanner::dynamodb::DynamoDbLedger;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -86,6 +87,15 @@ impl Part {
         Self::new("ledger", move || {
             let ledger = ledger.clone();
             async move { ledger.can_write().await }
+        })
+    }
+
+    /// Whether the ledger's table answers.
+    pub(crate) fn table(ledger: &DynamoDbLedger) -> Self {
+        let ledger = ledger.clone();
+        Self::new("ledger", move || {
+            let ledger = ledger.clone();
+            async move { ledger.ping().await.is_ok() }
         })
     }
 

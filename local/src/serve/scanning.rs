@@ -38,10 +38,14 @@ pub(crate) fn function_timeout(config: &Config) -> Duration {
         + INVOCATION_MARGIN
 }
 
-/// The program that `--scanner-cli` names.
-fn cli_program(named: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
-    let advice = "name the Sysdig CLI with --scanner-cli, or start with --no-scan";
-    let program = named_program(named, environment).context(advice)?;
+/// The program that `--scanner-cli` names; `otherwise` ends the advice that is given if there is none.
+pub(crate) fn cli_program(
+    named: &Path,
+    environment: &Environment,
+    otherwise: &str,
+) -> anyhow::Result<PathBuf> {
+    let advice = format!("name the Sysdig CLI with --scanner-cli{otherwise}");
+    let program = named_program(named, environment).with_context(|| advice.clone())?;
     let metadata = std::fs::metadata(&program).ok().filter(Metadata::is_file);
     let Some(metadata) = metadata else {
         anyhow::bail!("there is no CLI at {}; {advice}", named.display());
@@ -59,12 +63,11 @@ pub(crate) async fn scanner<L: Ledger>(
     config: &Arc<Config>,
     (environment, secrets): (&Environment, &Secrets),
     queues: &Queues,
-    program: &Path,
+    program: PathBuf,
     scratch: &Path,
     ledger: L,
     dns: Dns,
 ) -> anyhow::Result<Scanner<L>> {
-    let program = cli_program(program, environment)?;
     let settings = ScannerSettings::load(secrets, Arc::clone(config)).await?;
     let registries =
         Registries::load(secrets, environment, Arc::clone(config), outside(dns)).await?;
