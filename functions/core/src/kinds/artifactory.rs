@@ -226,6 +226,9 @@ mod tests {
             ),
             "ping"
         );
+        let real = push(r#""path":"a/1/manifest.json","tag":"1""#);
+        let of_that_name = real.replace("docker-local", "sample_repo");
+        assert!(check(&of_that_name).starts_with("Image -/sample_repo/a "));
         let options = Options {
             events: vec!["promoted".to_owned()],
             ..Options::default()
