@@ -80,7 +80,7 @@ def run_proof(title: str, prove: Callable[[Proof, Workshop], None]) -> int:
     return 0
 
 
-def until(what: str, look: Callable[[], Any], patience: float = PATIENCE) -> Any:
+def until(what: str, look: Callable[[], Any], patience: float = PATIENCE, pause: float = LOOK) -> Any:
     """Looks until there is something to see, and returns it."""
     deadline = time.monotonic() + patience
     while True:
@@ -89,7 +89,7 @@ def until(what: str, look: Callable[[], Any], patience: float = PATIENCE) -> Any
             return seen
         if time.monotonic() > deadline:
             raise Disproved(f"{what}: not within {patience:g} s")
-        time.sleep(LOOK)
+        time.sleep(pause)
 
 
 def free_port() -> int:
