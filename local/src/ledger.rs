@@ -229,7 +229,8 @@ impl Ledger for SqliteLedger {
                 .prepare_cached(
                     "INSERT INTO scan (scan_id, platform, received_at, record, expires) VALUES (?1, ?2, ?3, ?4, ?5)
                      ON CONFLICT (scan_id, platform) DO UPDATE SET received_at = ?3, record = ?4, expires = ?5
-                     WHERE NOT ?6 OR record ->> '$.state' <> ?7",
+                     WHERE record ->> '$.state' <> ?7
+                        OR NOT (?6 OR (?8 AND julianday(record ->> '$.started_at') > julianday(?9)))",
                 )?
                 .execute(params![
                     record.scan_id.as_str(),
@@ -239,6 +240,8 @@ impl Ledger for SqliteLedger {
                     ledger.expires(record.finished_at.unwrap_or(record.started_at)),
                     record.is_repeated(),
                     State::Done.as_str(),
+                    record.state != State::Done,
+                    record.started_at.to_string(),
                 ])?;
             if record.platform.is_some() {
                 connection

@@ -173,10 +173,20 @@ impl Ledger for DynamoDbLedger {
             .item("state", text(record.state.as_str()))
             .item("list_shard", text(shard(&record.scan_id)))
             .item("listed_at", text(listed_at(record)))
+            .item("started_at_ms", milliseconds(record.started_at))
             .item("expires_at", self.expires_at(last_change));
-        if record.is_repeated() {
+        let is_open = record.state != State::Done;
+        if record.is_repeated() || is_open {
+            let mut condition = "attribute_not_exists(pk) OR #state <> :done".to_owned();
+            if is_open {
+                condition.push_str(
+                    " OR attribute_not_exists(started_at_ms) OR started_at_ms <= :started",
+                );
+                call =
+                    call.expression_attribute_values(":started", milliseconds(record.started_at));
+            }
             call = call
-                .condition_expression("attribute_not_exists(pk) OR #state <> :done")
+                .condition_expression(condition)
                 .expression_attribute_names("#state", "state")
                 .expression_attribute_values(":done", text(State::Done.as_str()));
         }

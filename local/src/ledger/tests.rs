@@ -48,6 +48,7 @@ suite! {
     of_two_workers_that_race_one_wins_each_of_a_thousand_times
     a_record_takes_the_place_of_its_earlier_one
     a_verdict_stays_when_its_message_comes_once_more
+    a_verdict_stays_when_an_earlier_attempt_tells_late_of_its_failure
     records_of_each_platform_are_found_by_the_scan_in_order
     records_that_expired_are_gone
     the_latest_records_are_listed_across_pages
@@ -423,6 +424,35 @@ async fn a_verdict_stays_when_its_message_comes_once_more(
         .unwrap();
     other.record(&repeated).await.unwrap();
     assert_eq!(ledger.find(&id("01A"), at(8)).await.unwrap(), [repeated]);
+}
+
+async fn a_verdict_stays_when_an_earlier_attempt_tells_late_of_its_failure(
+    ledger: impl Ledger + History,
+    other: impl Ledger + History,
+) {
+    let hung = record("01A", "a", 0);
+    let later = ScanRecord {
+        started_at: at(5),
+        ..hung.clone()
+    };
+    let done = later.clone().repeated(Verdict::Passed, at(6));
+    ledger.record(&hung).await.unwrap();
+    other.record(&done).await.unwrap();
+    for state in [State::Retrying, State::DeadLetter] {
+        let failed = hung.clone().failed(&error(), state, at(7));
+        ledger.record(&failed).await.unwrap();
+        assert_eq!(
+            ledger.find(&id("01A"), at(8)).await.unwrap(),
+            std::slice::from_ref(&done)
+        );
+    }
+    // One that began later tells what is so by now.
+    let again = ScanRecord {
+        started_at: at(9),
+        ..hung
+    };
+    other.record(&again).await.unwrap();
+    assert_eq!(ledger.find(&id("01A"), at(9)).await.unwrap(), [again]);
 }
 
 async fn records_of_each_platform_are_found_by_the_scan_in_order(
