@@ -4,8 +4,8 @@ DynamoDB for a ledger. Listed, filtered, shown, exported, redriven in part; then
 SIGKILL: every request is in exactly one of the two queues afterwards. Move tasks on ours only, since moto has none.
 
 `--rounds N` says how often a redrive is interrupted on each endpoint (default 8 on ours and 2 on moto; 50 is the long form), `--seed N`
-when. There are 5,100 letters on ours and 204 on moto, which takes ten of them a second where there are many; `--moto-letters 5100` waits for
-that. Run by the Python of a virtual environment that has boto3; PROOF_SERVERS is the directory of moto_server. `tests/proofs/run` makes both.
+when. There are 5,100 letters on ours and 204 on moto, which is slow where there are many; `--moto-letters 5100` waits for that, and `--only moto`
+leaves ours out. Run by the Python of a virtual environment that has boto3; PROOF_SERVERS is the directory of moto_server. `tests/proofs/run` makes both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from harness import Disproved, Proof, Workshop, base_environment, free_port, http, require_binaries, run_proof, until
+from harness import ROOT, Disproved, Proof, Workshop, base_environment, free_port, http, require_binaries, run_proof, until
 from serve import DEAD_LETTERS, QUEUE, SCANHOOK, start_server
 from sqs_conformance import SERVERS
 
@@ -202,7 +202,8 @@ def start_moto(shop: Workshop, count: int) -> Endpoint | None:
         return None
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    process = shop.start("moto", [SERVERS / "moto_server", "-H", "127.0.0.1", "-p", str(port)], base_environment())
+    script = ROOT / "tests/proofs/moto_server.py"
+    process = shop.start("moto", [SERVERS / "python", script, str(port)], base_environment())
     sqs, dynamodb = client("sqs", url), client("dynamodb", url)
 
     def is_up() -> bool:
@@ -393,6 +394,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
     parser.add_argument("--moto-letters", type=int, default=MOTO_LETTERS)
+    parser.add_argument("--only", choices=["ours", "moto"])
     options = parser.parse_args()
     if (options.rounds or 0) >= TEAMS:
         parser.error(f"--rounds: {TEAMS - 1} at most")
@@ -401,7 +403,9 @@ def main() -> int:
     def prove(proof: Proof, shop: Workshop) -> None:
         print(f"--seed {options.seed}", flush=True)
         chance = random.Random(options.seed)
-        for endpoint, rounds in ((start_ours(shop), 8), (start_moto(shop, options.moto_letters), 2)):
+        ours = start_ours(shop) if options.only != "moto" else None
+        moto = start_moto(shop, options.moto_letters) if options.only != "ours" else None
+        for endpoint, rounds in ((ours, 8), (moto, 2)):
             if endpoint is None:
                 continue
             fill(endpoint)
