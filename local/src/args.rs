@@ -12,6 +12,7 @@ use scanhook_core::kinds::{self, Kind};
 use scanhook_core::message::ScanId;
 use scanhook_core::source::SourceName;
 use scanhook_scanner::doctor::Images;
+use scanhook_settings::logs::Format;
 
 use self::dlq::DlqCommand;
 use crate::faults::Fault;
@@ -177,9 +178,36 @@ pub(crate) struct ConfigArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct LogArgs {
+    /// How to write the log; `SCANHOOK_LOG` says how much of it
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum LogFormat {
+    /// A JSON object a line
+    #[default]
+    Json,
+    /// For people
+    Pretty,
+}
+
+impl LogArgs {
+    pub(crate) fn format(&self) -> Format {
+        match self.log_format {
+            LogFormat::Json => Format::Json,
+            LogFormat::Pretty => Format::Pretty,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
     /// Where to take deliveries
     #[arg(
         long,
@@ -225,6 +253,8 @@ pub(crate) struct WorkArgs {
     pub(crate) queue_url: String,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
     /// Where to tell whether it is ready, and its figures
     #[arg(
         long,

@@ -34,6 +34,7 @@ use std::time::Duration;
 use clap::Parser as _;
 use scanhook_emulator::clock::Clock;
 use scanhook_settings::Environment;
+use scanhook_settings::logs;
 use scanhook_settings::traces::Traces;
 
 use crate::args::{Args, Command};
@@ -90,16 +91,16 @@ async fn run(args: Args) -> anyhow::Result<Outcome> {
     let environment = scanhook_settings::environment();
     match args.command {
         Command::Serve(args) => {
-            let traces = start_log(&environment)?;
+            let traces = start_log(&environment, args.log.format())?;
             traced(traces, Box::pin(serve::command(args, environment))).await
         }
         Command::Work(args) => {
-            let traces = start_log(&environment)?;
+            let traces = start_log(&environment, args.log.format())?;
             traced(traces, Box::pin(work::command(args, environment))).await
         }
         Command::Demo => {
             if environment("SCANHOOK_LOG").is_some() {
-                start_log(&environment)?;
+                start_log(&environment, logs::Format::Json)?;
             }
             demo::command().await
         }
@@ -114,8 +115,8 @@ async fn run(args: Args) -> anyhow::Result<Outcome> {
     }
 }
 
-fn start_log(environment: &Environment) -> anyhow::Result<Option<Traces>> {
-    scanhook_settings::logs::init(environment, "scanhook").map_err(unusable)
+fn start_log(environment: &Environment, format: logs::Format) -> anyhow::Result<Option<Traces>> {
+    logs::init(environment, "scanhook", format).map_err(unusable)
 }
 
 /// Runs a command and sends its traces meanwhile; at its end those that are left.

@@ -28,6 +28,7 @@ use scanhook_core::kinds;
 use scanhook_core::source::Source;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
+use scanhook_settings::logs::{self, Format};
 use scanhook_settings::secrets::Secrets;
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::queue::Queue;
@@ -59,7 +60,7 @@ const TIMED: u64 = 20_000;
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     // The line that each delivery leaves in the log is a part of its cost.
-    scanhook_settings::logs::init(&scanhook_settings::environment(), "bench").unwrap();
+    logs::init(&scanhook_settings::environment(), "bench", Format::Json).unwrap();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
         [word] if word == "table" => table(),

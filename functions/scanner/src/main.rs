@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use scanhook_scanner::{config, invocation};
+use scanhook_settings::logs::{self, Format};
 use scanhook_settings::metrics::EmbeddedFormat;
 use serde_json::Value;
 
@@ -22,7 +23,7 @@ async fn main() -> ExitCode {
     if environment("AWS_LAMBDA_RUNTIME_API").is_none() {
         return fail("this is a Lambda function; `scanhook work` runs it without Lambda");
     }
-    let traces = match scanhook_settings::logs::init(&environment, "scanhook-scanner") {
+    let traces = match logs::init(&environment, "scanhook-scanner", Format::Json) {
         Ok(traces) => traces,
         Err(err) => return fail(&err.to_string()),
     };

@@ -1,10 +1,12 @@
-//! How a process writes its log: one JSON object a line, on stdout. A line has the fields of its event and those of the
+//! How a process writes its log: one event a line, on stdout. A line has the fields of its event and those of the
 //! spans that it is within, so that the ids of a delivery or a scan are in each line of it.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 
 use jiff::Timestamp;
 use serde::ser::{Serialize, SerializeMap as _, Serializer};
+use serde_json::Value;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::Layer;
@@ -27,11 +29,22 @@ const CAPPED: [&str; 9] = [
 #[error("SCANHOOK_LOG must be a level (error, warn, info, debug, trace) or a list of target=level")]
 pub struct ParseLogFilterError;
 
+/// How an event is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// As a JSON object, for whatever collects logs.
+    #[default]
+    Json,
+    /// As words, for people: time, level, message, `name=value`.
+    Pretty,
+}
+
 /// Starts the log of this process, which calls itself `service`, and the collection of its traces if the environment says
 /// where they go. Without `SCANHOOK_LOG`, the level is INFO.
 pub fn init(
     environment: &Environment,
     service: &str,
+    format: Format,
 ) -> Result<Option<Traces>, ParseLogFilterError> {
     let targets: Targets = match environment("SCANHOOK_LOG") {
         Some(text) => text.parse().map_err(|_| ParseLogFilterError)?,
@@ -41,7 +54,7 @@ pub fn init(
         Ok(traces) => (traces, None),
         Err(problem) => (None, Some(problem)),
     };
-    let lines = Lines
+    let lines = Lines(format)
         .with_filter(targets)
         .with_filter(filter_fn(is_allowed));
     // A second start in one process, as in tests, leaves the first in place.
@@ -60,7 +73,7 @@ fn is_allowed(metadata: &Metadata<'_>) -> bool {
 }
 
 /// Writes each event as a line.
-struct Lines;
+struct Lines(Format);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
@@ -95,10 +108,14 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
             own: &own,
             outer: &outer,
         };
-        if let Ok(mut line) = serde_json::to_vec(&line) {
-            line.push(b'\n');
+        let line = match self.0 {
+            Format::Json => serde_json::to_string(&line),
+            Format::Pretty => Ok(line.pretty()),
+        };
+        if let Ok(mut line) = line {
+            line.push('\n');
             // In one write, so that no other line gets between; a reader that has gone away is no reason to fail.
-            let _ = std::io::stdout().lock().write_all(&line);
+            let _ = std::io::stdout().lock().write_all(line.as_bytes());
         }
     }
 }
@@ -112,7 +129,53 @@ struct Line<'a> {
     metadata: &'a Metadata<'static>,
     own: &'a Fields,
     /// From the innermost span to the outermost.
-    outer: &'a [(&'static str, serde_json::Value)],
+    outer: &'a [(&'static str, Value)],
+}
+
+impl Line<'_> {
+    /// Every name that is told, once.
+    fn entries(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        let outer = self.outer.iter().enumerate();
+        let outer = outer.filter(|(place, (name, _))| {
+            let before = self.outer.iter().take(*place);
+            self.own.get(name).is_none() && !before.into_iter().any(|it| it.0 == *name)
+        });
+        let outer = outer.map(|(_, (name, value))| (*name, value));
+        self.own.iter().chain(outer)
+    }
+
+    fn pretty(&self) -> String {
+        let message = self.own.get("message").and_then(Value::as_str);
+        let mut line = format!(
+            "{:.3} {:5} {}",
+            self.now,
+            self.metadata.level(),
+            harmless(message.unwrap_or_default())
+        );
+        for (name, value) in self.entries().filter(|it| it.0 != "message") {
+            let is_word = |it: &&str| {
+                !it.is_empty() && !it.contains([' ', '"', '=', '\\']) && harmless(it) == *it
+            };
+            let _ = match value.as_str().filter(is_word) {
+                Some(word) => write!(line, " {name}={word}"),
+                None => write!(line, " {name}={}", harmless(&value.to_string())),
+            };
+        }
+        line
+    }
+}
+
+/// A text that can neither begin a line nor command a terminal.
+fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for it in text.chars() {
+        if it.is_control() {
+            out.extend(it.escape_default());
+        } else {
+            out.push(it);
+        }
+    }
+    out
 }
 
 impl Serialize for Line<'_> {
@@ -120,15 +183,8 @@ impl Serialize for Line<'_> {
         let mut line = serializer.serialize_map(None)?;
         line.serialize_entry("timestamp", &format_args!("{:.6}", self.now))?;
         line.serialize_entry("level", self.metadata.level().as_str())?;
-        for (name, value) in self.own.iter() {
+        for (name, value) in self.entries() {
             line.serialize_entry(name, value)?;
-        }
-        for (place, (name, value)) in self.outer.iter().enumerate() {
-            let is_told = self.own.get(name).is_some()
-                || self.outer.iter().take(place).any(|it| it.0 == *name);
-            if !is_told {
-                line.serialize_entry(name, value)?;
-            }
         }
         line.serialize_entry("target", self.metadata.target())?;
         line.end()
@@ -141,4 +197,18 @@ impl Serialize for Line<'_> {
 )]
 fn now() -> Timestamp {
     Timestamp::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_begins_a_line_or_commands_a_terminal() {
+        assert_eq!(harmless("déjà vu: \"1\""), "déjà vu: \"1\"");
+        assert_eq!(
+            harmless("a\nERROR\r\u{1b}[2J\u{9b}1m"),
+            "a\\nERROR\\r\\u{1b}[2J\\u{9b}1m"
+        );
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use lambda_http::{Request, service_fn};
+use scanhook_settings::logs::{self, Format};
 use scanhook_settings::metrics::EmbeddedFormat;
 use scanhook_webhook::config;
 use tower::ServiceExt as _;
@@ -21,7 +22,7 @@ async fn main() -> ExitCode {
     if environment("AWS_LAMBDA_RUNTIME_API").is_none() {
         return fail("this is a Lambda function; `scanhook serve` runs it without Lambda");
     }
-    let traces = match scanhook_settings::logs::init(&environment, "scanhook-webhook") {
+    let traces = match logs::init(&environment, "scanhook-webhook", Format::Json) {
         Ok(traces) => traces,
         Err(err) => return fail(&err.to_string()),
     };

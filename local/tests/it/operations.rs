@@ -143,3 +143,27 @@ fn without_its_queue_a_server_says_so_to_operators_and_senders() {
     let refused = r#"scanhook_webhook_events_received_total{source="harbor",outcome="refused",reason="unavailable"}"#;
     assert_eq!(figure(&figures, refused), Some(1.0), "{figures}");
 }
+
+#[test]
+fn the_log_is_for_people_if_they_ask_for_it() {
+    let place = Place::new();
+    let serve = place.serve(&["--log-format=pretty"]);
+    let id = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));
+    let line = wait_for("the end of the scan", || {
+        let log = serve.stdout();
+        log.lines()
+            .find(|it| it.contains(" event=scan.finished "))
+            .map(str::to_owned)
+    });
+    let (time, rest) = line.split_once(" INFO  ").unwrap();
+    assert!(time.len() == 24 && time.ends_with('Z'), "{line}");
+    assert!(
+        rest.starts_with("harbor.example.com/prod/pass: passed "),
+        "{line}"
+    );
+    assert_eq!(
+        line.matches(&format!(" scan_id={id} ")).count(),
+        1,
+        "{line}"
+    );
+}
