@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """`scanhook serve` in a container, with its state on a volume: killed while it works and started again, it has lost nothing.
-And the manifests for Kubernetes, against Kubernetes' own schemas.
+And the manifests for Kubernetes, against Kubernetes' and KEDA's own schemas.
 
-Python 3.11, standard library, PyYAML and kubernetes-validate.
+Python 3.11, standard library, PyYAML, kubernetes-validate and cloudcoil-models-keda, which is made of KEDA's definitions.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import kubernetes_validate
 import yaml
+from cloudcoil.models.keda import v1alpha1 as keda
 
 from containers import BASE, build, inspect, make_base, podman, start_container
 from deliveries import HARBOR, harbor_push, new_digest
@@ -99,22 +100,27 @@ def manifests_are_valid(proof: Proof) -> None:
     proof.part(f"manifests for Kubernetes {KUBERNETES}")
     for path in sorted(MANIFESTS.glob("*.yaml")):
         documents = list(yaml.safe_load_all(path.read_text()))
-        own = [it for it in documents if not it["apiVersion"].startswith("keda.sh/")]
-        for document in own:
-            kubernetes_validate.validate(document, KUBERNETES, strict=True)
-        proof.true(f"{path.name}: {len(own)} of {len(documents)} are valid, KEDA's have no schema here", bool(own))
-        pods = [it["spec"]["template"]["spec"] for it in own if it["kind"] in ("Deployment", "StatefulSet")]
+        kinds = [it["kind"] for it in documents]
+        wrong = [it["kind"] for it in documents if not _is_valid(it)]
+        proof.equal(f"{path.name}: {', '.join(kinds)} are valid", wrong, [])
+        pods = [it["spec"]["template"]["spec"] for it in documents if it["kind"] in ("Deployment", "StatefulSet")]
         for pod in pods:
             is_hardened(proof, pod)
-    broken = yaml.safe_load((MANIFESTS / "serve.yaml").read_text().split("---")[1])
-    broken["spec"]["portz"] = broken["spec"].pop("ports")
-    proof.true("a misspelt key is noticed", not _is_valid(broken))
+    for name, kind, key in (("serve.yaml", "Service", "ports"), ("work.yaml", "ScaledObject", "triggers"),
+                            ("work.yaml", "ScaledObject", "maxReplicaCount")):
+        [broken] = [it for it in yaml.safe_load_all((MANIFESTS / name).read_text()) if it["kind"] == kind]
+        broken["spec"][f"{key}z"] = broken["spec"].pop(key)
+        proof.true(f"{key} of a {kind}, misspelt, is noticed", not _is_valid(broken))
 
 
 def _is_valid(document: dict) -> bool:
     try:
+        if document["apiVersion"].startswith("keda.sh/"):
+            model = getattr(keda, document["kind"]).model_validate(document)
+            # Keys that it doesn't know are dropped without a word.
+            return model.model_dump(mode="json", by_alias=True, exclude_unset=True) == document
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
-    except kubernetes_validate.ValidationError:
+    except (kubernetes_validate.ValidationError, ValueError):
         return False
     return True
 
