@@ -15,10 +15,11 @@ import sys
 from pathlib import Path
 
 from containers import BASE, PODMAN, build, buildah, inspect, make_base, podman, start_container
-from deliveries import HARBOR, harbor_push, new_digest
+from deliveries import DEBIAN, HARBOR, harbor_push, new_digest
 from harness import ROOT, Proof, Workshop, base_environment, free_port, http, listens, run_proof, until
 from lambda_emulator import Function, failed_identifiers, http_event, sqs_event, sqs_variables
 from mirror import VERSION, mirror, staged
+from registry import REPOSITORY, start_registry, tag_only_push
 from serve import DEAD_LETTERS, QUEUE, start_server, text_attributes
 from stage import API_TOKEN, CONFIG, TOKENS
 
@@ -30,6 +31,12 @@ ADDED = {
     "var/runtime/bootstrap": 0o755,
 }
 """What the image has beyond its base."""
+
+
+SOURCE = """registries: {{ "{images}": {{ insecure: true }} }}
+sources:
+  ci: {{ kind: generic, registry: "{images}", auth: [{{ type: bearer, secret: "env:PROOF_DEBIAN" }}] }}"""
+"""A source whose images lie in a registry that answers."""
 
 
 def prove(proof: Proof, shop: Workshop) -> None:
@@ -99,7 +106,10 @@ def files_of(image: str) -> dict[str, int]:
 
 def scans_as_lambda_runs_it(proof: Proof, shop: Workshop) -> None:
     proof.part("the image at work: root read-only, only /tmp writable, user 12345, no capabilities")
-    server = start_server(shop, CONFIG, "--no-scan", env=base_environment(**TOKENS, **API_TOKEN))
+    images = f"127.0.0.1:{free_port()}"
+    digest = start_registry(shop, images, images)
+    configured = CONFIG.replace("sources:", SOURCE.format(images=images), 1)
+    server = start_server(shop, configured, "--no-scan", env=base_environment(**TOKENS, **API_TOKEN))
     config = shop.directory / "scanhook.yaml"
     config.chmod(0o644)
     shop.directory.chmod(0o755)
@@ -126,16 +136,21 @@ def scans_as_lambda_runs_it(proof: Proof, shop: Workshop) -> None:
         for repository in ("prod/pass", "prod/fail", "prod/no-space"):
             answer = http("POST", f"{server.url}/webhooks/harbor", HARBOR, harbor_push(repository, new_digest()))
             proof.equal(f"a signed push of {repository}: 202", answer.status, 202)
-        messages = server.sqs.receive(QUEUE, 3)
+        answer = http("POST", f"{server.url}/webhooks/ci", DEBIAN, tag_only_push())
+        proof.equal("and one of a tag only, in Debian's registry: 202", answer.status, 202)
+        messages = server.sqs.receive(QUEUE, 4)
         failed = failed_identifiers(scanner.invoke(sqs_event(messages)))
         proof.equal("no record of the batch comes back", failed, set())
-        verdicts = {it["image"]: it["verdict"] for it in scanner.lines("scan.finished")}
+        finished = {it["image"]: it for it in scanner.lines("scan.finished")}
+        verdicts = {image: it["verdict"] for image, it in finished.items()}
         expected = {
             "harbor.example.com/prod/pass": "passed",
             "harbor.example.com/prod/fail": "failed",
             "harbor.example.com/prod/no-space": "error",
+            f"{images}/{REPOSITORY}": "passed",
         }
         proof.equal("the verdicts", verdicts, expected)
+        proof.equal("the tag was resolved to the registry's digest", finished[f"{images}/{REPOSITORY}"]["digest"], digest)
         versions = {it["cli_version"] for it in scanner.lines("scan.finished") if it["verdict"] != "error"}
         proof.true(f"by the CLI of the image: {versions}", all("stand-in" in it for it in versions), versions)
         (letter,) = server.sqs.take(DEAD_LETTERS, 1)

@@ -27,11 +27,14 @@ from deliveries import JSON, harbor_push, new_digest
 from harness import ROOT, TARGET, Answer, Proof, Workshop, base_environment, http, listens, run_proof, until
 from image import RECIPE
 from mirror import mirror, staged
+from registry import REPOSITORY, start_registry, tag_only_push
 
 STACK = "scanhook"
 BRIDGE = "10.88.0.1"
 """The address of this machine on podman's own network, made in our namespace: ministack calls it host.docker.internal."""
 GATEWAY = 4566
+IMAGES = f"{BRIDGE}:5000"
+"""A registry that answers, for what is pushed by tag only."""
 SAM = TARGET / "template-venv/bin"
 BUILT = "scannerfunction:scanhook"
 """What `sam build` calls the image."""
@@ -40,13 +43,18 @@ ECR = "000000000000.dkr.ecr.us-east-1.amazonaws.com"
 
 WEBHOOK_SECRET = f"fake-{secrets.token_hex(24)}"
 API_TOKEN = f"fake-api-token-{secrets.token_hex(8)}"
-CONFIG = """
+CONFIG = f"""
+registries: {{ "{IMAGES}": {{ insecure: true }} }}
 sources:
+  ci:
+    kind: generic
+    registry: "{IMAGES}"
+    auth: [{{ type: bearer, secret: "secretsmanager:scanhook/webhook#ci" }}]
   harbor:
     kind: harbor
     registry: harbor.example.com
-    auth: [{ type: token, secret: "secretsmanager:scanhook/webhook#harbor" }]
-scanner: { api_token: "secretsmanager:scanhook/scanner#sysdig" }
+    auth: [{{ type: token, secret: "secretsmanager:scanhook/webhook#harbor" }}]
+scanner: {{ api_token: "secretsmanager:scanhook/scanner#sysdig" }}
 """
 
 
@@ -76,6 +84,7 @@ class Cloud:
         self.endpoint = f"http://127.0.0.1:{GATEWAY}"
         self.built = shop.directory / "built.yaml"
         self.repository: str | None = None
+        self.digest = ""
 
     def start(self) -> None:
         containers = self.shop.directory / "containers.conf"
@@ -91,6 +100,7 @@ class Cloud:
         # The first container on podman's network makes its bridge.
         run = [*PODMAN, "run", "--rm", "--network", "podman", "--entrypoint", "true", BASE]
         subprocess.run(run, env={**os.environ, **settings}, check=True, capture_output=True)
+        self.digest = start_registry(self.shop, "0.0.0.0:5000", "127.0.0.1:5000")
         store = self.shop.directory / "registry.yml"
         store.write_text(
             f"version: 0.1\nstorage: {{ filesystem: {{ rootdirectory: {self.shop.directory}/registry }} }}\n"
@@ -164,10 +174,10 @@ class Cloud:
             gateway.create_route(ApiId=self.api(), RouteKey=route, Target=f"integrations/{integration}")
         return routes
 
-    def deliver(self, body: bytes, secret: str = WEBHOOK_SECRET) -> Answer:
+    def deliver(self, body: bytes, secret: str = WEBHOOK_SECRET, source: str = "harbor") -> Answer:
         headers = {"Host": f"{self.api()}.execute-api.localhost:{GATEWAY}", "content-type": JSON, "Authorization": secret}
         # Behind the host AWS takes $default for granted, ministack wants it named.
-        return http("POST", f"{self.endpoint}/$default/webhooks/harbor", headers, body)
+        return http("POST", f"{self.endpoint}/$default/webhooks/{source}", headers, body)
 
     def said(self, function: str) -> str:
         """The last of a function's log."""
@@ -185,7 +195,7 @@ def is_deployed(proof: Proof, cloud: Cloud) -> None:
     proof.part("sam deploy")
     cloud.client("ssm").put_parameter(Name="/scanhook/config", Type="String", Value=CONFIG)
     manager = cloud.client("secretsmanager")
-    manager.create_secret(Name="scanhook/webhook", SecretString=json.dumps({"harbor": WEBHOOK_SECRET}))
+    manager.create_secret(Name="scanhook/webhook", SecretString=json.dumps({"harbor": WEBHOOK_SECRET, "ci": WEBHOOK_SECRET}))
     manager.create_secret(Name="scanhook/scanner", SecretString=json.dumps({"sysdig": API_TOKEN}))
     done = cloud.deploy()
     proof.true("deploys the stack", done.returncode == 0, (done.stdout + done.stderr)[-3000:])
@@ -194,7 +204,7 @@ def is_deployed(proof: Proof, cloud: Cloud) -> None:
     proof.true("the scanner is the image that sam pushed", scanner["Code"]["ImageUri"].startswith(ECR), scanner["Code"])
     cloud.repository = scanner["Code"]["ImageUri"].rpartition(":")[0]
     alarms = cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
-    proof.equal("with its 12 alarms", len(alarms), 12)
+    proof.equal("with its 13 alarms", len(alarms), 13)
     mapping = functions.list_event_source_mappings(FunctionName=f"{STACK}-scanner")["EventSourceMappings"]
     proof.equal("its five routes", len(cloud.make_routes()), 5)
     proof.equal("and its mapping", [it["BatchSize"] for it in mapping], [1])
@@ -208,6 +218,10 @@ def scans_what_is_pushed(proof: Proof, cloud: Cloud) -> None:
         image = f"harbor.example.com/{repository}"
         record = until(f"the verdict on {repository}", lambda: cloud.records().get(image), patience=120)
         proof.equal(f"  {verdict}", record["verdict"], verdict)
+    answer = cloud.deliver(tag_only_push(), f"Bearer {WEBHOOK_SECRET}", source="ci")
+    proof.true("one by tag only, in a registry that answers: 202", answer.status == 202, f"{answer}\n{cloud.said('webhook')}")
+    record = until("its verdict", lambda: cloud.records().get(f"{IMAGES}/{REPOSITORY}"), patience=120)
+    proof.equal("  passed, by the digest that the registry told", (record["verdict"], record["digest"]), ("passed", cloud.digest))
     refused = cloud.deliver(harbor_push("prod/pass", new_digest()), "fake-wrong-token-0123456789")
     proof.equal("a wrong credential: 401", refused.status, 401)
 
