@@ -27,14 +27,18 @@ TARGETS = {"AmazonSSM": "ssm", "secretsmanager": "secretsmanager"}
 """What `X-Amz-Target` calls the services that are called without an SDK crate, and what IAM calls them."""
 
 
-def text_of(function: str) -> str:
-    """The source of a function, without its tests."""
-    parts = []
+def files(function: str) -> list[str]:
+    """The source files of a function, without their tests."""
+    found = []
     for crate in CRATES[function]:
         for path in sorted((ROOT / "functions" / crate / "src").rglob("*.rs")):
             if str(path.relative_to(ROOT)) not in COMMANDS_ONLY:
-                parts.append(path.read_text().split("#[cfg(test)]")[0])
-    return "\n".join(parts)
+                found.append(path.read_text().split("#[cfg(test)]")[0])
+    return found
+
+
+def text_of(function: str) -> str:
+    return "\n".join(files(function))
 
 
 def variables(function: str) -> set[str]:
@@ -46,7 +50,9 @@ def permissions(function: str) -> set[str]:
     source = text_of(function)
     found = set()
     for service, operation in operations():
-        if re.search(rf"\.\s*{operation}\(\)", source) and f"aws_sdk_{crate_of(service)}" in source:
+        # In a file that names the crate: a URL has a `query()`, too.
+        callers = (it for it in files(function) if f"aws_sdk_{crate_of(service)}" in it)
+        if any(re.search(rf"\.\s*{operation}\(\)", it) for it in callers):
             action = "".join(part.capitalize() for part in operation.split("_"))
             found.add(f"{service}:{action.removesuffix('Batch')}")
     for target, action in re.findall(r'\btarget: "(\w+)\.(\w+)"', source):
