@@ -26,6 +26,8 @@ use scanhook_emulator::sqs::queue_url;
 use scanhook_scanner::ledger::History as _;
 use scanhook_scanner::registry::{Registries, ResolveError, system_dns};
 use scanhook_settings::Environment;
+use scanhook_settings::aws::Aws;
+use scanhook_settings::aws::json::{SQS, Service};
 use scanhook_settings::secrets::Secrets;
 use scanhook_webhook::queue::Queue;
 use serde::Serialize;
@@ -142,7 +144,7 @@ async fn backfill(
     let now = Clock::System.now();
     let (data_dir, name) = (&args.data_dir, &source.source.name);
     // Held to the end: with it a queue ends that no `serve` offers.
-    let (queue, _endpoint) = queue(args).await.map_err(unusable)?;
+    let (queue, _endpoint) = queue(args, environment).await.map_err(unusable)?;
     let journal = if args.dry_run {
         Journal::read(data_dir, name, now)
     } else {
@@ -169,17 +171,20 @@ async fn backfill(
 }
 
 /// Where requests go; nowhere for a dry run.
-async fn queue(args: &BackfillArgs) -> anyhow::Result<(Option<Queue>, Option<Endpoint>)> {
+async fn queue(
+    args: &BackfillArgs,
+    environment: &Environment,
+) -> anyhow::Result<(Option<Queue>, Option<Endpoint>)> {
     if args.dry_run {
         return Ok((None, None));
     }
     if let Some(url) = &args.queue_url {
-        let client = endpoint::outside().await;
-        return Ok((Some(Queue::sqs(client, url.clone())), None));
+        let service = Service::new(SQS, &Aws::local(environment));
+        return Ok((Some(Queue::sqs(service, url.clone())), None));
     }
     let endpoint = endpoint::open(&args.data_dir).await?;
     let url = queue_url(&endpoint.base, serve::QUEUE);
-    let queue = Queue::sqs(endpoint.client.clone(), url);
+    let queue = Queue::sqs(endpoint::service(&endpoint.base), url);
     Ok((Some(queue), Some(endpoint)))
 }
 

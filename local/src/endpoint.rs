@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -9,6 +10,9 @@ use aws_sdk_sqs::Client;
 use scanhook_emulator::clock::Clock;
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{self, Store};
+use scanhook_settings::Environment;
+use scanhook_settings::aws::Aws;
+use scanhook_settings::aws::json::{SQS, Service};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -35,6 +39,21 @@ struct Served {
 /// A client for queues of AWS, or wherever the environment leads.
 pub(crate) async fn outside() -> Client {
     Client::new(&scanhook_settings::aws::sdk_config(ATTEMPT).await)
+}
+
+/// The webhook's way to the queue of an endpoint of ours, which takes any credentials.
+pub(crate) fn service(base: &str) -> Service {
+    let base = base.to_owned();
+    let settings: Environment = Arc::new(move |name| {
+        let value = match name {
+            "AWS_ENDPOINT_URL_SQS" => &base,
+            "AWS_REGION" => sqs::REGION,
+            "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY" => "any",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    });
+    Service::new(SQS, &Aws::function(&settings))
 }
 
 /// The endpoint of the `serve` that runs on this directory; if none runs, one of its queue file.

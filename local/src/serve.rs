@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use self::deliveries::Deliveries;
 use self::operations::{Depths, Operations, Part};
 use self::page::Page;
-use self::queues::{Queues, ensure_queues, release_abandoned};
+use self::queues::{ensure_queues, release_abandoned};
 pub(crate) use self::scanning::outside;
 use self::scanning::{cli_program, function_timeout, mapping, scanner};
 use crate::args::ServeArgs;
@@ -185,10 +185,8 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let function_timeout = function_timeout(&config);
     ensure_queues(&store, &config, function_timeout).await?;
     let endpoint = Endpoint::new(store.clone(), plan.queue());
-    let queues = match &options.queue_url {
-        Some(url) => Queues::outside(url).await?,
-        None => Queues::embedded(sqs_address, &endpoint),
-    };
+    let outside = options.queue_url.as_deref();
+    let (queues, service) = queues::open(outside, &environment, sqs_address, &endpoint).await?;
     let stopping = Stopping {
         intake: CancellationToken::new(),
         endpoint: CancellationToken::new(),
@@ -233,7 +231,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         tasks.spawn(mapping.run(stopping.intake.clone().cancelled_owned()));
         tasks.spawn(breaker.watch(&config, stopping.intake.clone())?);
     }
-    let queue = Queue::sqs(queues.client.clone(), queues.url.clone());
+    let queue = Queue::sqs(service, queues.url.clone());
     let webhook = scanhook_webhook::config::webhook(&config, queue, &secrets).await?;
     let body_limit = webhook.body_limit;
     let function = scanhook_webhook::router::router(Arc::new(webhook));

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """The webhook as it is deployed, with its configuration and its secrets in moto's SSM and Secrets Manager, which are
-rotated while it runs.
+rotated while it runs, and its messages in moto's SQS; all of it over TLS.
 
 Run by the Python of a virtual environment that has boto3; PROOF_SERVERS is the directory of moto_server, and BINARIES that
 of the webhook. `tests/proofs/run` makes all of it.
@@ -11,13 +11,25 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import boto3
 from deliveries import DEBIAN, JSON, distribution_push, harbor_push, new_digest
-from harness import BINARIES, Proof, Workshop, base_environment, free_port, listens, require_binaries, run_proof, until
+from harness import (
+    BINARIES,
+    Proof,
+    Workshop,
+    base_environment,
+    free_port,
+    listens,
+    require_binaries,
+    require_programs,
+    run_proof,
+    until,
+)
 from lambda_emulator import Function, find_emulator, http_event, start_function
 
 SERVERS = Path(os.environ.get("PROOF_SERVERS", Path(sys.executable).parent))
@@ -29,11 +41,21 @@ sources:
 """
 
 
-def client(service: str, endpoint: str) -> Any:
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """A certificate for this machine and its key, as files. Whoever trusts it trusts only it."""
+    certificate, key = directory / "certificate.pem", directory / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=scanhook proof"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run([*command, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    return certificate, key
+
+
+def client(service: str, endpoint: str, trusted: Path) -> Any:
     keys = base_environment()
     return boto3.client(
         service,
         endpoint_url=endpoint,
+        verify=str(trusted),
         region_name=keys["AWS_REGION"],
         aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
@@ -54,22 +76,33 @@ def debian(webhook: Function, token: str) -> int:
 
 def prove(proof: Proof, shop: Workshop) -> None:
     port = free_port()
-    endpoint = f"http://127.0.0.1:{port}"
-    shop.start("moto", [SERVERS / "moto_server", "-H", "127.0.0.1", "-p", str(port)])
+    endpoint = f"https://127.0.0.1:{port}"
+    trusted, key = certificate(shop.directory)
+    shop.start("moto", [SERVERS / "moto_server", "-H", "127.0.0.1", "-p", str(port), "-s", "-c", trusted, "-k", key])
     until("moto listens", lambda: listens(port))
-    manager, ssm, sqs = (client(it, endpoint) for it in ("secretsmanager", "ssm", "sqs"))
+    manager, ssm, sqs = (client(it, endpoint, trusted) for it in ("secretsmanager", "ssm", "sqs"))
     old, new = ([secrets.token_hex(32), secrets.token_hex(32)] for _ in range(2))
     url = sqs.create_queue(QueueName="scanhook")["QueueUrl"]
     manager.create_secret(Name=NAME, SecretString=json.dumps({"harbor": old[0]}))
     ssm.put_parameter(Name=PARAMETER, Value=old[1], Type="SecureString")
     ssm.put_parameter(Name=CONFIGURATION, Value=CONFIG, Type="String")
     variables = {"AWS_ENDPOINT_URL": endpoint, "SCANHOOK_QUEUE_URL": url, "SCANHOOK_CONFIG": f"ssm:{CONFIGURATION}"}
-    webhook = start_function(shop, find_emulator(None), BINARIES / "webhook", 29, **variables)
+    trusting = {**variables, "SSL_CERT_FILE": str(trusted)}
+    webhook = start_function(shop, find_emulator(None), BINARIES / "webhook", 29, **trusting)
 
     proof.part("the configuration and the secrets are those of the stores")
     proof.equal("Secrets Manager, a key: 202", harbor(webhook, old[0]), 202)
     proof.equal("SSM, decrypted: 202", debian(webhook, old[1]), 202)
     proof.equal("another secret: 401", harbor(webhook, new[0]), 401)
+    messages = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])
+    proof.equal("what was taken is in the queue", len(messages), 2)
+
+    proof.part("a server that the system's certificates do not vouch for is given nothing")
+    function = [BINARIES / "webhook"]
+    alone = {**base_environment(), **variables, "AWS_LAMBDA_RUNTIME_API": f"127.0.0.1:{free_port()}"}
+    done = subprocess.run(function, env=alone, capture_output=True, text=True, timeout=60)
+    words = f"SSM does not give {CONFIGURATION}: no connection: invalid peer certificate"
+    proof.true("the start fails, and says why", done.returncode == 2 and words in done.stderr, done)
 
     proof.part("secrets are rotated while it runs")
     manager.put_secret_value(SecretId=NAME, SecretString=json.dumps({"harbor": new[0]}))
@@ -98,6 +131,7 @@ def main() -> int:
         print("SKIPPED: moto is not installed, so no store is rotated", file=sys.stderr)
         print("\n0 passed, 0 failed")
         return 0
+    require_programs(openssl="openssl")
     require_binaries(BINARIES / "webhook")
     return run_proof("secrets and configuration in SSM and Secrets Manager, rotated while the webhook runs", prove)
 

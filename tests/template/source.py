@@ -23,7 +23,7 @@ SERVICES = {
 }
 """SDK crates, and what IAM calls their service."""
 
-TARGETS = {"AmazonSSM": "ssm", "secretsmanager": "secretsmanager"}
+TARGETS = {"AmazonSQS": "sqs", "AmazonSSM": "ssm", "secretsmanager": "secretsmanager"}
 """What `X-Amz-Target` calls the services that are called without an SDK crate, and what IAM calls them."""
 
 
@@ -55,9 +55,9 @@ def permissions(function: str) -> set[str]:
         if any(re.search(rf"\.\s*{operation}\(\)", it) for it in callers):
             action = "".join(part.capitalize() for part in operation.split("_"))
             found.add(f"{service}:{action.removesuffix('Batch')}")
-    for target, action in re.findall(r'\btarget: "(\w+)\.(\w+)"', source):
+    for target, action in re.findall(r'\btarget = "(\w+)\.(\w+)"', source):
         # A service that is not in the table fails here, on purpose.
-        found.add(f"{TARGETS[target]}:{action}")
+        found.add(f"{TARGETS[target]}:{action.removesuffix('Batch')}")
     return found
 
 

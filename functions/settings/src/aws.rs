@@ -1,5 +1,7 @@
 //! How this project talks to AWS: one HTTP client, one set of time limits, a named behaviour version.
 
+pub mod json;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +11,21 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use aws_types::service_config::ServiceConfigKey;
 
 use crate::Environment;
+use crate::http::Client;
 
-/// The way a process finds its settings for a service. Not an enum: a function must not even hold the code that looks
-/// where people keep them.
+/// The longest single request for credentials on a person's machine.
+const ATTEMPT: Duration = Duration::from_millis(1_500);
+
+/// The way a process finds its settings for a service, and its connections. Not an enum: a function must not even hold the
+/// code that looks where people keep them. Copies share the connections.
 #[derive(Clone)]
-pub struct Aws(Arc<dyn Fn(&'static str, Duration) -> Loading + Send + Sync>);
+pub struct Aws {
+    settings: Arc<dyn Fn(&'static str) -> Loading + Send + Sync>,
+    client: Arc<Client>,
+}
 
 type Loading = Pin<Box<dyn Future<Output = SdkConfig> + Send>>;
 
@@ -23,30 +33,47 @@ impl Aws {
     /// In the environment, where Lambda puts them: [`function_config`].
     pub fn function(environment: &Environment) -> Self {
         let environment = Arc::clone(environment);
-        Self(Arc::new(move |service, attempt| {
-            let config = function_config(&environment, service, attempt);
+        Self::new(Arc::new(move |service| {
+            let config = function_config(&environment, service);
             Box::pin(std::future::ready(config))
         }))
     }
 
-    /// Wherever people keep them: [`sdk_config`], with the endpoint of the service if the environment has one.
+    /// Wherever people keep them: [`sdk_config`], with the endpoint of the service if it has one.
     pub fn local(environment: &Environment) -> Self {
         let environment = Arc::clone(environment);
-        Self(Arc::new(move |service, attempt| {
-            let endpoint = environment(&format!("AWS_ENDPOINT_URL_{service}"));
+        Self::new(Arc::new(move |service| {
+            let endpoint = endpoint_variable(&environment, service);
             Box::pin(async move {
-                let config = sdk_config(attempt).await;
-                match endpoint.filter(|it| !it.is_empty()) {
-                    Some(endpoint) => config.to_builder().endpoint_url(endpoint).build(),
+                let config = sdk_config(ATTEMPT).await;
+                let key = ServiceConfigKey::builder()
+                    .service_id(service)
+                    .env("AWS_ENDPOINT_URL")
+                    .profile("endpoint_url")
+                    .build();
+                let in_profile = || config.service_config()?.load_config(key.ok()?);
+                match endpoint.or_else(in_profile) {
+                    Some(endpoint) => config.into_builder().endpoint_url(endpoint).build(),
                     None => config,
                 }
             })
         }))
     }
 
-    /// The settings for a service, by what the variable of its endpoint ends with.
-    pub(crate) async fn config(&self, service: &'static str, attempt: Duration) -> SdkConfig {
-        (self.0)(service, attempt).await
+    fn new(settings: Arc<dyn Fn(&'static str) -> Loading + Send + Sync>) -> Self {
+        Self {
+            settings,
+            client: Arc::default(),
+        }
+    }
+
+    /// The settings for a service, by its name in profiles.
+    async fn config(&self, service: &'static str) -> SdkConfig {
+        (self.settings)(service).await
+    }
+
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
     }
 }
 
@@ -63,26 +90,20 @@ pub async fn sdk_config(attempt: Duration) -> SdkConfig {
         .await
 }
 
+/// The endpoint of a service in the environment.
+fn endpoint_variable(environment: &Environment, service: &str) -> Option<String> {
+    let service = service.replace(' ', "_").to_ascii_uppercase();
+    environment(&format!("AWS_ENDPOINT_URL_{service}")).filter(|it| !it.is_empty())
+}
+
 /// Reads what Lambda gives a function in its environment: region, keys, and the endpoint of one service (`SQS`), if
 /// that is another than AWS's. The places where [`sdk_config`] looks besides are none of a function's, and they would
 /// make its program a fifth larger and its start slower.
-pub fn function_config(environment: &Environment, service: &str, attempt: Duration) -> SdkConfig {
+fn function_config(environment: &Environment, service: &str) -> SdkConfig {
     let get = |name: &str| environment(name).filter(|it| !it.is_empty());
     let is_set = |name: &str| get(name).is_some_and(|it| it.eq_ignore_ascii_case("true"));
     let region = get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION"));
-    let endpoint = get(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| get("AWS_ENDPOINT_URL"));
-    let http_client = aws_smithy_http_client::Builder::new();
-    // TLS reads every certificate of the system at its start; an endpoint on this machine needs none.
-    let http_client = if endpoint
-        .as_deref()
-        .is_some_and(|it| it.starts_with("http:"))
-    {
-        http_client.build_http()
-    } else {
-        http_client
-            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
-            .build_https()
-    };
+    let endpoint = endpoint_variable(environment, service).or_else(|| get("AWS_ENDPOINT_URL"));
     let keys = get("AWS_ACCESS_KEY_ID").zip(get("AWS_SECRET_ACCESS_KEY"));
     let keys = keys.map(|(id, secret)| {
         let token = get("AWS_SESSION_TOKEN");
@@ -91,8 +112,6 @@ pub fn function_config(environment: &Environment, service: &str, attempt: Durati
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(region.map(Region::new))
-        .http_client(http_client)
-        .timeout_config(limits(attempt))
         .use_fips(is_set("AWS_USE_FIPS_ENDPOINT"))
         .use_dual_stack(is_set("AWS_USE_DUALSTACK_ENDPOINT"));
     config.set_credentials_provider(keys);

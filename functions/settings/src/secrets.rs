@@ -1,6 +1,5 @@
 //! The values behind secret references: read when first needed, again after a while, and again when one was refused.
 
-mod aws_json;
 mod store;
 
 use std::collections::BTreeMap;
@@ -13,8 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::time::Instant;
 
-use self::aws_json::LIMIT;
-use self::store::Store;
+use self::store::{LIMIT, Store};
 use crate::Environment;
 use crate::aws::Aws;
 use crate::cached::{Cached, Fresh};
@@ -217,9 +215,9 @@ type Document = Cached<SecretString, ResolveSecretError>;
 impl Secrets {
     /// Nothing of AWS is looked at before a reference leads there.
     pub fn new(environment: &Environment, aws: Aws) -> Self {
-        let client = Arc::default();
+        let client = Arc::clone(aws.client());
         Self {
-            store: Arc::new(Store::new(environment, aws, &client)),
+            store: Arc::new(Store::new(environment, &aws)),
             documents: Arc::default(),
             keys: Arc::default(),
             client,

@@ -11,6 +11,7 @@ use scanhook_core::message::ScanId;
 use scanhook_core::source::SourceName;
 use scanhook_settings::Environment;
 use scanhook_settings::aws::Aws;
+use scanhook_settings::aws::json::{SQS, Service};
 use scanhook_settings::config::{Config, ConfigError};
 use scanhook_settings::live::Live;
 use scanhook_settings::location::Location;
@@ -18,7 +19,7 @@ use scanhook_settings::secrets::Secrets;
 use tokio::time::timeout;
 
 use crate::credentials::Credentials;
-use crate::queue::{ATTEMPT, Outbox, Queue};
+use crate::queue::{Outbox, Queue};
 use crate::rate::Limiter;
 use crate::router::{Sender, Webhook, router};
 
@@ -31,10 +32,9 @@ pub async fn load(environment: &Environment) -> anyhow::Result<Live<Router>> {
     let get = |name: &str| environment(name).with_context(|| format!("{name} is not set"));
     let url = get("SCANHOOK_QUEUE_URL")?;
     let location = Location::parse(&get("SCANHOOK_CONFIG")?)?;
-    let sdk = scanhook_settings::aws::function_config(environment, "SQS", ATTEMPT);
-    let client = aws_sdk_sqs::Client::new(&sdk);
-    let secrets = Secrets::new(environment, Aws::function(environment));
-    let outbox = Outbox::new(client, url);
+    let aws = Aws::function(environment);
+    let outbox = Outbox::new(Service::new(SQS, &aws), url);
+    let secrets = Secrets::new(environment, aws);
     let queue = Queue::Sqs(outbox.clone());
     let build = {
         let secrets = secrets.clone();

@@ -1,13 +1,14 @@
 //! Sending messages, until all are acknowledged or the sender's patience ends.
 
 mod outbox;
+mod sqs;
 
 use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use aws_sdk_sqs::Client;
 use scanhook_core::message::QueueMessage;
+use scanhook_settings::aws::json::Service;
 use tokio::time::Instant;
 
 pub use self::outbox::Outbox;
@@ -30,8 +31,8 @@ pub struct SendError(String);
 
 impl Queue {
     /// The SQS queue at `url`.
-    pub fn sqs(client: Client, url: String) -> Self {
-        Self::Sqs(Outbox::new(client, url))
+    pub fn sqs(service: Service, url: String) -> Self {
+        Self::Sqs(Outbox::new(service, url))
     }
 
     /// Opens the connection and fetches credentials by one harmless call, so that the first delivery need not.
@@ -39,14 +40,8 @@ impl Queue {
         let Self::Sqs(outbox) = self else {
             return Ok(());
         };
-        outbox
-            .client()
-            .get_queue_attributes()
-            .queue_url(outbox.url())
-            .send()
-            .await
-            .context("could not reach the queue")?;
-        Ok(())
+        let warmed = outbox.sqs().warm().await;
+        warmed.context("could not reach the queue")
     }
 
     /// Sends all of them, or fails at `deadline`. After an error some may be in the queue; the sender's repetition is

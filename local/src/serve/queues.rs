@@ -10,6 +10,9 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_emulator::sqs::{self, Endpoint, Peeked, Store};
+use scanhook_settings::Environment;
+use scanhook_settings::aws::Aws;
+use scanhook_settings::aws::json::{SQS, Service};
 use scanhook_settings::config::Config;
 
 use crate::ledger::SqliteLedger;
@@ -63,6 +66,25 @@ pub(crate) async fn release_abandoned(store: &Store, ledger: &SqliteLedger) -> a
         );
     }
     Ok(())
+}
+
+/// The queues at `outside`, or the server's own behind `endpoint`; and the webhook's way to them.
+pub(crate) async fn open(
+    outside: Option<&str>,
+    environment: &Environment,
+    address: SocketAddr,
+    endpoint: &Endpoint,
+) -> anyhow::Result<(Queues, Service)> {
+    Ok(match outside {
+        Some(url) => (
+            Queues::outside(url).await?,
+            Service::new(SQS, &Aws::local(environment)),
+        ),
+        None => (
+            Queues::embedded(address, endpoint),
+            embedded_service(address, endpoint),
+        ),
+    })
 }
 
 /// The queue that messages go through, and where those end that can't be scanned.
@@ -145,4 +167,13 @@ pub(crate) fn embedded_client(base: &str, way: impl HttpClient + 'static) -> Cli
         .http_client(way)
         .build();
     Client::from_conf(config)
+}
+
+/// The webhook's way to an embedded endpoint, without a socket.
+fn embedded_service(address: SocketAddr, endpoint: &Endpoint) -> Service {
+    let (base, endpoint) = (format!("http://{address}"), endpoint.clone());
+    Service::in_process(Box::new(move |target, body| {
+        let (base, endpoint) = (base.clone(), endpoint.clone());
+        Box::pin(async move { endpoint.answer(target, base, body).await })
+    }))
 }

@@ -1,14 +1,26 @@
 //! Reads what is behind a reference: the environment, a file, SSM's Parameter Store, Secrets Manager.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use secrecy::SecretString;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, sleep};
 
-use super::aws_json::{Call, Service};
 use super::{ResolveSecretError, SecretRef};
 use crate::Environment;
 use crate::aws::Aws;
-use crate::http::Client;
+use crate::aws::json::{CallError, SECRETS_MANAGER, SSM, Service};
+
+/// The longest single try of a call.
+const ATTEMPT: Duration = Duration::from_millis(1_500);
+
+/// The longest call, with its repetitions. The configuration and then its secrets are read in Lambda's ten seconds of
+/// init, and must have failed by then.
+pub(super) const LIMIT: Duration = Duration::from_secs(4);
+
+/// The pause before a second try; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// What references lead to.
 pub(super) struct Store {
@@ -18,11 +30,11 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(environment: &Environment, aws: Aws, client: &Arc<Client>) -> Self {
+    pub(super) fn new(environment: &Environment, aws: &Aws) -> Self {
         Self {
             environment: Environment::clone(environment),
-            ssm: Service::new("ssm", "SSM", &aws, client),
-            secrets_manager: Service::new("secretsmanager", "SECRETS_MANAGER", &aws, client),
+            ssm: Service::new(SSM, aws),
+            secrets_manager: Service::new(SECRETS_MANAGER, aws),
         }
     }
 
@@ -36,7 +48,8 @@ impl Store {
                 .map(SecretString::from)
                 .ok_or_else(|| ResolveSecretError::Unset(name.clone())),
             SecretRef::File(path) => {
-                let text = tokio::fs::read_to_string(path).await;
+                // Read at once: a thread for it would cost a function's start more than the file does.
+                let text = std::fs::read_to_string(path);
                 text.map(SecretString::from)
                     .map_err(|err| ResolveSecretError::File {
                         path: path.clone(),
@@ -82,14 +95,12 @@ impl Store {
         struct WireParameter {
             value: String,
         }
-        let call = Call {
-            target: "AmazonSSM.GetParameter",
-            request: &WireRequest {
-                name,
-                with_decryption: true,
-            },
+        let request = WireRequest {
+            name,
+            with_decryption: true,
         };
-        let answer: WireAnswer = self.ssm.call(call).await?;
+        let target = "AmazonSSM.GetParameter";
+        let answer: WireAnswer = ask(&self.ssm, target, &request).await?;
         Ok(answer.parameter.value.into())
     }
 
@@ -105,14 +116,33 @@ impl Store {
         struct WireAnswer {
             secret_string: Option<String>,
         }
-        let call = Call {
-            target: "secretsmanager.GetSecretValue",
-            request: &WireRequest { secret_id: name },
-        };
-        let answer: WireAnswer = self.secrets_manager.call(call).await?;
+        let request = WireRequest { secret_id: name };
+        let target = "secretsmanager.GetSecretValue";
+        let answer: WireAnswer = ask(&self.secrets_manager, target, &request).await?;
         answer
             .secret_string
             .map(SecretString::from)
             .ok_or_else(|| "it holds bytes, not a text".to_owned())
+    }
+}
+
+/// Calls an operation until it answers or [`LIMIT`] is over. The error is for operators.
+async fn ask<T: Serialize, R: DeserializeOwned>(
+    service: &Service,
+    target: &'static str,
+    request: &T,
+) -> Result<R, String> {
+    let deadline = Instant::now() + LIMIT;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        match service.call(target, request, left.min(ATTEMPT)).await {
+            Ok(answer) => return Ok(answer),
+            Err(CallError::Passing(_)) if Instant::now() + pause < deadline => {
+                sleep(pause).await;
+                pause *= 2;
+            }
+            Err(err) => return Err(err.to_string()),
+        }
     }
 }

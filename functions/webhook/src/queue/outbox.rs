@@ -10,15 +10,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_sdk_sqs::Client;
-use aws_sdk_sqs::config::timeout::TimeoutConfig;
-use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use futures_util::future::try_join_all;
 use scanhook_core::message::QueueMessage;
+use scanhook_settings::aws::json::Service;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::sqs::{Entry, Refused, Sqs};
 use super::{ATTEMPT, SendError};
 
 /// Entries in one `SendMessageBatch`. Source: Amazon SQS API reference, as for the next.
@@ -44,8 +43,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub struct Outbox(Arc<Shared>);
 
 struct Shared {
-    client: Client,
-    url: String,
+    sqs: Sqs,
     state: Mutex<State>,
 }
 
@@ -74,20 +72,15 @@ enum Occasion {
 
 impl Outbox {
     /// An empty outbox for the queue at `url`.
-    pub fn new(client: Client, url: String) -> Self {
+    pub fn new(service: Service, url: String) -> Self {
         Self(Arc::new(Shared {
-            client,
-            url,
+            sqs: Sqs::new(service, url),
             state: Mutex::default(),
         }))
     }
 
-    pub(super) fn client(&self) -> &Client {
-        &self.0.client
-    }
-
-    pub(super) fn url(&self) -> &str {
-        &self.0.url
+    pub(super) fn sqs(&self) -> &Sqs {
+        &self.0.sqs
     }
 
     /// Sends all of them, or fails at `deadline`.
@@ -185,23 +178,24 @@ impl Outbox {
         let Some(deadline) = batch.iter().map(|it| it.deadline).max() else {
             return String::new();
         };
-        let call = try_batch(&self.0.client, &self.0.url, batch, deadline);
-        let failed = match timeout_at(deadline, call).await {
-            Ok(Ok(failed)) => failed,
-            Ok(Err(problem)) => return problem,
-            Err(_) => return "out of time".to_owned(),
+        let left = deadline.saturating_duration_since(Instant::now());
+        let entries = batch.iter().map(|it| Entry {
+            body: &it.body,
+            group: &it.group,
+        });
+        let refused = match self.0.sqs.send(entries, left.min(ATTEMPT)).await {
+            Ok(refused) => refused,
+            Err(err) => return err.to_string(),
         };
         for (index, message) in std::mem::take(batch).into_iter().enumerate() {
-            if failed.iter().any(|(it, _)| *it == index) {
+            if refused.iter().any(|it| it.index == index) {
                 batch.push(message);
             } else {
                 let _ = message.sender.send(Ok(()));
             }
         }
-        failed
-            .into_iter()
-            .next()
-            .map_or_else(String::new, |(_, code)| code)
+        let first = refused.into_iter().next();
+        first.map_or_else(String::new, |Refused { code, .. }| code)
     }
 }
 
@@ -242,49 +236,4 @@ impl Drop for UnderWay {
         self.0.state().under_way -= 1;
         self.0.start_batches(Occasion::Arrival);
     }
-}
-
-/// Sends a batch once and tells which of its messages failed, with their codes.
-async fn try_batch(
-    client: &Client,
-    url: &str,
-    batch: &[Waiting],
-    deadline: Instant,
-) -> Result<Vec<(usize, String)>, String> {
-    let entry = |(index, message): (usize, &Waiting)| {
-        let entry = SendMessageBatchRequestEntry::builder()
-            .id(index.to_string())
-            .message_group_id(&message.group)
-            .message_body(&message.body);
-        let Ok(entry) = entry.build() else {
-            unreachable!("id and body are set")
-        };
-        entry
-    };
-    let left = deadline.saturating_duration_since(Instant::now());
-    let timeouts = TimeoutConfig::builder()
-        .operation_timeout(left)
-        .operation_attempt_timeout(ATTEMPT.min(left))
-        .build();
-    let call = client
-        .send_message_batch()
-        .queue_url(url)
-        .set_entries(Some(batch.iter().enumerate().map(entry).collect()))
-        .customize();
-    let call = call.config_override(aws_sdk_sqs::config::Builder::new().timeout_config(timeouts));
-    let output = call
-        .send()
-        .await
-        .map_err(|err| aws_sdk_sqs::error::DisplayErrorContext(err).to_string())?;
-    // A batch can fail in part with HTTP 200; and an entry that is in neither list was not acknowledged.
-    let failure = |index: usize| {
-        let id = index.to_string();
-        if output.successful().iter().any(|it| it.id() == id) {
-            return None;
-        }
-        let failed = output.failed().iter().find(|it| it.id() == id);
-        let code = failed.map_or("not acknowledged", |it| it.code());
-        Some((index, code.to_owned()))
-    };
-    Ok((0..batch.len()).filter_map(failure).collect())
 }

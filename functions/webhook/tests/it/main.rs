@@ -6,6 +6,7 @@
     reason = "a test that fails should stop where it fails"
 )]
 
+mod connections;
 mod counting;
 mod credentials;
 mod hostile;

@@ -4,10 +4,6 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_smithy_runtime_api::client::http::{
-    HttpConnector, HttpConnectorFuture, SharedHttpConnector, http_client_fn,
-};
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
@@ -21,7 +17,8 @@ use scanhook_core::kinds::{self, SamplePush};
 use scanhook_core::message::QueueMessage;
 use scanhook_emulator::clock::Clock;
 use scanhook_emulator::faults::Faults;
-use scanhook_emulator::sqs::{self, Store};
+use scanhook_emulator::sqs::Store;
+use scanhook_settings::aws::json::Service;
 use scanhook_settings::config::Config;
 use scanhook_settings::secrets::Secrets;
 use scanhook_webhook::config::webhook;
@@ -32,8 +29,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::world::{
-    Answer, DIGEST, assert_is_problem, distribution_push, environment, push, secret, send, serve,
-    signed, sqs_client, started,
+    Answer, DIGEST, assert_is_problem, distribution_push, environment, memory, push, queued,
+    secret, send, serve, signed, sqs, started,
 };
 
 const QUEUE: &str = "scans";
@@ -153,9 +150,8 @@ impl Endpoint {
 }
 
 async fn deliver(endpoint: &str, source: &str, body: String) -> Answer {
-    let http = aws_smithy_http_client::Builder::new().build_http();
     let url = format!("{endpoint}/000000000000/{QUEUE}");
-    let queue = Queue::sqs(sqs_client(endpoint, http), url);
+    let queue = Queue::sqs(sqs(endpoint), url);
     let webhook = Arc::new(started(queue).await);
     let request = signed(source, body).map(http_body_util::Full::new);
     send(&webhook, request).await
@@ -270,18 +266,10 @@ async fn what_needs_no_queue_is_answered_without_one() {
 async fn every_message_of_a_full_body_passes_the_checks_of_sqs() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(&directory.path().join("queues.db"), Clock::System).unwrap();
-    let (address, server) = serve(sqs::Endpoint::new(store.clone(), Faults::none()).router()).await;
+    let (address, server) =
+        serve(scanhook_emulator::sqs::Endpoint::new(store.clone(), Faults::none()).router()).await;
     let address = format!("http://{address}");
-    let client = sqs_client(
-        &address,
-        aws_smithy_http_client::Builder::new().build_http(),
-    );
-    client
-        .create_queue()
-        .queue_name(QUEUE)
-        .send()
-        .await
-        .unwrap();
+    store.ensure_queue(QUEUE, &[]).await.unwrap();
     let name = |it: usize| format!("{}/{it}", "x".repeat(240));
     let actor = "\u{fffe}\u{0}".repeat(100) + &"ä".repeat(300);
     let events: Vec<_> = (0..200)
@@ -291,20 +279,16 @@ async fn every_message_of_a_full_body_passes_the_checks_of_sqs() {
             event
         })
         .collect();
-    let answer = deliver(&address, "mirror", json!({"events": events}).to_string()).await;
+    let webhook = Arc::new(started(memory()).await);
+    let body = json!({"events": events}).to_string();
+    let answer = send(&webhook, signed("mirror", body).map(Full::new)).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
+    // With more patience than the source's sender has: what counts is what SQS says, not when.
+    let queue = Queue::sqs(sqs(&address), format!("{address}/000000000000/{QUEUE}"));
+    let sent = queue.send(queued(&webhook), Instant::now() + Duration::from_mins(5));
+    sent.await.unwrap();
     assert_eq!(store.depth(QUEUE).await.unwrap().visible, 200);
     server.abort();
-}
-
-/// A connection that never answers, for a clock that stands still.
-#[derive(Debug)]
-struct Silence;
-
-impl HttpConnector for Silence {
-    fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
-        HttpConnectorFuture::new(std::future::pending())
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -315,9 +299,9 @@ async fn a_stalled_queue_is_answered_within_each_kinds_patience() {
     }).collect();
     let config = Config::parse(&format!("sources:\n{}", sources.concat())).unwrap();
     for kind in kinds::ALL {
-        let silence = http_client_fn(|_, _| SharedHttpConnector::new(Silence));
-        let client = sqs_client("http://127.0.0.1:9", silence);
-        let queue = Queue::sqs(client, "http://127.0.0.1:9/000000000000/scans".to_owned());
+        // Without a socket, for a clock that stands still.
+        let silence = Service::in_process(Box::new(|_, _| Box::pin(std::future::pending())));
+        let queue = Queue::sqs(silence, "http://127.0.0.1:9/000000000000/scans".to_owned());
         let secrets = Secrets::local(&environment());
         let webhook = Arc::new(webhook(&config, queue, &secrets).await.unwrap());
         let image = format!("{}/team/app:1.4.2@{DIGEST}", kind.example_registry);

@@ -5,7 +5,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use aws_sdk_sqs::config::retry::RetryConfig;
 use axum::Router;
 use axum::body::Body;
 use base64::Engine as _;
@@ -16,6 +15,8 @@ use http_body_util::BodyExt as _;
 use scanhook_core::auth::{Credential, Presented};
 use scanhook_core::message::QueueMessage;
 use scanhook_settings::Environment;
+use scanhook_settings::aws::Aws;
+use scanhook_settings::aws::json::{SQS, Service};
 use scanhook_settings::config::Config;
 use scanhook_settings::secrets::{SecretRef, Secrets};
 use scanhook_webhook::config::webhook;
@@ -405,19 +406,17 @@ pub(crate) async fn serve(router: Router) -> (String, JoinHandle<()>) {
     (address, server)
 }
 
-/// An SQS client for an endpoint on this machine.
-pub(crate) fn sqs_client(
-    endpoint: &str,
-    http_client: impl aws_sdk_sqs::config::HttpClient + 'static,
-) -> aws_sdk_sqs::Client {
-    let config = aws_sdk_sqs::Config::builder()
-        .behavior_version(aws_sdk_sqs::config::BehaviorVersion::v2026_01_12())
-        .region(aws_sdk_sqs::config::Region::new("us-east-1"))
-        .credentials_provider(aws_sdk_sqs::config::Credentials::new(
-            "test", "test", None, None, "test",
-        ))
-        .retry_config(RetryConfig::standard())
-        .http_client(http_client)
-        .endpoint_url(endpoint);
-    aws_sdk_sqs::Client::from_conf(config.build())
+/// SQS at an endpoint on this machine.
+pub(crate) fn sqs(endpoint: &str) -> Service {
+    let endpoint = endpoint.to_owned();
+    let environment: Environment = Arc::new(move |name| {
+        let value = match name {
+            "AWS_REGION" => "us-east-1",
+            "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY" => "test",
+            "AWS_ENDPOINT_URL_SQS" => &endpoint,
+            _ => return None,
+        };
+        Some(value.to_owned())
+    });
+    Service::new(SQS, &Aws::function(&environment))
 }
