@@ -69,7 +69,7 @@ fn the_lock_file_holds_no_http_stack_that_is_no_longer_mended() {
 fn the_functions_hold_no_single_sign_on() {
     for package in ["scanhook-webhook", "scanhook-scanner"] {
         let tree = tree(package);
-        assert!(tree.iter().any(|it| it.starts_with("aws-sdk-sqs ")));
+        assert!(tree.iter().any(|it| it.starts_with("aws-sigv4 ")));
         let sso = tree.iter().find(|it| it.starts_with("aws-sdk-sso"));
         assert_eq!(sso, None, "{package}");
     }
