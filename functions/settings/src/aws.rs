@@ -30,7 +30,7 @@ pub struct Aws {
 type Loading = Pin<Box<dyn Future<Output = SdkConfig> + Send>>;
 
 impl Aws {
-    /// In the environment, where Lambda puts them: [`function_config`].
+    /// In the environment, where Lambda puts them, and nowhere else.
     pub fn function(environment: &Environment) -> Self {
         let environment = Arc::clone(environment);
         Self::new(Arc::new(move |service| {
