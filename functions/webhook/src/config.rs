@@ -16,6 +16,7 @@ use scanhook_settings::config::{Config, ConfigError};
 use scanhook_settings::live::Live;
 use scanhook_settings::location::Location;
 use scanhook_settings::secrets::Secrets;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::credentials::Credentials;
@@ -25,6 +26,9 @@ use crate::router::{Sender, Webhook, router};
 
 /// How long init waits for the queue to answer; the webhook starts without it.
 const WARM_UP: Duration = Duration::from_secs(2);
+
+/// The turns that a first request takes on a near network: to connect, to be handed on, to be written; one to spare.
+const TURNS: usize = 4;
 
 /// Builds the function's webhook: `SCANHOOK_CONFIG` says where the configuration is, which is read again while it runs,
 /// `SCANHOOK_QUEUE_URL` where messages go.
@@ -48,6 +52,10 @@ pub async fn load(environment: &Environment) -> anyhow::Result<Live<Router>> {
         }
     };
     let opened = async {
+        // A configuration in a file is read without a pause. So the queue goes first, whose answer then comes meanwhile.
+        for _ in 0..TURNS {
+            yield_now().await;
+        }
         let opened = Live::open(location, secrets, build).await;
         opened.map_err(anyhow::Error::msg)
     };
