@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::act::{Deed, Done};
 use self::letter::{Case, Filter};
 use self::queue::DeadLetterQueue;
+use self::sweep::Looked;
 use crate::args::Output;
 use crate::args::dlq::{
     DlqCommand, DlqDeleteArgs, DlqExportArgs, DlqListArgs, DlqQueueArgs, DlqRedriveArgs,
@@ -53,6 +54,8 @@ pub(crate) async fn command(command: DlqCommand) -> anyhow::Result<Outcome> {
 /// What a command found.
 struct Found {
     queue: DeadLetterQueue,
+    /// About how many letters could not be seen.
+    hidden: u64,
     /// Every case, oldest failure first.
     cases: Vec<Case>,
     now: Timestamp,
@@ -69,10 +72,10 @@ impl Found {
 
     /// Says which letters can't be seen at the moment.
     fn notice_hidden(&self) {
-        let hidden = self.queue.hidden;
-        if hidden > 0 && self.queue.endpoint.is_none() {
+        let hidden = self.hidden;
+        if hidden > 0 {
             output::notice(&format!(
-                "{hidden} more are hidden at the moment, because another command looks at them or was killed; look again in a minute or two"
+                "about {hidden} more are hidden at the moment, because another command looks at them, was killed, or an answer of SQS was lost; look again in a minute or two"
             ));
         }
     }
@@ -82,15 +85,21 @@ impl Found {
 async fn find(args: &DlqQueueArgs, stop: &CancellationToken) -> anyhow::Result<Found> {
     let queue = DeadLetterQueue::open(args).await?;
     let progress = output::progress(queue.visible, "looking");
-    let letters = sweep::look(&queue, &progress, stop).await;
+    let looked = sweep::look(&queue, &progress, stop).await;
     progress.finish_and_clear();
+    let Looked { letters, hidden } = looked?;
     let now = Clock::System.now();
-    let cases = letter::fold(letters?);
+    let cases = letter::fold(letters);
     let cases = match records(args).await? {
         Some(records) => join(cases, &records, now).await?,
         None => cases,
     };
-    Ok(Found { queue, cases, now })
+    Ok(Found {
+        queue,
+        hidden,
+        cases,
+        now,
+    })
 }
 
 /// The ledger, if there is one.
@@ -128,7 +137,7 @@ async fn list(args: &DlqListArgs, stop: &CancellationToken) -> anyhow::Result<Ou
     match args.output {
         Output::Json => output::json(&json!({
             "queue": found.queue.url,
-            "hidden": found.queue.hidden,
+            "hidden": found.hidden,
             "groups": letter::groups(&cases),
             "letters": cases.iter().rev().map(Case::view).collect::<Vec<_>>(),
         }))?,
@@ -300,7 +309,7 @@ fn report(
         output::notice("interrupted; run it again to go on");
     }
     let is_complete = done.left_messages == 0 && done.refused.is_empty() && !done.interrupted;
-    let hidden = found.queue.endpoint.is_none() && found.queue.hidden > 0;
+    let hidden = found.hidden > 0;
     if is_complete && !hidden {
         Ok(missing(filter, &found.cases))
     } else {

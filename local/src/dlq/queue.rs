@@ -27,8 +27,6 @@ pub(crate) struct DeadLetterQueue {
     pub(crate) sources: Vec<String>,
     /// Messages that a receive would give now, about.
     pub(crate) visible: u64,
-    /// Messages that somebody else has received and not deleted, about.
-    pub(crate) hidden: u64,
     /// How long a received message stays hidden.
     pub(crate) hide: Duration,
     /// Where our own endpoint is; it shows messages without a receive.
@@ -94,7 +92,6 @@ async fn read(
             .context("the queue tells no ARN")?
             .to_owned(),
         visible,
-        hidden: count(QueueAttributeName::ApproximateNumberOfMessagesNotVisible),
         hide: args
             .hide
             .unwrap_or(HIDE + Duration::from_secs(visible / SLOWEST)),

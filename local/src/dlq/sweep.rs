@@ -28,14 +28,22 @@ const WIDTH: usize = 8;
 /// How long one receive waits for a message, in seconds. Only a receive that waits asks all of SQS's servers.
 const WAIT: i32 = 1;
 
+/// What there is to see of a queue.
+pub(crate) struct Looked {
+    pub(crate) letters: Vec<Letter>,
+    /// About how many more there are that nobody can see now: others hold them, or an answer of SQS that had them was lost.
+    pub(crate) hidden: u64,
+}
+
 /// Shows every letter of a queue, and leaves all of them there.
 pub(crate) async fn look(
     queue: &DeadLetterQueue,
     progress: &ProgressBar,
     stop: &CancellationToken,
-) -> anyhow::Result<Vec<Letter>> {
+) -> anyhow::Result<Looked> {
     if queue.endpoint.is_some() {
-        return peek(queue, progress, stop).await;
+        let letters = peek(queue, progress, stop).await?;
+        return Ok(Looked { letters, hidden: 0 });
     }
     let mut sweep = Sweep::new(queue);
     let mut letters = Vec::new();
@@ -53,8 +61,17 @@ pub(crate) async fn look(
             Err(err) => break Err(err),
         }
     };
+    let depth = match outcome {
+        Ok(()) => queue.depth().await,
+        Err(err) => Err(err),
+    };
+    let held = sweep.len() as u64;
     sweep.release().await;
-    outcome.map(|()| letters)
+    let (visible, hidden) = depth?;
+    Ok(Looked {
+        letters,
+        hidden: (visible + hidden).saturating_sub(held),
+    })
 }
 
 /// Asks our own endpoint, which shows messages without a receive.

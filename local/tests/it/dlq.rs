@@ -307,6 +307,15 @@ fn a_queue_that_is_no_dead_letter_queue_is_refused_unless_told() {
     );
     let told = list(&place, &[&url("scanhook"), "--any-queue"]);
     assert_eq!(ids(&told).len(), 1);
+    // As if the answer of a receive had been lost while the queue was looked at.
+    let receive = format!(
+        r#"{{"QueueUrl":"http://{}/000000000000/scanhook","VisibilityTimeout":600}}"#,
+        serve.sqs_address
+    );
+    let lost = serve.sqs("ReceiveMessage", &receive);
+    assert_eq!(lost["Messages"].as_array().unwrap().len(), 1);
+    let told = list(&place, &[&url("scanhook"), "--any-queue"]);
+    assert_eq!((ids(&told).len(), &told["hidden"]), (0, &1.into()));
     let empty = list(&place, &[&url("scanhook-dlq")]);
     assert_eq!(ids(&empty).len(), 0);
     let elsewhere = place.run(&[
