@@ -50,12 +50,12 @@ def certificate(directory: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def client(service: str, endpoint: str, trusted: Path) -> Any:
+def client(service: str, endpoint: str, trusted: Path | None = None) -> Any:
     keys = base_environment()
     return boto3.client(
         service,
         endpoint_url=endpoint,
-        verify=str(trusted),
+        verify=str(trusted) if trusted else None,
         region_name=keys["AWS_REGION"],
         aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
