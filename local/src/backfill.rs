@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use scanhook_core::event::{Content, Event, EventInfo, PushEvent};
 use scanhook_core::history::ScanFilter;
 use scanhook_core::image::{Digest, Image, Pin, Repository, Tag};
-use scanhook_core::message::{QueueMessage, ScanId};
+use scanhook_core::message::QueueMessage;
 use scanhook_core::select::{ScanRequest, select};
 use scanhook_core::source::Source;
 use scanhook_core::verdict::ErrorReason;
@@ -29,6 +29,7 @@ use scanhook_settings::Environment;
 use scanhook_settings::aws::Aws;
 use scanhook_settings::aws::json::{SQS, Service};
 use scanhook_settings::secrets::Secrets;
+use scanhook_webhook::config::new_id;
 use scanhook_webhook::queue::Queue;
 use serde::Serialize;
 use tokio::time::Instant;
@@ -416,13 +417,6 @@ async fn look(
     // One that does not tell when it was built is not left out.
     let created = registries.created(image, &digest).await?;
     Ok(Some(digest).filter(|_| created.is_none_or(|it| it >= since)))
-}
-
-fn new_id() -> ScanId {
-    match ScanId::try_from(ulid::Ulid::generate().to_string()) {
-        Ok(id) => id,
-        Err(_) => unreachable!("a ULID is 26 letters and digits"),
-    }
 }
 
 fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {

@@ -75,18 +75,23 @@ impl Traces {
 /// A new trace, and a place in it.
 pub fn new_context() -> TraceContext {
     TraceContext {
-        trace_id: TraceId::new(rand::random::<u128>() | 1).unwrap_or_else(|| unreachable!()),
+        trace_id: drawn(|| TraceId::new(rand::random())),
         span_id: new_span_id(),
         is_sampled: true,
     }
 }
 
-fn new_span_id() -> SpanId {
+/// Draws until there is one: zero is no id.
+fn drawn<T>(draw: impl Fn() -> Option<T>) -> T {
     loop {
-        if let Some(id) = SpanId::new(rand::random()) {
+        if let Some(id) = draw() {
             return id;
         }
     }
+}
+
+fn new_span_id() -> SpanId {
+    drawn(|| SpanId::new(rand::random()))
 }
 
 /// Has `span` be the place that `context` names, and the lines within it tell the trace, in their field `trace_id`.

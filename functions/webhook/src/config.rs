@@ -128,7 +128,8 @@ pub fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 
-fn new_id() -> ScanId {
+/// A new id for a scan request: a ULID of now.
+pub fn new_id() -> ScanId {
     match ScanId::try_from(ulid::Ulid::generate().to_string()) {
         Ok(id) => id,
         Err(_) => unreachable!("a ULID is 26 letters and digits"),
