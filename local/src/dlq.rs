@@ -75,14 +75,18 @@ impl Found {
         let hidden = self.hidden;
         if hidden > 0 {
             output::notice(&format!(
-                "about {hidden} more are hidden at the moment, because another command looks at them, was killed, or an answer of SQS was lost; look again in a minute or two"
+                "about {hidden} more stayed hidden: something else holds them; look again later"
             ));
         }
     }
 }
 
-/// Looks at every letter and joins what the ledger knows.
-async fn find(args: &DlqQueueArgs, stop: &CancellationToken) -> anyhow::Result<Found> {
+/// Looks at every letter, and joins what the ledger knows of those that can be meant.
+async fn find(
+    args: &DlqQueueArgs,
+    filter: &Filter,
+    stop: &CancellationToken,
+) -> anyhow::Result<Found> {
     let queue = DeadLetterQueue::open(args).await?;
     let progress = output::progress(queue.visible, "looking");
     let looked = sweep::look(&queue, &progress, stop).await;
@@ -91,7 +95,7 @@ async fn find(args: &DlqQueueArgs, stop: &CancellationToken) -> anyhow::Result<F
     let now = Clock::System.now();
     let cases = letter::fold(letters);
     let cases = match records(args).await? {
-        Some(records) => join(cases, &records, now).await?,
+        Some(records) => join(cases, &records, filter, now).await?,
         None => cases,
     };
     Ok(Found {
@@ -113,12 +117,17 @@ async fn records(args: &DlqQueueArgs) -> anyhow::Result<Option<Records>> {
 /// So many questions to the ledger are under way at once.
 const QUESTIONS: usize = 16;
 
-/// Adds what the ledger knows.
-async fn join(cases: Vec<Case>, records: &Records, now: Timestamp) -> anyhow::Result<Vec<Case>> {
+/// Adds what the ledger knows of those that can be meant; what it knows of others would be asked for in vain.
+async fn join(
+    cases: Vec<Case>,
+    records: &Records,
+    filter: &Filter,
+    now: Timestamp,
+) -> anyhow::Result<Vec<Case>> {
     let progress = output::progress(cases.len() as u64, "asking the ledger");
     let joined = stream::iter(cases).map(async |case| {
         let scan_id = case.letters().last().and_then(|it| it.scan_id.clone());
-        let known = match scan_id {
+        let known = match scan_id.filter(|_| filter.may_admit(&case)) {
             Some(scan_id) => records.find(&scan_id, now).await?,
             None => Vec::new(),
         };
@@ -132,7 +141,7 @@ async fn join(cases: Vec<Case>, records: &Records, now: Timestamp) -> anyhow::Re
 
 async fn list(args: &DlqListArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
     let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
-    let found = find(&args.queue, stop).await?;
+    let found = find(&args.queue, &filter, stop).await?;
     let cases = found.chosen(&filter);
     match args.output {
         Output::Json => output::json(&json!({
@@ -150,8 +159,8 @@ async fn list(args: &DlqListArgs, stop: &CancellationToken) -> anyhow::Result<Ou
 }
 
 async fn show(args: &DlqShowArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
-    let found = find(&args.queue, stop).await?;
     let filter = Filter::of(&args.id);
+    let found = find(&args.queue, &filter, stop).await?;
     let cases = found.chosen(&filter);
     for case in &cases {
         match args.output {
@@ -180,7 +189,7 @@ fn missing(filter: &Filter, cases: &[Case]) -> Outcome {
 
 async fn export(args: &DlqExportArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
     let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
-    let found = find(&args.queue, stop).await?;
+    let found = find(&args.queue, &filter, stop).await?;
     for case in found.chosen(&filter) {
         for letter in view::letters(&case) {
             output::line(&letter.to_string())?;
@@ -192,7 +201,7 @@ async fn export(args: &DlqExportArgs, stop: &CancellationToken) -> anyhow::Resul
 
 async fn redrive(args: &DlqRedriveArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
     let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
-    let found = find(&args.queue, stop).await?;
+    let found = find(&args.queue, &filter, stop).await?;
     let destination = found
         .queue
         .destination(args.destination.as_deref())
@@ -233,7 +242,7 @@ async fn delete(args: &DlqDeleteArgs, stop: &CancellationToken) -> anyhow::Resul
             "say which letters to delete, or --all"
         )));
     }
-    let found = find(&args.queue, stop).await?;
+    let found = find(&args.queue, &filter, stop).await?;
     let cases = found.chosen(&filter);
     if !args.yes {
         return report_dry_run("delete", "for good", args.output, &filter, &found, &cases);

@@ -19,8 +19,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::data_dir::{self, DataDir};
 use crate::serve::embedded_client;
 
-/// The longest single try of a call; a long poll is part of it.
-const ATTEMPT: Duration = Duration::from_secs(10);
+/// The longest single try of a call; a long poll is part of it. It is long because a receive that is given up costs more than
+/// one that is waited for: what a server took for it stays hidden, and nobody has read it.
+const ATTEMPT: Duration = Duration::from_mins(1);
 
 /// Our own SQS endpoint.
 pub(crate) struct Endpoint {

@@ -75,7 +75,7 @@ pub(crate) struct DlqQueueArgs {
     /// Looking counts as a receive, so on a queue that is worked on it makes dead letters of messages that are not.
     #[arg(long)]
     pub(crate) any_queue: bool,
-    /// How long SQS hides what is being looked at [default: 30 s, and more for a long queue]
+    /// How long SQS hides what is being looked at, at least; longer where looking takes longer [default: 30 s, and more for a long queue]
     #[arg(long, value_name = "TIME", value_parser = hide_time)]
     pub(crate) hide: Option<Duration>,
 }

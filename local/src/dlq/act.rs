@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::letter::Case;
 use super::queue::{DeadLetterQueue, Destination};
-use super::sweep::{BATCH, Held, Sweep};
+use super::sweep::{BATCH, Held, Patience, Sweep};
 
 /// So many batches are under way at once. A process that is killed leaves as many in both queues at most.
 const WIDTH: usize = 4;
@@ -142,9 +142,7 @@ impl Work<'_> {
         progress: &ProgressBar,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut latest_news = Instant::now();
-        // What another command holds comes back at the end of the time that ours would hide it.
-        let patience = self.queue.hide + Duration::from_secs(5);
+        let mut patience = Patience::default();
         while self.is_open() {
             if !self.pace.wait(stop).await {
                 self.done.interrupted = true;
@@ -155,10 +153,8 @@ impl Work<'_> {
             let before = self.open.len();
             self.handle(held).await?;
             progress.inc((before - self.open.len()) as u64);
-            if is_news || self.open.len() < before {
-                latest_news = Instant::now();
-            } else if latest_news.elapsed() > patience
-                || is_empty && self.holds_all_hidden().await?
+            let is_news = is_news || self.open.len() < before;
+            if patience.is_over(is_news, &self.sweep) || is_empty && self.sweep.unseen().await? == 0
             {
                 return Ok(());
             }
@@ -181,12 +177,6 @@ impl Work<'_> {
         if let Some(stage) = self.stages.get_mut(case) {
             *stage = to;
         }
-    }
-
-    /// Whether nobody but us hides letters, so that no more can come.
-    async fn holds_all_hidden(&self) -> anyhow::Result<bool> {
-        let (visible, hidden) = self.queue.depth().await?;
-        Ok(visible == 0 && hidden <= self.sweep.len() as u64)
     }
 
     async fn handle(&mut self, held: Vec<Held>) -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 //! **Invariant**: what was received is deleted on purpose or released; what a killed process held comes back by itself.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use aws_sdk_sqs::types::{
@@ -12,12 +13,13 @@ use futures_util::future::join_all;
 use indicatif::ProgressBar;
 use jiff::Timestamp;
 use scanhook_emulator::sqs::{Page, Peeked};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Interrupted;
 use super::letter::Letter;
 use super::queue::DeadLetterQueue;
-use crate::send;
+use crate::{output, send};
 
 /// Entries of one batch call, and messages of one receive. Source: Amazon SQS API reference.
 pub(crate) const BATCH: usize = 10;
@@ -28,14 +30,21 @@ const WIDTH: usize = 8;
 /// How long one receive waits for a message, in seconds. Only a receive that waits asks all of SQS's servers.
 const WAIT: i32 = 1;
 
+/// SQS hides a message no longer. Source: Amazon SQS API reference.
+const LONGEST_HIDE: Duration = Duration::from_hours(12);
+
+/// So much later than it should a hidden letter may come back.
+const LATE: Duration = Duration::from_secs(5);
+
 /// What there is to see of a queue.
 pub(crate) struct Looked {
     pub(crate) letters: Vec<Letter>,
-    /// About how many more there are that nobody can see now: others hold them, or an answer of SQS that had them was lost.
+    /// About how many more there are that nobody can see now: others hold them for longer than [`look`] waits.
     pub(crate) hidden: u64,
 }
 
-/// Shows every letter of a queue, and leaves all of them there.
+/// Shows every letter of a queue, and leaves all of them there. Where some are hidden, it waits until those must have come back
+/// that a lost answer of SQS, a killed command or another look had taken.
 pub(crate) async fn look(
     queue: &DeadLetterQueue,
     progress: &ProgressBar,
@@ -46,32 +55,68 @@ pub(crate) async fn look(
         return Ok(Looked { letters, hidden: 0 });
     }
     let mut sweep = Sweep::new(queue);
-    let mut letters = Vec::new();
-    let outcome = loop {
-        if stop.is_cancelled() {
-            break Err(Interrupted.into());
-        }
-        match sweep.receive(WIDTH, BATCH).await {
-            Ok(received) if received.iter().all(|it| !it.is_new) => break Ok(()),
-            Ok(received) => {
-                let new = received.iter().filter(|it| it.is_new);
-                letters.extend(new.map(|it| it.letter.clone()));
-                progress.set_position(letters.len() as u64);
-            }
-            Err(err) => break Err(err),
-        }
-    };
-    let depth = match outcome {
-        Ok(()) => queue.depth().await,
-        Err(err) => Err(err),
-    };
-    let held = sweep.len() as u64;
+    let looked = see_all(&mut sweep, progress, stop).await;
     sweep.release().await;
-    let (visible, hidden) = depth?;
-    Ok(Looked {
-        letters,
-        hidden: (visible + hidden).saturating_sub(held),
-    })
+    looked
+}
+
+async fn see_all(
+    sweep: &mut Sweep<'_>,
+    progress: &ProgressBar,
+    stop: &CancellationToken,
+) -> anyhow::Result<Looked> {
+    let mut letters = Vec::new();
+    let mut patience = Patience::default();
+    let mut is_told = false;
+    while !stop.is_cancelled() {
+        let received = sweep.receive(WIDTH, BATCH).await?;
+        let known = letters.len();
+        let new = received.into_iter().filter(|it| it.is_new);
+        letters.extend(new.map(|it| it.letter));
+        progress.set_position(letters.len() as u64);
+        let is_over = patience.is_over(letters.len() > known, sweep);
+        if letters.len() > known {
+            continue;
+        }
+        let hidden = sweep.unseen().await?;
+        if hidden == 0 || is_over {
+            return Ok(Looked { letters, hidden });
+        }
+        if !is_told {
+            let most = patience.left().as_secs();
+            progress.set_message("waiting for hidden letters");
+            progress.suspend(|| {
+                output::notice(&format!(
+                    "about {hidden} letters are hidden at the moment; waiting for them, {most} s at most"
+                ));
+            });
+            is_told = true;
+        }
+    }
+    Err(Interrupted.into())
+}
+
+/// How long it is worth receiving where nothing happens. Whoever looks as this command does hides letters as long as it does.
+#[derive(Default)]
+pub(crate) struct Patience {
+    until: Option<Instant>,
+}
+
+impl Patience {
+    /// Whether it is, after a round of receives that brought news or not.
+    pub(crate) fn is_over(&mut self, is_news: bool, sweep: &Sweep<'_>) -> bool {
+        if is_news {
+            self.until = None;
+            return false;
+        }
+        let now = Instant::now();
+        now > *self.until.get_or_insert_with(|| now + sweep.hide() + LATE)
+    }
+
+    fn left(&self) -> Duration {
+        self.until
+            .map_or(Duration::ZERO, |it| it.duration_since(Instant::now()))
+    }
 }
 
 /// Asks our own endpoint, which shows messages without a receive.
@@ -125,6 +170,7 @@ pub(crate) struct Held {
 /// The letters in the hand of a command.
 pub(crate) struct Sweep<'a> {
     queue: &'a DeadLetterQueue,
+    began: Instant,
     /// The latest receipt of each letter, by the message's id.
     receipts: BTreeMap<String, String>,
 }
@@ -133,13 +179,22 @@ impl<'a> Sweep<'a> {
     pub(crate) fn new(queue: &'a DeadLetterQueue) -> Self {
         Self {
             queue,
+            began: Instant::now(),
             receipts: BTreeMap::new(),
         }
     }
 
-    /// How many letters are in the hand.
-    pub(crate) fn len(&self) -> usize {
-        self.receipts.len()
+    /// How long what is received now stays hidden: on a slow endpoint longer and longer, so that what was seen long ago does
+    /// not come back again and again before what was not seen yet.
+    fn hide(&self) -> Duration {
+        let so_far = self.began.elapsed();
+        self.queue.hide.max(so_far * 2).min(LONGEST_HIDE)
+    }
+
+    /// About how many letters of the queue are not in the hand.
+    pub(crate) async fn unseen(&self) -> anyhow::Result<u64> {
+        let (visible, hidden) = self.queue.depth().await?;
+        Ok((visible + hidden).saturating_sub(self.receipts.len() as u64))
     }
 
     /// Receives by `width` calls at once, `count` messages each at most. Nothing comes where nothing is visible.
@@ -148,13 +203,14 @@ impl<'a> Sweep<'a> {
         width: usize,
         count: usize,
     ) -> anyhow::Result<Vec<Held>> {
+        let hide = i32::try_from(self.hide().as_secs()).unwrap_or(i32::MAX);
         let calls = (0..width).map(|_| {
             self.queue
                 .client
                 .receive_message()
                 .queue_url(&self.queue.url)
                 .max_number_of_messages(i32::try_from(count).unwrap_or(1))
-                .visibility_timeout(i32::try_from(self.queue.hide.as_secs()).unwrap_or(i32::MAX))
+                .visibility_timeout(hide)
                 .wait_time_seconds(WAIT)
                 .message_system_attribute_names(MessageSystemAttributeName::All)
                 .message_attribute_names("All")

@@ -1,7 +1,11 @@
 //! `scanhook dlq` on the queue of a `serve` that runs, and of one that does not. The proofs do it on other servers too.
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
+use crate::slow_sqs::{self, Fate};
 use crate::world::{Place, Ran, wait_for};
 
 /// A place with four dead letters of two reasons, and one of no scan.
@@ -307,14 +311,14 @@ fn a_queue_that_is_no_dead_letter_queue_is_refused_unless_told() {
     );
     let told = list(&place, &[&url("scanhook"), "--any-queue"]);
     assert_eq!(ids(&told).len(), 1);
-    // As if the answer of a receive had been lost while the queue was looked at.
+    // As if somebody else held it, for longer than is worth waiting for.
     let receive = format!(
         r#"{{"QueueUrl":"http://{}/000000000000/scanhook","VisibilityTimeout":600}}"#,
         serve.sqs_address
     );
     let lost = serve.sqs("ReceiveMessage", &receive);
     assert_eq!(lost["Messages"].as_array().unwrap().len(), 1);
-    let told = list(&place, &[&url("scanhook"), "--any-queue"]);
+    let told = list(&place, &[&url("scanhook"), "--any-queue", "--hide=1s"]);
     assert_eq!((ids(&told).len(), &told["hidden"]), (0, &1.into()));
     let empty = list(&place, &[&url("scanhook-dlq")]);
     assert_eq!(ids(&empty).len(), 0);
@@ -336,4 +340,29 @@ fn a_queue_that_is_no_dead_letter_queue_is_refused_unless_told() {
     let careless = place.run(&["dlq", "delete", "--yes"]);
     assert_eq!(careless.code, Some(2), "{}", careless.stdout);
     assert!(careless.stderr.contains("or --all"), "{}", careless.stderr);
+}
+
+/// Lists the dead letters of a place whose SQS gives the answer of one receive that fate.
+fn list_slowly(fate: Fate, hide: &str) -> Value {
+    let mut place = place_with_dead_letters();
+    let serve = place.serve(&["--no-scan"]);
+    let (address, met) = slow_sqs::before(serve.sqs_address, fate);
+    place.use_sqs(address);
+    let url = format!("--queue-url=http://{address}/000000000000/scanhook-dlq");
+    let told = list(&place, &[&url, hide]);
+    assert!(met.load(Ordering::SeqCst) > 0);
+    serve.stop();
+    told
+}
+
+#[test]
+fn an_answer_of_sqs_that_comes_late_is_waited_for() {
+    let told = list_slowly(Fate::Late(Duration::from_secs(11)), "--hide=10m");
+    assert_eq!((ids(&told).len(), &told["hidden"]), (5, &0.into()));
+}
+
+#[test]
+fn letters_whose_answer_was_lost_are_waited_for() {
+    let told = list_slowly(Fate::Lost, "--hide=3s");
+    assert_eq!((ids(&told).len(), &told["hidden"]), (5, &0.into()));
 }

@@ -16,6 +16,7 @@ mod kill;
 mod operations;
 mod page;
 mod sample;
+mod slow_sqs;
 mod starts;
 mod stops;
 mod traces;
