@@ -7,7 +7,8 @@ use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 use metrics_util::layers::{Layer as _, Prefix, PrefixLayer};
-use scanhook_settings::metrics::{Kind, METRICS};
+use scanhook_core::source::SourceName;
+use scanhook_settings::metrics::{Kind, METRICS, Metric};
 
 /// What is told beside the functions' figures, with what it tells.
 const GAUGES: [(&str, &str); 4] = [
@@ -77,6 +78,16 @@ fn describe() {
     }
     for (name, help) in GAUGES {
         describe_gauge!(name, help);
+    }
+}
+
+/// Has what is counted for each source alone begin at 0 for these.
+pub(crate) fn begin_at_zero<'a>(sources: impl Iterator<Item = &'a SourceName>) {
+    let begins = |it: &Metric| it.kind == Kind::Counter && it.labels == ["source"];
+    for source in sources {
+        for metric in METRICS.iter().filter(|it| begins(it)) {
+            counter!(metric.name, "source" => source.to_string()).increment(0);
+        }
     }
 }
 

@@ -205,7 +205,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         // Deliveries are taken all the same, and wait.
         parts.push(Part::backend(&breaker).dispensable());
     }
-    let operations = Operations::new(parts, depths);
+    let operations = Operations::new(&config, parts, depths);
     let mut tasks = JoinSet::new();
     let endpoint_stopping = stopping.endpoint.clone().cancelled_owned();
     tasks.spawn(endpoint.serve(sqs_listener, endpoint_stopping));

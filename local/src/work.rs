@@ -99,7 +99,7 @@ async fn start<L: Ledger>(
         ledger_part,
         Part::backend(&breaker),
     ];
-    let operations = Operations::new(parts, Depths::outside(&queues));
+    let operations = Operations::new(&config, parts, Depths::outside(&queues));
     let ledger = Watched {
         ledger,
         breaker: Arc::clone(&breaker),

@@ -16,6 +16,7 @@ use http::{StatusCode, header};
 use metrics::gauge;
 use scanhook_emulator::sqs::Store;
 use scanhook_scanner::dynamodb::DynamoDbLedger;
+use scanhook_settings::config::Config;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::queues::Queues;
 use crate::breaker::Breaker;
 use crate::ledger::SqliteLedger;
-use crate::metrics::prometheus;
+use crate::metrics::{begin_at_zero, prometheus};
 
 /// How long an answer is kept, so that nobody makes work for the parts by asking often.
 const KEPT: Duration = Duration::from_secs(5);
@@ -191,8 +192,10 @@ pub(crate) struct Operations {
 }
 
 impl Operations {
-    pub(crate) fn new(parts: Vec<Part>, depths: Depths) -> Arc<Self> {
+    /// The figures of `config`'s sources begin with this.
+    pub(crate) fn new(config: &Config, parts: Vec<Part>, depths: Depths) -> Arc<Self> {
         prometheus();
+        begin_at_zero(config.sources.keys());
         Arc::new(Self {
             parts,
             depths,

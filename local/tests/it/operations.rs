@@ -59,6 +59,11 @@ fn figures_tell_of_deliveries_scans_and_queues() {
             1.0,
         ),
         (r#"scanhook_messages_published_total{source="harbor"}"#, 2.0),
+        // What has not happened yet is told too: of a first count out of nothing Prometheus would see no increase.
+        (
+            r#"scanhook_scans_without_policy_total{source="harbor"}"#,
+            0.0,
+        ),
         (
             r#"scanhook_messages_processed_total{source="harbor",verdict="passed"}"#,
             1.0,
