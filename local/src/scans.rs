@@ -121,7 +121,7 @@ pub(crate) fn verdict(record: &ScanRecord, now: Timestamp) -> String {
 }
 
 /// The state, and of a scan in progress whether somebody still works on it.
-fn state(record: &ScanRecord, now: Timestamp) -> String {
+pub(crate) fn state(record: &ScanRecord, now: Timestamp) -> String {
     let word = record.state.as_str();
     match record.claimed_until {
         Some(until) if record.is_abandoned(now) => {

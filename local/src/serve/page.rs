@@ -27,6 +27,7 @@ use self::scans::{WORST, ago, columns, details, name, severities, verdict, why};
 use super::deliveries::Deliveries;
 use super::queues::{DEAD_LETTERS, QUEUE};
 use crate::ledger::SqliteLedger;
+use crate::scans::state;
 
 /// Dead letters that are shown, the latest.
 const LETTERS: usize = 50;
@@ -120,7 +121,11 @@ impl Page {
         let filter = ScanFilter::default();
         let records = self.ledger.latest(&filter, PLOTTED, now).await;
         let mut html = Html::begin(refresh, &SECTIONS);
-        html.facts(&self.facts(records.as_deref().unwrap_or_default()).await);
+        html.facts(
+            &self
+                .facts(records.as_deref().unwrap_or_default(), now)
+                .await,
+        );
         let Ok(records) = records else {
             html.note("The ledger does not answer.");
             return html.end();
@@ -131,13 +136,19 @@ impl Page {
         html.head(running);
         let in_progress = records.iter().filter(|it| it.state == State::InProgress);
         html.table(
-            &["since", "source", "image", "attempt"],
+            &["since", "source", "image", "attempt", "state"],
             in_progress.map(|it| {
+                let state = state(it, now);
                 [
                     Cell::Word(ago(now, it.started_at)),
                     Cell::Word(it.source.to_string()),
                     Cell::More(name(it), details(it)),
                     Cell::Word(it.attempts.to_string()),
+                    if it.is_abandoned(now) {
+                        Cell::Marked("error", state)
+                    } else {
+                        Cell::Word(state)
+                    },
                 ]
             }),
             "Nothing is being scanned.",
@@ -200,13 +211,11 @@ impl Page {
         html.end()
     }
 
-    async fn facts(&self, records: &[ScanRecord]) -> Vec<(&'static str, String)> {
-        let count = |state| {
-            records
-                .iter()
-                .filter(|it| it.state == state)
-                .count()
-                .to_string()
+    async fn facts(&self, records: &[ScanRecord], now: Timestamp) -> Vec<(&'static str, String)> {
+        let count = |state, is_abandoned| {
+            let is_counted =
+                |it: &&ScanRecord| it.state == state && it.is_abandoned(now) == is_abandoned;
+            records.iter().filter(is_counted).count().to_string()
         };
         let mut facts = Vec::new();
         if let Some(store) = &self.store {
@@ -225,8 +234,9 @@ impl Page {
                 told(dead.map(|it| it.visible + it.in_flight + it.delayed)),
             ));
         }
-        facts.push(("running", count(State::InProgress)));
-        facts.push(("to be tried again", count(State::Retrying)));
+        facts.push(("running", count(State::InProgress, false)));
+        facts.push(("worker gone", count(State::InProgress, true)));
+        facts.push(("to be tried again", count(State::Retrying, false)));
         facts
     }
 

@@ -67,6 +67,35 @@ fn it_shows_deliveries_scans_verdicts_and_dead_letters_with_their_reasons() {
 }
 
 #[test]
+fn a_scan_whose_worker_is_gone_does_not_count_as_running() {
+    let place = Place::new();
+    let mut serve = place.serve(&[]);
+    let hanging = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/hang:1"));
+    place.cli_on(&hanging);
+    let shown = page(&serve, "/", LOCAL).body;
+    for part in [
+        "<dt>running</dt><dd>1</dd></div><div><dt>worker gone</dt><dd>0</dd>",
+        "<td>in_progress until 20",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+    serve.kill();
+    // As if that had been long ago.
+    let ledger = rusqlite::Connection::open(place.data_dir().join("ledger.sqlite")).unwrap();
+    let past =
+        "UPDATE scan SET record = json_set(record, '$.claimed_until', '2026-01-01T00:00:00Z')";
+    assert_eq!(ledger.execute(past, ()).unwrap(), 1);
+    let serve = place.serve(&["--no-scan"]);
+    let shown = page(&serve, "/", LOCAL).body;
+    for part in [
+        "<dt>running</dt><dd>0</dd></div><div><dt>worker gone</dt><dd>1</dd>",
+        "<td class=\"error\">in_progress: worker gone since 2026-01-01 00:00:00</td>",
+    ] {
+        assert!(shown.contains(part), "{part} is not in {shown}");
+    }
+}
+
+#[test]
 fn hostile_names_stay_text() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
