@@ -1,7 +1,8 @@
 //! Strangers who send much, slowly, or nothing at all.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::world::{Answer, Place, Serve, read_answer};
@@ -116,8 +117,8 @@ fn flood_any(place: &Place, serve: &Serve, path: &str, head: &str, length: usize
 }
 
 /// Opens a connection and sends the start of a request.
-fn begin(serve: &Serve, start: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(serve.address).unwrap();
+fn begin(address: SocketAddr, start: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_mins(1)))
         .unwrap();
@@ -128,59 +129,115 @@ fn begin(serve: &Serve, start: &str) -> TcpStream {
 fn answered_soon(place: &Place, serve: &Serve, image: &str) {
     let asked = Instant::now();
     serve.queue(&place.delivery("harbor", image));
+    serve.sqs("ListQueues", "{}");
     let took = asked.elapsed();
     assert!(took < Duration::from_secs(3), "{took:?}");
 }
 
+/// Of each port: its name, its address, a request's head that lacks its end, and whole requests with and without their body.
+fn ports(serve: &Serve) -> [(&'static str, SocketAddr, String, String, String); 2] {
+    let head = |path| format!("POST {path} HTTP/1.1\r\nHost: x\r\n");
+    let (webhook, sqs) = (head("/webhooks/harbor"), head("/"));
+    let with_body = |head: &str| format!("{head}Content-Length: 1000\r\n\r\n");
+    let without = |path| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    [
+        (
+            "webhook",
+            serve.address,
+            format!("{webhook}X-Slow: "),
+            with_body(&webhook),
+            without("/healthz"),
+        ),
+        (
+            "SQS",
+            serve.sqs_address,
+            format!("{sqs}X-Slow: "),
+            with_body(&sqs),
+            without("/000000000000/scanhook"),
+        ),
+    ]
+}
+
+/// Tests that open connections by the hundred do so one after the other, for a process may have no more than 1,024 files.
+static CROWD: Mutex<()> = Mutex::new(());
+
 #[test]
 fn who_is_slow_or_silent_keeps_nobody_waiting_and_is_shown_out() {
+    let _crowd = CROWD.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     let opened = Instant::now();
-    let mut silent: Vec<_> = (0..200).map(|_| begin(&serve, "")).collect();
-    let mut slow_heads: Vec<_> = (0..100)
-        .map(|_| {
-            begin(
-                &serve,
-                "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nX-Slow: ",
-            )
-        })
-        .collect();
-    let head = "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n";
-    let mut slow_bodies: Vec<_> = (0..100).map(|_| begin(&serve, head)).collect();
-    let mut kept_alive: Vec<_> = (0..50)
-        .map(|_| begin(&serve, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"))
-        .collect();
+    let mut strangers = Vec::new();
+    for (port, address, slow_head, slow_body, whole) in ports(&serve) {
+        for (what, start, count) in [
+            ("slow body", &slow_body, 50),
+            ("silent", &String::new(), 100),
+            ("slow head", &slow_head, 50),
+            ("kept alive", &whole, 25),
+        ] {
+            let streams: Vec<_> = (0..count).map(|_| begin(address, start)).collect();
+            strangers.push((port, what, streams));
+        }
+    }
     answered_soon(&place, &serve, "harbor.example.com/prod/pass:1");
     // One more byte now and then does not buy more time.
-    for stream in slow_heads.iter_mut().chain(&mut slow_bodies) {
-        stream.write_all(b"x").unwrap();
+    for (_, what, streams) in &mut strangers {
+        if what.starts_with("slow") {
+            for stream in streams {
+                stream.write_all(b"x").unwrap();
+            }
+        }
     }
     answered_soon(&place, &serve, "harbor.example.com/prod/pass:2");
-    let ends = |streams: &mut Vec<TcpStream>| {
+    for (port, what, streams) in strangers {
         let mut answers = Vec::new();
-        for mut stream in streams.drain(..) {
+        for mut stream in streams {
             let mut answer = String::new();
             // A reset is as good as an end.
             let _ = stream.read_to_string(&mut answer);
             answers.push(answer.lines().next().unwrap_or_default().to_owned());
         }
         answers.dedup();
-        (answers, opened.elapsed())
-    };
-    let (answers, took) = ends(&mut slow_bodies);
-    eprintln!("slow bodies: {answers:?} after {took:?}");
-    assert_eq!(answers, ["HTTP/1.1 408 Request Timeout"]);
-    for (what, streams) in [
-        ("silent", &mut silent),
-        ("slow heads", &mut slow_heads),
-        ("kept alive", &mut kept_alive),
-    ] {
-        let (answers, took) = ends(streams);
-        eprintln!("{what}: {answers:?} after {took:?}");
-        assert!(took < Duration::from_secs(20), "{what}: {took:?}");
+        let took = opened.elapsed();
+        eprintln!("{port}, {what}: {answers:?} after {took:?}");
+        assert!(took < Duration::from_secs(20), "{port}, {what}: {took:?}");
+        match what {
+            "slow body" => assert_eq!(answers, ["HTTP/1.1 408 Request Timeout"], "{port}"),
+            "kept alive" => assert_eq!(answers, ["HTTP/1.1 200 OK"], "{port}"),
+            _ => {}
+        }
     }
     answered_soon(&place, &serve, "harbor.example.com/prod/pass:3");
+}
+
+#[test]
+fn beyond_512_connections_a_port_lets_nobody_in_until_one_leaves() {
+    let _crowd = CROWD.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = Place::new();
+    for (port, other) in [(0, 1), (1, 0)] {
+        let serve = place.serve(&["--no-scan"]);
+        let ports = ports(&serve);
+        let (name, address, _, _, whole) = &ports[port];
+        let mut silent: Vec<_> = (0..512).map(|_| begin(*address, "")).collect();
+        let mut waiting = begin(*address, whole);
+        // The other port has connections of its own.
+        let (_, other, _, _, request) = &ports[other];
+        for _ in 0..20 {
+            let answer = read_answer(&mut begin(
+                *other,
+                &request.replace("Host", "Connection: close\r\nHost"),
+            ));
+            assert_eq!(answer.unwrap().status, 200);
+        }
+        waiting.set_nonblocking(true).unwrap();
+        let kind = waiting.read(&mut [0]).map_err(|it| it.kind());
+        assert_eq!(kind, Err(ErrorKind::WouldBlock), "{name}");
+        waiting.set_nonblocking(false).unwrap();
+        silent.pop();
+        let answer = waiting.read(&mut [0; 12]);
+        assert_eq!(answer.unwrap(), 12, "{name}");
+        drop(silent);
+    }
 }
 
 #[test]
@@ -197,10 +254,13 @@ fn garbage_is_refused_and_the_next_request_answered() {
         ("POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n".to_owned(), &[400]),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), &[400]),
     ] {
-        let mut stream = begin(&serve, &garbage);
-        let _ = stream.shutdown(std::net::Shutdown::Write);
-        if let Ok(Answer { status, .. }) = read_answer(&mut stream) {
-            assert!(statuses.contains(&status), "{status} for {garbage:.60}");
+        // A path of the webhook's is one of a queue's to SQS.
+        for address in [serve.address, serve.sqs_address] {
+            let mut stream = begin(address, &garbage);
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+            if let Ok(Answer { status, .. }) = read_answer(&mut stream) {
+                assert!(statuses.contains(&status), "{status} for {garbage:.60}");
+            }
         }
         answered_soon(&place, &serve, "harbor.example.com/prod/pass:1");
     }

@@ -1,11 +1,13 @@
 //! How `serve` ends: what has begun is finished or given back, and no process is left.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::world::{Place, wait_for};
+use crate::world::{Place, Serve, read_answer, wait_for};
 
 const HANGING: &str = "harbor.example.com/prod/hang-ignoring-term:1";
 
@@ -61,6 +63,54 @@ fn a_scan_that_does_not_end_is_ended_and_begun_again_after_the_next_start() {
     let again = place.serve(&[]);
     place.cli_on(&scan_id);
     drop(again);
+}
+
+/// Sends the head of a request to the SQS endpoint, and waits until the request is being answered.
+fn begin(serve: &Serve, action: &str, length: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(serve.sqs_address).unwrap();
+    write!(
+        stream,
+        "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nX-Amz-Target: AmazonSQS.{action}\r\nContent-Length: {length}\r\n\r\n"
+    )
+    .unwrap();
+    let expected = b"HTTP/1.1 100 Continue\r\n\r\n";
+    let mut answer = vec![0; expected.len()];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer, expected);
+    stream
+}
+
+#[test]
+fn what_its_sqs_endpoint_has_begun_is_finished_and_long_polls_end_at_once() {
+    let place = Place::new();
+    let mut serve = place.serve(&["--no-scan"]);
+    let url = format!("http://{}/000000000000/scanhook", serve.sqs_address);
+    let poll = json!({"QueueUrl": url, "WaitTimeSeconds": 20}).to_string();
+    let send = json!({"QueueUrl": url, "MessageBody": "late"}).to_string();
+    let mut polls: Vec<_> = (0..3)
+        .map(|_| begin(&serve, "ReceiveMessage", poll.len()))
+        .collect();
+    for stream in &mut polls {
+        stream.write_all(poll.as_bytes()).unwrap();
+    }
+    let mut sending = begin(&serve, "SendMessage", send.len());
+    serve.signal(Signal::TERM);
+    let asked = Instant::now();
+    let mut received = 0;
+    for stream in &mut polls {
+        let answer = read_answer(stream).unwrap();
+        let answer: Value = serde_json::from_str(&answer.body).unwrap();
+        received += answer["Messages"].as_array().map_or(0, Vec::len);
+    }
+    assert_eq!(received, 0);
+    sending.write_all(send.as_bytes()).unwrap();
+    assert_eq!(read_answer(&mut sending).unwrap().status, 200);
+    let (status, _) = serve.wait();
+    let took = asked.elapsed();
+    assert_eq!(status.code(), Some(0), "{}", serve.stderr());
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(place.messages("scanhook").len(), 1);
+    assert!(TcpStream::connect(serve.sqs_address).is_err());
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod pushes;
 mod queue;
 mod request;
 mod rotation;
+mod sharing;
 mod store;
 mod tokens;
 mod world;

@@ -1,7 +1,10 @@
-//! What the endpoint takes of strangers.
+//! What the endpoint takes of strangers. Where the clock is paused it moves on only while client and server both wait.
+
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
 
 use crate::world::World;
 
@@ -69,4 +72,76 @@ async fn bodies_that_find_no_room_are_refused_as_by_a_busy_sqs_and_the_others_go
     world.queue("q").await;
     drop(unfinished);
     world.send("q", &"a".repeat(1_000_000)).await;
+}
+
+/// How long a head and a body may take each, and the next request on a connection that is kept.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A request that is answered without the store, whose thread a paused clock does not wait for.
+const WHOLE: &str =
+    "POST / HTTP/1.1\r\nHost: x\r\nX-Amz-Target: AmazonSQS.Nothing\r\nContent-Length: 2\r\n\r\n{}";
+
+/// Sends the first part, one more byte every three seconds, and tells the answer and when the connection ended.
+async fn dawdle(world: &World, start: &str) -> (String, Duration) {
+    let began = Instant::now();
+    let stream = connect(world).await;
+    let (mut reader, mut writer) = stream.into_split();
+    writer.write_all(start.as_bytes()).await.unwrap();
+    let drip = tokio::spawn(async move {
+        loop {
+            sleep(Duration::from_secs(3)).await;
+            if writer.write_all(b"1").await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut answer = Vec::new();
+    // A reset is as good as an end.
+    let _ = reader.read_to_end(&mut answer).await;
+    let took = began.elapsed();
+    drip.abort();
+    (String::from_utf8(answer).unwrap(), took)
+}
+
+fn in_time(took: Duration) -> bool {
+    (PATIENCE..PATIENCE + Duration::from_millis(10)).contains(&took)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_may_take_ten_seconds_however_little_is_missing() {
+    let world = World::start().await;
+    for start in ["", "P", "POST / HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
+        let (answer, took) = dawdle(&world, start).await;
+        assert!(in_time(took), "{start:?}: {took:?}");
+        assert!(!answer.contains(" 200 "), "{start:?}: {answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_may_take_ten_seconds_however_little_is_missing() {
+    let world = World::start().await;
+    for length in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
+        let start = format!("POST / HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n");
+        let (answer, took) = dawdle(&world, &start).await;
+        assert!(in_time(took), "{length}: {took:?}");
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{length}: {answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_kept_for_further_requests_and_ended_after_ten_seconds_without_one() {
+    let world = World::start().await;
+    let mut stream = connect(&world).await;
+    for _ in 0..3 {
+        stream.write_all(WHOLE.as_bytes()).await.unwrap();
+        let mut part = vec![0; 4096];
+        let length = stream.read(&mut part).await.unwrap();
+        let answer = String::from_utf8_lossy(&part[..length]);
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains("UnsupportedOperation"), "{answer}");
+        sleep(PATIENCE * 9 / 10).await;
+    }
+    let began = Instant::now();
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
+    assert!(began.elapsed() <= PATIENCE / 10 + Duration::from_millis(10));
 }
