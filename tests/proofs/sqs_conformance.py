@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """One list of checks, each of something that AWS documents of SQS, put to three endpoints in one run: that of
-`scanhook serve`, moto and ministack. It prints a table of the three; scanhook must do all of it right.
+`scanhook serve`, moto and ministack. It prints a table of them; scanhook must do all of it right.
 
-`--markdown` prints the table as docs/emulator.md has it.
+`--also NAME=URL`, as often as wanted, asks a further endpoint, which has its column then; `--markdown` prints the table as
+docs/emulator.md has it.
 Run by the Python of a virtual environment that has boto3 and awscli; PROOF_SERVERS is the directory of the programs
 moto_server and ministack. `tests/proofs/run` makes both.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +72,13 @@ def start_others(shop: Workshop) -> list[Target]:
     return targets
 
 
+def further(argument: str) -> Target:
+    name, is_there, url = argument.partition("=")
+    if not (name and is_there and url.startswith(("http://", "https://"))):
+        raise argparse.ArgumentTypeError(f"{argument} is no NAME=URL")
+    return Target(name, url.rstrip("/"), patience=8)
+
+
 Outcomes = dict[str, list[str | None]]
 """For each server, what was wrong at each check, or None."""
 
@@ -129,16 +138,24 @@ def print_markdown(outcomes: Outcomes) -> None:
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="One list of checks, put to several SQS endpoints.")
+    parser.add_argument("--also", type=further, action="append", default=[], metavar="NAME=URL")
+    parser.add_argument("--markdown", action="store_true")
+    options = parser.parse_args()
     require_binaries(SCANHOOK)
     with workshop() as shop:
-        outcomes = run_checks([start_scanhook(shop), *start_others(shop)])
+        targets = [start_scanhook(shop), *start_others(shop), *options.also]
+        names = [it.name for it in targets]
+        if len(set(names)) < len(names):
+            parser.error(f"two endpoints of one name: {', '.join(names)}")
+        outcomes = run_checks(targets)
         failed: list[tuple[Check, Any]] = [
             (check, wrong) for check, wrong in zip(CHECKS, outcomes[OURS], strict=True) if wrong
         ]
-        if "--markdown" in sys.argv[1:]:
+        if options.markdown:
             print_markdown(outcomes)
             return 1 if failed else 0
-        print("# SQS as AWS documents it, asked of three servers\n")
+        print(f"# SQS as AWS documents it, asked of {', '.join(names)}\n")
         print_table(outcomes)
         for check, wrong in failed:
             print(f"not ok: {check.title}: {wrong}")
