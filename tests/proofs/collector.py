@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from harness import http
+
 KINDS = {1: "internal", 2: "server", 3: "client", 4: "producer", 5: "consumer"}
 
 
@@ -35,9 +37,10 @@ class Span:
 
 
 class Collector:
-    """Takes spans at `url` until the process ends."""
+    """Takes spans at `url` until the process ends; `behind` is the URL of a collector that gets every request too, and whose status is
+    answered."""
 
-    def __init__(self) -> None:
+    def __init__(self, behind: str | None = None) -> None:
         self._spans: list[Span] = []
         self._malformed: list[str] = []
         collector = self
@@ -48,7 +51,8 @@ class Collector:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 collector._take(self.path, self.headers["content-type"], body)
-                self.send_response(200)
+                passed_on = {it: self.headers[it] for it in self.headers if it.lower() not in ("host", "connection", "content-length")}
+                self.send_response(http("POST", f"{behind}{self.path}", passed_on, body).status if behind else 200)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", "2")
                 self.end_headers()

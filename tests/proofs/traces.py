@@ -2,15 +2,19 @@
 """The trace of one delivery, end to end: both functions, as the binaries that are deployed, under AWS's own Lambda
 runtime interface emulator, with a collector that takes OTLP on this machine.
 
+Every request of theirs reaches two collectors: one of the proofs', which is strict about the form, and a real one, rotel; both must take
+the same spans. So it is with `scanhook serve`.
+
 A function is frozen once it has answered. So what it did must be with the collector by then; and a collector that is
 away or hangs must not keep an answer back.
 
-`tests/proofs/run` installs aws-lambda-rie and builds the binaries. `--show` prints the trace.
+`tests/proofs/run` installs aws-lambda-rie and rotel, and builds the binaries. `--show` prints the trace.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import secrets
 import socket
 import sys
@@ -21,8 +25,9 @@ from typing import Any
 
 from collector import Collector, Span, tree
 from deliveries import HARBOR, harbor_push, new_digest
-from harness import BINARIES, Proof, Workshop, base_environment, free_port, require_binaries, run_proof
+from harness import BINARIES, Disproved, Proof, Workshop, base_environment, free_port, http, require_binaries, run_proof, until
 from lambda_emulator import Function, failed_identifiers, find_emulator, http_event, sqs_event
+from real_collector import RealCollector
 from serve import QUEUE, SCANHOOK, link_stand_in, start_server
 from stage import API_TOKEN, CONFIG, TOKENS, Stage
 
@@ -66,8 +71,8 @@ def scan(stage: Stage, scanner: Function) -> set[str]:
     return failed
 
 
-def a_trace_leads_from_the_sender_to_the_judgement(stage: Stage, show: bool) -> None:
-    proof, collector = stage.proof, Collector()
+def a_trace_leads_from_the_sender_to_the_judgement(stage: Stage, real: RealCollector, show: bool) -> None:
+    proof, collector = stage.proof, Collector(behind=real.url)
     proof.part("both: the trace of one delivery")
     to_collector = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
     webhook = stage.start("webhook", LAMBDAS_TIME, **TOKENS, **to_collector)
@@ -86,10 +91,40 @@ def a_trace_leads_from_the_sender_to_the_judgement(stage: Stage, show: bool) -> 
     told = [*webhook.lines("delivery.taken"), *scanner.lines("scan.finished")]
     proof.equal("the lines of both logs have the trace", [it["trace_id"] for it in told], [trace_id] * 2)
     proof.equal("all of it had the form of OTLP", collector.malformed(), [])
+    a_real_collector_has_the_same(proof, real, trace_id, spans)
     if show:
         print("\n   begin     took  service           span\n" + "\n".join(tree(spans, senders_span)))
     scanner.process.end()
     webhook.process.end()
+
+
+def a_real_collector_has_the_same(proof: Proof, real: RealCollector, trace_id: str, spans: list[Span]) -> None:
+    def all_of(some: list[Span]) -> list[Span]:
+        return sorted(some, key=lambda it: it.span_id)
+
+    # It answers before it writes.
+    with contextlib.suppress(Disproved):
+        until("all spans are there", lambda: all_of(real.spans(trace_id)) == all_of(spans))
+    proof.equal("a real collector has the same spans: names, parents, times, attributes", all_of(real.spans(trace_id)), all_of(spans))
+
+
+def serve_tells_collectors_too(stage: Stage, real: RealCollector) -> None:
+    proof, collector = stage.proof, Collector(behind=real.url)
+    proof.part("serve: the trace of one delivery")
+    stage.server.process.terminate()
+    cli = stage.shop.directory / "cli/sysdig-cli-scanner"
+    env = stage.server.env | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    server = start_server(stage.shop, CONFIG, "--scanner-cli", cli, env=env)
+    trace_id, senders_span = secrets.token_hex(16), secrets.token_hex(8)
+    headers = {**HARBOR, "traceparent": f"00-{trace_id}-{senders_span}-01"}
+    answer = http("POST", f"{server.url}/webhooks/harbor", headers, harbor_push("prod/fail", new_digest()))
+    proof.equal("a push is queued", answer.status, 202)
+    until("the scan is told", lambda: len(collector.spans(trace_id)) == len(BELOW))
+    spans = collector.spans(trace_id)
+    is_a_chain(proof, spans, senders_span)
+    proof.equal("the spans are told by one service", {it.service for it in spans}, {"scanhook"})
+    proof.equal("all of it had the form of OTLP", collector.malformed(), [])
+    a_real_collector_has_the_same(proof, real, trace_id, spans)
 
 
 def is_a_chain(proof: Proof, spans: list[Span], senders_span: str) -> None:
@@ -131,8 +166,10 @@ def prove_with(emulator: Path, show: bool) -> Callable[[Proof, Workshop], None]:
         server = start_server(shop, CONFIG, "--no-scan", env=base_environment(**TOKENS, **API_TOKEN))
         link_stand_in(shop.directory / "cli")
         stage = Stage(proof, shop, emulator, BINARIES, server)
-        a_trace_leads_from_the_sender_to_the_judgement(stage, show)
+        real = RealCollector(shop)
+        a_trace_leads_from_the_sender_to_the_judgement(stage, real, show)
         a_collector_keeps_no_answer_back(stage)
+        serve_tells_collectors_too(stage, real)
 
     return prove
 
