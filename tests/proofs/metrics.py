@@ -134,6 +134,7 @@ def through_serve(proof: Proof, shop: Workshop) -> Counter[emf.Series]:
     env = base_environment(**TOKENS, **API_TOKEN)
     env["PATH"] = f"{link_stand_in(place / 'cli').parent}:{env['PATH']}"
     server = start_server(Workshop(place, shop.processes), CONFIG, env=env)
+    fresh = http("GET", f"{server.url}/metrics").body.decode()
     queued = 0
     for path, headers, body in deliveries():
         queued += http("POST", server.url + path, headers, body).status == 202
@@ -142,11 +143,35 @@ def through_serve(proof: Proof, shop: Workshop) -> Counter[emf.Series]:
     is_taken(proof, "promtool takes it", "check", "metrics", stdin=text.body)
     for name in sorted(ONLY_OF_A_SERVER):
         proof.true(f"  {name} is told", f"\n{PREFIX}{name}{{" in text.body.decode())
+    a_first_count_is_noticed(proof, shop, fresh, text.body.decode())
     told = exposition(text.body.decode())
     hostile_names_make_no_label(proof, server)
     work_is_taken(proof, shop, server, env)
     server.process.terminate()
     return told
+
+
+def a_first_count_is_noticed(proof: Proof, shop: Workshop, fresh: str, later: str) -> None:
+    """Has Prometheus judge what a server told when it was fresh, and after its first image that no policy was evaluated for."""
+    series = f'{PREFIX}scans_without_policy_total{{source="harbor"}}'
+
+    def value(text: str) -> str:
+        found = re.search(rf"^{re.escape(series)} (\d+)$", text, re.MULTILINE)
+        return found[1] if found else "_"
+
+    alert = {"alertname": "ScanhookNoPolicy", "eval_time": "11m"}
+    expected = [{
+        "exp_labels": {"severity": "info", "source": "harbor"},
+        "exp_annotations": {
+            "summary": "Images of harbor pass because no policy is evaluated",
+            "description": "Name policies in scanner.policies or sources.*.policies, or attach them in Sysdig.",
+        },
+    }]  # fmt: skip
+    samples = {"series": series, "values": f"{value(fresh)}x9 {value(later)}x30"}
+    test = {"interval": "1m", "input_series": [samples], "alert_rule_test": [alert | {"exp_alerts": expected}]}
+    file = shop.directory / "first-count.yaml"
+    file.write_text(json.dumps({"rule_files": [str(MONITORING / "prometheus-alerts.yaml")], "tests": [test]}))
+    is_taken(proof, f"the alert fires on a first count: {samples['values']}", "test", "rules", file)
 
 
 def hostile_names_make_no_label(proof: Proof, server: Server) -> None:

@@ -110,21 +110,24 @@ def a_real_collector_has_the_same(proof: Proof, real: RealCollector, trace_id: s
 
 def serve_tells_collectors_too(stage: Stage, real: RealCollector) -> None:
     proof, collector = stage.proof, Collector(behind=real.url)
-    proof.part("serve: the trace of one delivery")
+    proof.part("serve: the traces of a scan with a verdict and of one without")
     stage.server.process.terminate()
     cli = stage.shop.directory / "cli/sysdig-cli-scanner"
     env = stage.server.env | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
     server = start_server(stage.shop, CONFIG, "--scanner-cli", cli, env=env)
-    trace_id, senders_span = secrets.token_hex(16), secrets.token_hex(8)
-    headers = {**HARBOR, "traceparent": f"00-{trace_id}-{senders_span}-01"}
-    answer = http("POST", f"{server.url}/webhooks/harbor", headers, harbor_push("prod/fail", new_digest()))
-    proof.equal("a push is queued", answer.status, 202)
-    until("the scan is told", lambda: len(collector.spans(trace_id)) == len(BELOW))
-    spans = collector.spans(trace_id)
-    is_a_chain(proof, spans, senders_span)
-    proof.equal("the spans are told by one service", {it.service for it in spans}, {"scanhook"})
+    for repository, problem in [("prod/fail", False), ("prod/unsupported", True)]:
+        trace_id, senders_span = secrets.token_hex(16), secrets.token_hex(8)
+        headers = {**HARBOR, "traceparent": f"00-{trace_id}-{senders_span}-01"}
+        answer = http("POST", f"{server.url}/webhooks/harbor", headers, harbor_push(repository, new_digest()))
+        proof.equal(f"{repository} is queued", answer.status, 202)
+        # The span of the scan ends last, but the delivery's, which is sent beside it.
+        until("its scan is told", lambda: {"delivery", "scan"} <= {it.name for it in collector.spans(trace_id)})
+        spans = collector.spans(trace_id)
+        is_a_chain(proof, spans, senders_span)
+        proof.equal("the spans are told by one service", {it.service for it in spans}, {"scanhook"})
+        proof.equal("with an error if there was one", any(it.problem for it in spans), problem)
+        a_real_collector_has_the_same(proof, real, trace_id, spans)
     proof.equal("all of it had the form of OTLP", collector.malformed(), [])
-    a_real_collector_has_the_same(proof, real, trace_id, spans)
 
 
 def is_a_chain(proof: Proof, spans: list[Span], senders_span: str) -> None:
