@@ -125,8 +125,9 @@ def prove(proof: Proof, shop: Workshop) -> None:
 
 def one_suite_holds_on_both_stores(proof: Proof, server: Server) -> None:
     proof.part("the suite of the ledger, on SQLite and on DynamoDB")
-    command = ["cargo", "test", "--quiet", "--locked", "-p", "scanhook", "--bin", "scanhook"]
-    command += ["--features", "dynamodb-tests", "--", "--test-threads", "2", "ledger::tests"]
+    # Of the workspace, so that the dependencies are those that were built for its tests.
+    command = ["cargo", "test", "--quiet", "--locked", "--workspace", "--bin", "scanhook"]
+    command += ["--features", "scanhook/dynamodb-tests", "--", "--test-threads", "2", "ledger::tests"]
     environment = {**os.environ, "SCANHOOK_TEST_DYNAMODB": server.url, "RUST_BACKTRACE": "0"}
     # One at a time and by name, so that it is seen which ran.
     listed = subprocess.run([*command, "--list"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True)
