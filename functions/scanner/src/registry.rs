@@ -167,21 +167,15 @@ impl Registries {
         wanted: &[Platform],
         max_image: u64,
     ) -> Result<Resolved, ResolveError> {
-        let host = self.host(&image.registry).ok_or_else(|| {
-            let problem = "the registry's host makes no URL".to_owned();
-            ResolveError::new(ErrorReason::Network, problem)
-        })?;
-        let login = self.login_of(&host).await?;
-        let resolved = Session::new(self, &host, image, login.clone())
-            .resolve(wanted, max_image)
-            .await;
+        let session = Session::open(self, image).await?;
+        let login = session.login().cloned();
+        let resolved = session.resolve(wanted, max_image).await;
         match (resolved, &login) {
             (Err(err), Some(refused))
                 if err.reason == ErrorReason::Unauthorized
                     && self.has_other_login(&image.registry, refused).await =>
             {
-                let login = self.login_of(&host).await?;
-                let session = Session::new(self, &host, image, login);
+                let session = Session::open(self, image).await?;
                 session.resolve(wanted, max_image).await
             }
             (resolved, _) => resolved,

@@ -13,7 +13,7 @@ use scanhook_core::verdict::ErrorReason;
 use serde::Deserialize;
 
 use super::session::Session;
-use super::{Host, Registries, ResolveError};
+use super::{Registries, ResolveError};
 
 /// How many names a page is asked to have. A registry may give fewer.
 const PAGE: usize = 1000;
@@ -49,18 +49,13 @@ impl Registries {
         repository: &Repository,
     ) -> Result<Vec<Tag>, ResolveError> {
         let image = any_image(registry, repository.clone())?;
-        let host = self.known_host(registry)?;
-        let session = Session::new(self, &host, &image, self.login_of(&host).await?);
+        let session = Session::open(self, &image).await?;
         let path = format!("{repository}/tags/list");
-        let names = pages(session, &host, &path, |body| {
+        let names = |body: &[u8]| {
             let wire: WireTags = serde_json::from_slice(body).ok()?;
             Some(wire.tags.unwrap_or_default())
-        });
-        Ok(names
-            .await?
-            .iter()
-            .filter_map(|it| Tag::parse(it).ok())
-            .collect())
+        };
+        Ok(parsed(&pages(session, &path, names).await?, Tag::parse))
     }
 
     /// Lists the registry's repositories, where it has a catalog and shows it to us.
@@ -68,23 +63,20 @@ impl Registries {
         let any = Repository::parse("any")
             .map_err(|err| ResolveError::new(ErrorReason::Internal, err.to_string()))?;
         let image = any_image(registry, any)?;
-        let host = self.known_host(registry)?;
-        let session = Session::new(self, &host, &image, self.login_of(&host).await?).of_catalog();
-        let names = pages(session, &host, "_catalog", |body| {
+        let session = Session::open(self, &image).await?.of_catalog();
+        let names = |body: &[u8]| {
             let wire: WireCatalog = serde_json::from_slice(body).ok()?;
             Some(wire.repositories.unwrap_or_default())
-        });
-        Ok(names
-            .await?
-            .iter()
-            .filter_map(|it| Repository::parse(it).ok())
-            .collect())
+        };
+        Ok(parsed(
+            &pages(session, "_catalog", names).await?,
+            Repository::parse,
+        ))
     }
 
     /// The digest that an image's tag names now.
     pub async fn digest(&self, image: &Image) -> Result<Digest, ResolveError> {
-        let host = self.known_host(&image.registry)?;
-        let mut session = Session::new(self, &host, image, self.login_of(&host).await?);
+        let mut session = Session::open(self, image).await?;
         match &image.pin {
             Pin::Tag(tag) => session.digest_of(tag.as_str()).await,
             Pin::Digest(digest) | Pin::TagAndDigest(_, digest) => Ok(digest.clone()),
@@ -97,8 +89,7 @@ impl Registries {
         image: &Image,
         digest: &Digest,
     ) -> Result<Option<Timestamp>, ResolveError> {
-        let host = self.known_host(&image.registry)?;
-        let mut session = Session::new(self, &host, image, self.login_of(&host).await?);
+        let mut session = Session::open(self, image).await?;
         let mut manifest = session.manifest(digest).await?;
         if let Manifest::Index(index) = &manifest {
             let choice = index.choose(image, digest, &[]).into_iter().next();
@@ -120,16 +111,6 @@ impl Registries {
         let is_told = |it: &Timestamp| it.as_second() >= DOCKER;
         Ok(wire.and_then(|it| it.created).filter(is_told))
     }
-
-    fn known_host(&self, registry: &Registry) -> Result<std::sync::Arc<Host>, ResolveError> {
-        let problem = || {
-            ResolveError::new(
-                ErrorReason::Network,
-                "the registry's host makes no URL".to_owned(),
-            )
-        };
-        self.host(registry).ok_or_else(problem)
-    }
 }
 
 /// A session is about an image; where it is about a repository, any of it will do.
@@ -143,10 +124,14 @@ fn any_image(registry: &Registry, repository: Repository) -> Result<Image, Resol
     })
 }
 
+/// What names something by the specification; a registry may list more.
+fn parsed<T, E>(names: &[String], parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
+    names.iter().filter_map(|it| parse(it).ok()).collect()
+}
+
 /// Reads a list to its end.
 async fn pages(
     mut session: Session<'_>,
-    host: &Host,
     path: &str,
     names_in: impl Fn(&[u8]) -> Option<Vec<String>>,
 ) -> Result<Vec<String>, ResolveError> {
@@ -159,16 +144,19 @@ async fn pages(
             .await?;
         let page = names_in(&answer.body);
         names.extend(page.ok_or_else(|| {
-            let problem = format!("{} answers with something else than a list", host.registry);
+            let problem = format!(
+                "{} answers with something else than a list",
+                session.host().registry
+            );
             ResolveError::new(ErrorReason::Network, problem)
         })?);
-        match next(&answer.headers, &host.base, path) {
+        match next(&answer.headers, &session.host().base, path) {
             Some(next) if asked.insert(next.clone()) => query = next,
             // A list that leads back to itself has ended.
             _ => return Ok(names),
         }
     }
-    let problem = format!("the list of {} does not end", host.registry);
+    let problem = format!("the list of {} does not end", session.host().registry);
     Err(ResolveError::new(ErrorReason::Network, problem))
 }
 

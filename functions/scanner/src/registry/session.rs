@@ -1,5 +1,6 @@
 //! One image asked for: up to five calls to its registry, and one to its token server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -40,7 +41,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 pub(super) struct Session<'a> {
     registries: &'a Registries,
-    host: &'a Host,
+    host: Arc<Host>,
     image: &'a Image,
     login: Option<RegistryLogin>,
     authorization: Option<HeaderValue>,
@@ -68,15 +69,19 @@ struct WireToken {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(
+    /// A session with the image's registry, with the login that is configured for it.
+    pub(super) async fn open(
         registries: &'a Registries,
-        host: &'a Host,
         image: &'a Image,
-        login: Option<RegistryLogin>,
-    ) -> Self {
+    ) -> Result<Self, ResolveError> {
+        let host = registries.host(&image.registry).ok_or_else(|| {
+            let problem = "the registry's host makes no URL".to_owned();
+            ResolveError::new(ErrorReason::Network, problem)
+        })?;
+        let login = registries.login_of(&host).await?;
         let bearer = login.as_ref().filter(|_| host.logins.is_bearer());
         let authorization = bearer.and_then(|it| header("Bearer", it.password.expose_secret()));
-        Self {
+        Ok(Self {
             registries,
             host,
             image,
@@ -85,7 +90,17 @@ impl<'a> Session<'a> {
             authorization,
             is_withheld: false,
             scope: Scope::Repository,
-        }
+        })
+    }
+
+    /// The login that the registry is shown if it asks for one.
+    pub(super) fn login(&self) -> Option<&RegistryLogin> {
+        self.login.as_ref()
+    }
+
+    /// The registry.
+    pub(super) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// The same for the list of repositories.
@@ -103,7 +118,7 @@ impl<'a> Session<'a> {
         max_image: u64,
     ) -> Result<Resolved, ResolveError> {
         if let Some(pause) = self.host.paused(self.now()) {
-            return Err(rate_limited(self.host, Some(pause)));
+            return Err(rate_limited(&self.host, Some(pause)));
         }
         let digest = match &self.image.pin {
             Pin::Tag(tag) => self.digest_of(tag.as_str()).await?,
@@ -287,7 +302,7 @@ impl<'a> Session<'a> {
             url.query_pairs_mut().append_pair("service", service);
         }
         url.query_pairs_mut().append_pair("scope", &scope);
-        let trust = self.registries.trust(self.host, &url);
+        let trust = self.registries.trust(&self.host, &url);
         let authorization = self
             .login
             .as_ref()
@@ -343,12 +358,12 @@ impl<'a> Session<'a> {
                 form: None,
                 cap,
             };
-            let trust_of = |it: &Url| self.registries.trust(self.host, it);
+            let trust_of = |it: &Url| self.registries.trust(&self.host, it);
             let pause = PAUSE * 2_u32.pow(tries - 1);
             let (failure, pause) = match self.registries.http.call(call, trust_of).await {
                 Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
                     let wish = self.wish(&answer.headers);
-                    (rate_limited(self.host, wish), wish)
+                    (rate_limited(&self.host, wish), wish)
                 }
                 Ok(answer) if is_passing(answer.status) => {
                     let problem = format!(
