@@ -130,22 +130,7 @@ async fn deliver(
     };
     let path_token = path.next().map(str::to_owned);
     let delivery = (webhook.new_id)();
-    // At the highest level, so that no choice of SCANHOOK_LOG takes the ids out of a line.
-    let span = tracing::error_span!(
-        "delivery",
-        otel.kind = "server",
-        %delivery,
-        source = sender.source.name.as_str(),
-        kind = sender.source.kind.name,
-        trace_id = Empty,
-        otel.status_description = Empty,
-    );
-    // A stranger's delivery is worth a line, but no trace.
-    let unverified = TraceContext {
-        is_sampled: false,
-        ..traces::new_context()
-    };
-    traces::begin(&span, unverified);
+    let (span, unverified) = begin(sender, &delivery);
     let answered = async {
         let taking = take(&webhook, sender, delivery, path_token, request, unverified);
         let outcome = AssertUnwindSafe(taking).catch_unwind().await;
@@ -161,6 +146,27 @@ async fn deliver(
         }
     };
     answered.instrument(span).await
+}
+
+/// Begins the span of a request, whose ids are in every line within it, and tells its place in a trace.
+fn begin(sender: &Sender, id: &ScanId) -> (Span, TraceContext) {
+    // At the highest level, so that no choice of SCANHOOK_LOG takes the ids out of a line.
+    let span = tracing::error_span!(
+        "delivery",
+        otel.kind = "server",
+        delivery = %id,
+        source = sender.source.name.as_str(),
+        kind = sender.source.kind.name,
+        trace_id = Empty,
+        otel.status_description = Empty,
+    );
+    // A stranger's delivery is worth a line, but no trace.
+    let unverified = TraceContext {
+        is_sampled: false,
+        ..traces::new_context()
+    };
+    traces::begin(&span, unverified);
+    (span, unverified)
 }
 
 async fn take(
@@ -258,11 +264,23 @@ async fn handshake(
         body: Bytes::new(),
         received_at: (webhook.now)(),
     };
-    let verified = sender.credentials.verify(delivery, Instant::now() + budget);
-    let verified = verified.await.map_err(IntoResponse::into_response)?;
-    count_accepted(&sender.source, &verified);
-    tracing::info!(event = "handshake", source = %sender.source.name, "a sender asked whether it may deliver");
-    Ok([(ALLOWED_ORIGIN.clone(), origin)].into_response())
+    let (span, _) = begin(sender, &(webhook.new_id)());
+    let answered = async {
+        let verified = sender.credentials.verify(delivery, Instant::now() + budget);
+        match verified.await {
+            Ok(verified) => {
+                count_accepted(&sender.source, &verified);
+                tracing::info!(event = "handshake", "a sender asked whether it may deliver");
+                Ok([(ALLOWED_ORIGIN.clone(), origin)].into_response())
+            }
+            Err(rejection) => {
+                log(&Err(rejection.into()));
+                measure::refused(Some(&sender.source.name), rejection);
+                Err(rejection.into_response())
+            }
+        }
+    };
+    answered.instrument(span).await
 }
 
 /// Parses a verified delivery and selects from it: all that lies between the signature and the queue.

@@ -301,6 +301,29 @@ async fn the_function_takes_a_push_of_each_source_from_the_runtime_to_the_queue(
 }
 
 #[tokio::test]
+async fn the_line_of_a_handshake_tells_its_ids_also_when_it_is_refused() {
+    let ask = |token: &str| {
+        let mut request = with(
+            method(bare("azure", ""), "OPTIONS"),
+            "webhook-request-origin",
+            "eventgrid.azure.net",
+        );
+        *request.uri_mut() = format!("/webhooks/azure/{token}").parse().unwrap();
+        request
+    };
+    let ran = run(&[ask(&secret("AZURE")), ask("wrong")]).await;
+    let lines = ran.output.lines();
+    let lines: Vec<Value> = lines.map(|it| serde_json::from_str(it).unwrap()).collect();
+    for event in ["handshake", "delivery.refused"] {
+        let line = lines.iter().find(|it| it["event"] == event);
+        let line = line.unwrap_or_else(|| panic!("{event} is not in {}", ran.output));
+        assert_eq!(line["source"], "azure");
+        assert_eq!(line["delivery"].as_str().unwrap().len(), 26);
+        assert_eq!(line["trace_id"].as_str().unwrap().len(), 32);
+    }
+}
+
+#[tokio::test]
 async fn no_secret_is_in_a_log_an_answer_or_a_message_even_at_level_trace() {
     let mut requests = Vec::new();
     for source in SOURCES {
