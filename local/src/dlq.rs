@@ -75,7 +75,7 @@ impl Found {
         let hidden = self.hidden;
         if hidden > 0 {
             output::notice(&format!(
-                "about {hidden} more stayed hidden: something else holds them; look again later"
+                "about {hidden} more stayed hidden: something else holds them, or SQS, whose counts lag by about a minute, still counts what is gone; look again later"
             ));
         }
     }
