@@ -1,14 +1,12 @@
 #!/usr/bin/env python3
 """The webhook's zip, as `cargo lambda build --release` makes it: what is in it, what it needs of Amazon Linux, how fast it
-starts, and that it answers under AWS's runtime emulator and under `cargo lambda watch`.
+starts, and that it answers under AWS's runtime emulator.
 
 Python 3.11, standard library only.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import statistics
 import subprocess
@@ -21,14 +19,11 @@ from pathlib import Path
 
 import webhook_function
 from containers import emulator
-from deliveries import HARBOR, harbor_push, new_digest
-from harness import ROOT, TARGET, Proof, Workshop, base_environment, free_port, http, listens, run_proof, until
-from lambda_emulator import http_event
+from harness import TARGET, Proof, Workshop, base_environment, run_proof
 from serve import QUEUE, SCANHOOK, start_server
 from stage import API_TOKEN, CONFIG, TOKENS, Stage
 
 ZIP = TARGET / "lambda/webhook/bootstrap.zip"
-CARGO_LAMBDA = TARGET / "deploy-venv/bin"
 
 LONGEST_START = 0.020
 """Seconds from the start of the process to its first call of the runtime API, in the median. Measured: 3 ms (docs/performance.md)."""
@@ -59,7 +54,6 @@ def prove(proof: Proof, shop: Workshop) -> None:
     starts_in_time(stage, webhook)
     # The binary of the zip, put through all that the debug build is put through in tests/proofs.
     webhook_function.prove(stage, stage.start("bootstrap", 29, **TOKENS))
-    answers_under_cargo_lambda(stage)
 
 
 def runs_on_amazon_linux(proof: Proof, name: str, binary: Path) -> None:
@@ -120,38 +114,6 @@ def starts_in_time(stage: Stage, webhook: Path) -> None:
     # The machine may be busy, which the best start tells less of.
     stage.proof.true(f"after {median * 1000:.1f} ms in the median, {min(taken) * 1000:.1f} ms at best; 20 ms wanted",
                      min(taken) <= LONGEST_START, taken)
-
-
-def answers_under_cargo_lambda(stage: Stage) -> None:
-    stage.proof.part("cargo lambda watch and invoke")
-    port = free_port()
-    environment = base_environment(
-        HOME=os.environ.get("HOME", "/root"),
-        CARGO_TARGET_DIR=str(TARGET),
-        SCANHOOK_CONFIG=f"file:{stage.server.config}",
-        SCANHOOK_QUEUE_URL=stage.server.sqs.queue_url(QUEUE),
-        AWS_ENDPOINT_URL_SQS=stage.server.sqs.url,
-        **TOKENS,
-    )
-    environment["PATH"] = f"{CARGO_LAMBDA}:{environment['PATH']}"
-    command = ["cargo", "lambda", "watch", "--ignore-changes", "--invoke-address", "127.0.0.1", "--invoke-port", str(port)]
-    # In the repository, since `watch` builds what it runs: the debug build, which is there.
-    watch = shop_start(stage.shop, [*command, "--package", "scanhook-webhook", "--bin", "webhook"], environment)
-    until("cargo lambda watch listens", lambda: listens(port))
-    event = stage.shop.directory / "event.json"
-    event.write_text(json.dumps(http_event("POST", "/webhooks/harbor", HARBOR, harbor_push("prod/api", new_digest()))))
-    invoke = ["cargo", "lambda", "invoke", "webhook", "--invoke-address", "127.0.0.1", "--invoke-port", str(port)]
-    done = subprocess.run([*invoke, "--data-file", str(event)], cwd=ROOT, env=environment, capture_output=True, text=True)
-    answer = json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr, "log": watch.output()[-1500:]}
-    stage.proof.equal("a delivery invoked by `cargo lambda invoke` is taken: 202", answer.get("statusCode", answer), 202)
-    url = f"http://127.0.0.1:{port}/lambda-url/webhook/webhooks/harbor"
-    answer = http("POST", url, HARBOR, harbor_push("prod/api", new_digest()))
-    stage.proof.equal("and one posted to the function's URL: 202", answer.status, 202)
-    stage.proof.equal("both are in the queue", len(stage.server.sqs.take(QUEUE, 2)), 2)
-
-
-def shop_start(shop: Workshop, command: list[str], environment: dict[str, str]):
-    return shop.start("watch", ["env", "-C", str(ROOT), *command], environment)
 
 
 def main() -> int:

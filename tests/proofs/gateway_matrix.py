@@ -14,15 +14,17 @@ from __future__ import annotations
 import base64
 import gzip
 import http.client
+import json
 import os
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from deliveries import DEBIAN, EVENTS_V1, FORM, HARBOR, as_form, distribution_push, ghcr_push, harbor_push, signature
+from deliveries import DEBIAN, EVENTS_V1, FORM, HARBOR, as_form, distribution_push, ghcr_push, harbor_push, new_digest, signature
 from harness import BINARIES, Proof, Workshop, base_environment, free_port, listens, require_binaries, run_proof, until
 from lambda_emulator import TEXT_TYPES, VENV, Function, find_emulator, http_event, sqs_variables, start_function
 from serve import DEAD_LETTERS, QUEUE, SCANHOOK, start_server
@@ -296,6 +298,16 @@ def start_watch(shop: Workshop, env: dict[str, str]) -> str:
     return f"127.0.0.1:{port}"
 
 
+def invoked(shop: Workshop, watch: str) -> Any:
+    """The status that the function answers when `cargo lambda invoke` hands it the event of a delivery."""
+    event = shop.directory / "event.json"
+    event.write_text(json.dumps(http_event("POST", "/webhooks/harbor", HARBOR, harbor_push("prod/api", new_digest()))))
+    address, port = watch.split(":")
+    command = [VENV / "bin/cargo-lambda", "lambda", "invoke", "_", "--invoke-address", address, "--invoke-port", port]
+    done = subprocess.run([*command, "--data-file", event], env=base_environment(HOME=os.environ["HOME"]), capture_output=True, text=True)
+    return json.loads(done.stdout)["statusCode"] if done.returncode == 0 else done.stderr
+
+
 EMULATOR, WATCH = "runtime emulator", "cargo lambda watch"
 
 
@@ -430,6 +442,7 @@ def prove(proof: Proof, shop: Workshop) -> None:
                 proof.true(f"{case.name}: {ours.status}, {way} differs as listed", theirs != ours, theirs)
                 proof.equal(f"  and says {listed.status}", theirs.status, listed.status)
     proof.equal("every difference of the list was met", [it.what for it in DIFFERENCES if it not in met], [])
+    proof.equal("a delivery invoked by `cargo lambda invoke` is taken: 202", invoked(shop, watch), 202)
 
 
 def print_markdown() -> None:
