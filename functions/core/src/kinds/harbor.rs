@@ -148,7 +148,7 @@ fn push(
         divide(it, repository.as_ref().map(Repository::as_str))
     });
     let repository = repository
-        .or_else(|| Repository::parse(path?).ok())
+        .or_else(|| Repository::parse(path?.split(['@', ':']).next()?).ok())
         .ok_or(NO_REPOSITORY)?;
     let digest = resource.digest.digest();
     let tag = match resource.tag.get() {
@@ -176,7 +176,7 @@ fn push(
     }))
 }
 
-/// The host and the repository of `host[:port]/project/repository:tag`, with or without a scheme. A text that starts with
+/// The host and what is behind it of `host[:port]/project/repository:tag`, with or without a scheme. A text that starts with
 /// the repository has no host.
 fn divide<'a>(
     resource_url: &'a str,
@@ -186,11 +186,10 @@ fn divide<'a>(
         .strip_prefix("https://")
         .or_else(|| resource_url.strip_prefix("http://"))
         .unwrap_or(resource_url);
-    let name = |it: &'a str| it.split(['@', ':']).next();
+    let behind = repository.and_then(|it| rest.strip_prefix(it));
+    let has_no_host = behind.is_some_and(|it| it.is_empty() || it.starts_with(['@', ':']));
     match rest.split_once('/') {
-        Some((host, path)) if !host.is_empty() && name(rest) != repository => {
-            (Some(host), name(path))
-        }
+        Some((host, path)) if !host.is_empty() && !has_no_host => (Some(host), Some(path)),
         _ => (None, None),
     }
 }
