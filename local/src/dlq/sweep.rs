@@ -74,8 +74,9 @@ async fn see_all(
         let new = received.into_iter().filter(|it| it.is_new);
         letters.extend(new.map(|it| it.letter));
         progress.set_position(letters.len() as u64);
-        let is_over = patience.is_over(letters.len() > known, sweep);
-        if letters.len() > known {
+        let is_news = letters.len() > known;
+        let is_over = patience.is_over(is_news, sweep);
+        if is_news {
             continue;
         }
         let hidden = sweep.unseen().await?;
