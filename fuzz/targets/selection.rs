@@ -11,7 +11,6 @@ use libfuzzer_sys::fuzz_target;
 use scanhook_core::event::{Content, Event, EventInfo, PushEvent, SkipReason};
 use scanhook_core::image::{Digest, Registry, Repository, Tag};
 use scanhook_core::kinds::{self, Options};
-use scanhook_core::media_type::is_attachment_tag;
 use scanhook_core::select::select;
 use scanhook_core::source::{Filter, Source, SourceName, Untagged};
 
@@ -105,7 +104,6 @@ fuzz_target!(|input: &[u8]| {
             it.strip_suffix('/').unwrap_or(it).to_ascii_lowercase()
         });
         it.content == Content::Artifact
-            || tag.is_some_and(is_attachment_tag)
             || host.is_some_and(|it| !["h.example.com", "h.internal:8443"].contains(&it.as_str()))
             || (tag.is_none() && (it.digest.is_none() || source.untagged == Untagged::Skip))
             || !wants(&include, &exclude, it.repository.as_str())

@@ -26,8 +26,14 @@ use crate::{corpus, files, read_json};
 
 const SECRET: &str = "fake-secret-of-the-corpus";
 
-/// Where the payload names no host, or an expectation none.
-const SOME_REGISTRY: &str = "registry.example.com";
+/// Where the payload names no host, or an expectation none. A source of kind `ecr` needs a registry of its kind.
+fn some_registry(kind: &Kind) -> &str {
+    if kind.name == "ecr" {
+        kind.example_registry
+    } else {
+        "registry.example.com"
+    }
+}
 
 #[derive(Deserialize)]
 struct Expectation {
@@ -147,7 +153,7 @@ async fn check(kind: &'static Kind, expectation: &Path) -> Result<(), String> {
         } else {
             BTreeSet::new()
         };
-        let registry = registry.map_or(SOME_REGISTRY, String::as_str);
+        let registry = registry.map_or(some_registry(kind), String::as_str);
         let told = deliver(kind, registry, &hosts, &payload, &headers, &body).await;
         let mut images = outcome.images.clone();
         for image in &mut images {

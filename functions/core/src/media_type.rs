@@ -1,4 +1,4 @@
-//! Which media types, artifact types and tags say that something is not an image.
+//! Which media types and artifact types say that something is not an image.
 //!
 //! In doubt it is an image, and the scanner finds out from the manifest.
 
@@ -75,53 +75,4 @@ pub fn is_file_system(media_type: &str) -> bool {
     media_type.is_empty()
         || media_type.starts_with("application/vnd.oci.image.layer.")
         || media_type.starts_with("application/vnd.docker.image.rootfs.")
-}
-
-/// Whether tools give this tag to what hangs on an image: `sha256-<hex>.sig`, `.att`, `.sbom` (cosign) and
-/// `sha256-<64 hex>` (the OCI referrers fallback).
-pub fn is_attachment_tag(tag: &str) -> bool {
-    let Some(rest) = tag.strip_prefix("sha256-") else {
-        return false;
-    };
-    let (hex, suffix) = rest
-        .split_once('.')
-        .map_or((rest, None), |(hex, suffix)| (hex, Some(suffix)));
-    let is_hex = !hex.is_empty()
-        && hex
-            .bytes()
-            .all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
-    match suffix {
-        Some("sig" | "att" | "sbom") => is_hex,
-        Some(_) => false,
-        None => is_hex && hex.len() == 64,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attachment_tags_are_those_of_cosign_and_the_referrers_fallback() {
-        let hex = "a1".repeat(32);
-        for tag in [
-            format!("sha256-{hex}.sig"),
-            format!("sha256-{hex}.att"),
-            format!("sha256-{hex}.sbom"),
-            format!("sha256-{hex}"),
-        ] {
-            assert!(is_attachment_tag(&tag), "{tag}");
-        }
-        for tag in [
-            "sha256-",
-            "sha256-.sig",
-            "sha256-abc",
-            "sha256-xyz.sig",
-            "sha256-abc.tar",
-            "v1.sig",
-            "latest",
-        ] {
-            assert!(!is_attachment_tag(tag), "{tag}");
-        }
-    }
 }

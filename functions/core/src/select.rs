@@ -2,7 +2,6 @@
 
 use crate::event::{Content, Event, EventInfo, FreeText, PushEvent, Skip, SkipReason};
 use crate::image::{Image, Pin, Tag};
-use crate::media_type;
 use crate::source::{Source, SourceName, Untagged};
 
 /// An image that is to be scanned because of an event.
@@ -102,10 +101,8 @@ fn joined(one: &Pin, other: &Pin) -> Option<Pin> {
 
 fn skip_reason(source: &Source, push: &PushEvent) -> Option<SkipReason> {
     let tag = push.tag.as_ref().map(Tag::as_str);
-    let is_artifact =
-        push.content == Content::Artifact || tag.is_some_and(media_type::is_attachment_tag);
     let is_foreign = push.host.as_deref().is_some_and(|it| !source.owns_host(it));
-    if is_artifact {
+    if push.content == Content::Artifact {
         Some(SkipReason::NotAnImage)
     } else if is_foreign {
         Some(SkipReason::ForeignRegistry)
@@ -208,14 +205,12 @@ mod tests {
 
     #[test]
     fn each_reason_to_skip_is_told() {
-        let signature = format!("{}.sig", DIGEST.replace(':', "-"));
         insta::assert_snapshot!(check(vec![
             push(Some("h.example.com"), "prod/api", Some("1"), Some(DIGEST)),
             push(Some("h.example.com"), "prod/api", Some("1"), Some(DIGEST)),
             push(Some("H.INTERNAL:8443"), "prod/api", Some("2"), None),
             push(None, "prod/api", None, Some(DIGEST)),
             push(None, "prod/api", None, None),
-            push(None, "prod/api", Some(&signature), Some(DIGEST)),
             push(None, "prod/cache", Some("1"), None),
             push(None, "dev/api", Some("1"), None),
             push(None, "prod/api", Some("1-dev"), None),
@@ -230,7 +225,6 @@ mod tests {
         skip repeated_in_delivery h.example.com/prod/api
         skip untagged h.example.com/prod/api
         skip untagged h.example.com/prod/api
-        skip not_an_image h.example.com/prod/api
         skip filtered_repository h.example.com/prod/cache
         skip filtered_repository h.example.com/dev/api
         skip filtered_tag h.example.com/prod/api
@@ -240,6 +234,16 @@ mod tests {
         skip foreign_registry h.example.com/prod/api
         skip ping -
         ");
+    }
+
+    /// Whoever pushes chooses the tag: what is under it, the manifest says (openshift/oc-mirror#981).
+    #[test]
+    fn a_tag_in_the_form_of_a_signatures_is_queued() {
+        for suffix in ["", ".sig", ".att", ".sbom"] {
+            let tag = format!("{}{suffix}", DIGEST.replace(':', "-"));
+            let events = vec![push(None, "prod/api", Some(&tag), Some(DIGEST))];
+            assert_eq!(select(&source(), events).requests.len(), 1, "{tag}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
 use scanhook_core::auth::{Credential, Scheme};
 use scanhook_core::delivery::{Delivery, VerifiedDelivery, join_repeated, verify};
-use scanhook_core::event::{Content, Event, ParsePayloadError, PushEvent, SkipReason};
+use scanhook_core::event::{Event, ParsePayloadError, PushEvent, SkipReason};
 use scanhook_core::image::{Image, Tag};
 use scanhook_core::select::Selected;
 use scanhook_core::source::{Filter, Source};
@@ -189,11 +189,8 @@ fn why(source: &Source, reason: SkipReason, event: &Event) -> String {
         (_, Event::Malformed(err)) => problem(err),
         (SkipReason::Ping, _) => "a test of the connection".to_owned(),
         (SkipReason::NotAPush, _) => "its type or action is no push".to_owned(),
-        (SkipReason::NotAnImage, Event::Push(push)) if push.content == Content::Artifact => {
-            "a type in the payload is one that images never have".to_owned()
-        }
         (SkipReason::NotAnImage, Event::Push(_)) => {
-            "its tag is one that tools give to signatures, attestations and SBOMs".to_owned()
+            "a type in the payload is one that images never have".to_owned()
         }
         (SkipReason::ForeignRegistry, Event::Push(push)) => foreign(source, push),
         (SkipReason::Untagged, Event::Push(push)) if push.digest.is_none() => {
