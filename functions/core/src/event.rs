@@ -89,7 +89,11 @@ pub enum Content {
 impl Content {
     /// Judges by every media and artifact type the payload tells.
     pub fn of<'a>(types: impl IntoIterator<Item = Option<&'a str>>) -> Self {
-        if types.into_iter().flatten().any(media_type::is_not_an_image) {
+        if types
+            .into_iter()
+            .flatten()
+            .any(media_type::is_artifact_config)
+        {
             Self::Artifact
         } else {
             Self::Image

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::image::{Digest, Image};
-use crate::media_type;
+use crate::media_type::{self, Shown};
 use crate::platform::{self, Platform};
 use crate::target::Target;
 
@@ -133,11 +133,7 @@ impl Manifest {
         }
         match (wire.config, wire.layers, wire.manifests) {
             (None, None, Some(manifests)) => index(manifests),
-            (Some(config), layers, None) => Ok(image(
-                &config,
-                &layers.unwrap_or_default(),
-                wire.artifact_type,
-            )),
+            (Some(config), layers, None) => Ok(image(&config, &layers.unwrap_or_default())),
             (_, _, Some(_)) => Err(ParseManifestError::Ambiguous),
             // An OCI artifact manifest has neither; so has whatever is invented next.
             (None, None, None)
@@ -152,20 +148,11 @@ impl Manifest {
     }
 }
 
-/// Tells an image by its config and its layers: a signature has an image's config and none of its layers.
-fn image(
-    config: &WireDescriptor,
-    layers: &[WireDescriptor],
-    artifact_type: Option<String>,
-) -> Manifest {
-    let is_file_system = |it: &WireDescriptor| media_type::is_file_system(&it.media_type);
-    if !media_type::is_image_config(&config.media_type) {
-        return Manifest::NotAnImage(artifact_type.unwrap_or_else(|| config.media_type.clone()));
-    }
-    if let Some(first) = layers.first()
-        && !layers.iter().any(is_file_system)
-    {
-        return Manifest::NotAnImage(artifact_type.unwrap_or_else(|| first.media_type.clone()));
+/// An image, or something else by [`media_type::judge`].
+fn image(config: &WireDescriptor, layers: &[WireDescriptor]) -> Manifest {
+    let layer_types = layers.iter().map(|it| it.media_type.as_str());
+    if let Shown::Artifact(what) = media_type::judge(&config.media_type, layer_types) {
+        return Manifest::NotAnImage(what.to_owned());
     }
     let sizes = layers.iter().map(|it| u64::try_from(it.size).unwrap_or(0));
     Manifest::Image(ImageManifest {
@@ -339,16 +326,12 @@ mod tests {
             "application/vnd.cncf.helm.config.v1+json",
             "application/vnd.oci.empty.v1+json",
             "application/vnd.buildkit.cacheconfig.v0",
-            "application/vnd.nobody.knows.this",
         ] {
             assert_eq!(
                 check(&manifest(config, &[LAYER])),
                 format!("no image: {config}")
             );
         }
-        let mut artifact = manifest("application/vnd.oci.empty.v1+json", &["text/plain"]);
-        artifact["artifactType"] = "application/vnd.example.thing".into();
-        assert_eq!(check(&artifact), "no image: application/vnd.example.thing");
         let old = json!({"mediaType": "application/vnd.oci.artifact.manifest.v1+json", "artifactType": "a/b", "blobs": []});
         assert_eq!(check(&old), "no image: a/b");
     }

@@ -1,40 +1,106 @@
-//! Which media types and artifact types say that something is not an image.
+//! What a manifest is, by the media types of its config and its layers.
 //!
-//! In doubt it is an image, and the scanner finds out from the manifest.
+//! Whoever pushes writes these types. A type that nobody knows is therefore no ground to pass something over: only what no
+//! runtime would run is not an image, and in doubt it is one. `artifactType`, `subject` and annotations decide nothing.
 
-/// Types that only things other than images have, as manifest, config, layer or artifact type.
-/// Sources: the Helm, ORAS, cosign and in-toto documentation; the fact sheet on registries, section 16.9.
-const NOT_AN_IMAGE: [&str; 9] = [
-    "application/octet-stream",
-    "application/vnd.acr.helm.chart",
+/// Configs of images.
+const IMAGE_CONFIGS: [&str; 3] = [
+    // An absent type reads as an empty one. containerd, `core/images/mediatypes.go`.
+    "",
+    // OCI image specification, "media-types".
+    "application/vnd.oci.image.config.v1+json",
+    // Docker's "Image Manifest Version 2, Schema 2".
+    "application/vnd.docker.container.image.v1+json",
+];
+
+/// Types that Docker takes for those of images too, since registries once wrote them (moby/moby#22378).
+/// Source: moby/moby, `distribution/registry.go`, "defaultImageTypes".
+const DOCKERS_OTHERS: [&str; 3] = ["application/octet-stream", "application/json", "text/html"];
+
+/// Configs of things that are known to be no images.
+const ARTIFACT_CONFIGS: [&str; 6] = [
+    // Helm, `pkg/registry/constants.go`.
     "application/vnd.cncf.helm.config.v1+json",
-    "application/vnd.cncf.helm.chart.content.v1.tar+gzip",
-    "application/vnd.dev.cosign.artifact.sbom.v1+json",
-    "application/vnd.dev.cosign.simplesigning.v1+json",
-    "application/vnd.in-toto+json",
-    "application/vnd.oci.artifact.manifest.v1+json",
+    // Azure Container Registry's documentation of its webhooks: a chart before Helm 3.
+    "application/vnd.acr.helm.chart",
+    // OCI image specification, "Guidance for an empty descriptor".
     "application/vnd.oci.empty.v1+json",
+    // BuildKit, `cache/remotecache/v1/spec.go`.
+    "application/vnd.buildkit.cacheconfig.v0",
+    // cosign, `pkg/types/media.go`.
+    "application/vnd.dev.cosign.simplesigning.v1+json",
+    // in-toto attestation framework, "Validation model".
+    "application/vnd.in-toto+json",
 ];
 
-/// Manifests and indexes of images.
-/// Source: OCI image specification, and Docker's "Image Manifest Version 2" with both older schema 1 types.
-const MANIFESTS: [&str; 6] = [
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v1+prettyjws",
-];
-
-/// Whether this type is one that an image never has.
-pub fn is_not_an_image(media_type: &str) -> bool {
-    NOT_AN_IMAGE.contains(&media_type)
+/// What the types in a manifest show it to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown<'a> {
+    /// An image, or nothing shows otherwise.
+    Image,
+    /// Not an image: this type shows it.
+    Artifact(&'a str),
 }
 
-/// Whether this is the type of an image's manifest or index.
+/// Judges a manifest by the type of its config, then by those of its layers. An absent type is an empty text.
+pub fn judge<'a>(config: &'a str, layers: impl IntoIterator<Item = &'a str>) -> Shown<'a> {
+    if is_artifact_config(config) {
+        return Shown::Artifact(config);
+    }
+    let is_images = is_image_config(config);
+    let could_hold_files =
+        |it: &str| is_file_system(it) || (is_images && DOCKERS_OTHERS.contains(&it));
+    let mut first = None;
+    for layer in layers {
+        if could_hold_files(layer) {
+            return Shown::Image;
+        }
+        first = first.or(Some(layer));
+    }
+    match first {
+        // A signature has an image's config and none of its layers.
+        Some(layer) if is_images => Shown::Artifact(layer),
+        // An image of no layers at all, such as one that only sets variables.
+        None if is_images => Shown::Image,
+        _ => Shown::Artifact(config),
+    }
+}
+
+/// Whether this is the type of the config of something that is known to be no image.
+pub fn is_artifact_config(media_type: &str) -> bool {
+    ARTIFACT_CONFIGS.contains(&media_type)
+}
+
+/// Whether this is the type of an image's config. An absent one counts.
+pub fn is_image_config(media_type: &str) -> bool {
+    IMAGE_CONFIGS.contains(&media_type) || DOCKERS_OTHERS.contains(&media_type)
+}
+
+/// Whether this is the type of a layer that could hold files of an image, in any compression, also encrypted or kept
+/// elsewhere. An absent one counts.
+pub fn is_file_system(media_type: &str) -> bool {
+    media_type.is_empty()
+        // OCI image specification, "media-types"; containers/ocicrypt adds `+encrypted`.
+        || media_type.starts_with("application/vnd.oci.image.layer.")
+        // Docker's "Image Manifest Version 2, Schema 2": `diff.tar.gzip` and `foreign.diff.tar.gzip`.
+        || media_type.starts_with("application/vnd.docker.image.rootfs.")
+        || is_erofs(media_type)
+}
+
+/// Layers that are file systems of the kernel's EROFS. Sources: containerd, `plugins/diff/erofs` (any type that ends in
+/// `.erofs` before a `+`) and `images.MediaTypeErofsLayer`; the draft erofs/erofs-image-spec.
+fn is_erofs(media_type: &str) -> bool {
+    let base = media_type.split('+').next().unwrap_or_default();
+    base.ends_with(".erofs") || base.starts_with("application/vnd.erofs.layer.")
+}
+
+/// Whether this is the type of an image's manifest or index, also of Docker's first schema.
+/// Source: OCI image specification, and Docker's "Image Manifest Version 2" with both older schema 1 types.
 pub fn is_manifest(media_type: &str) -> bool {
-    MANIFESTS.contains(&media_type)
+    is_image_manifest(media_type)
+        || is_index(media_type)
+        || is_schema_1(media_type)
+        || media_type == "application/vnd.docker.distribution.manifest.v1"
 }
 
 /// Whether this is the type of an index of images.
@@ -60,19 +126,73 @@ pub fn is_schema_1(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
 }
 
-/// Whether this is the type of an image's config. An absent one counts: in doubt it is an image.
-pub fn is_image_config(media_type: &str) -> bool {
-    matches!(
-        media_type,
-        "" | "application/vnd.oci.image.config.v1+json"
-            | "application/vnd.docker.container.image.v1+json"
-    )
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Whether this is the type of a layer with files of an image, in any compression, also encrypted or kept elsewhere. An
-/// absent one counts.
-pub fn is_file_system(media_type: &str) -> bool {
-    media_type.is_empty()
-        || media_type.starts_with("application/vnd.oci.image.layer.")
-        || media_type.starts_with("application/vnd.docker.image.rootfs.")
+    const OCI: &str = "application/vnd.oci.image.config.v1+json";
+    const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+    const OTHER: &str = "application/vnd.nobody.knows.this";
+
+    fn check(config: &str, layers: &[&str], expected: Shown<'_>) {
+        let shown = judge(config, layers.iter().copied());
+        assert_eq!(shown, expected, "{config:?} {layers:?}");
+    }
+
+    #[test]
+    fn an_images_config_and_a_layer_that_could_hold_files_are_an_image() {
+        for config in IMAGE_CONFIGS.into_iter().chain(DOCKERS_OTHERS) {
+            check(config, &[], Shown::Image);
+            for layer in [
+                "",
+                LAYER,
+                "application/vnd.oci.image.layer.v1.tar+zstd",
+                "application/vnd.oci.image.layer.v1.tar+gzip+encrypted",
+                "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                "application/vnd.erofs",
+                "application/vnd.erofs+zstd",
+                "application/vnd.erofs.layer.v1",
+                "application/vnd.oci.image.layer.erofs",
+                "application/octet-stream",
+                "application/json",
+                "text/html",
+            ] {
+                check(config, &[layer], Shown::Image);
+                check(config, &[OTHER, layer], Shown::Image);
+                check(config, &[layer, OTHER], Shown::Image);
+            }
+        }
+    }
+
+    #[test]
+    fn an_images_config_with_none_of_an_images_layers_is_an_attachment() {
+        for layer in [
+            "application/vnd.dev.cosign.simplesigning.v1+json",
+            "application/vnd.in-toto+json",
+            "text/spdx+json",
+            OTHER,
+        ] {
+            check(OCI, &[layer, OTHER], Shown::Artifact(layer));
+        }
+    }
+
+    #[test]
+    fn a_known_artifacts_config_is_no_image_whatever_its_layers() {
+        for config in ARTIFACT_CONFIGS {
+            check(config, &[LAYER], Shown::Artifact(config));
+            check(config, &[], Shown::Artifact(config));
+        }
+    }
+
+    #[test]
+    fn a_config_that_nobody_knows_is_an_image_where_a_layer_could_hold_files() {
+        check(OTHER, &[LAYER], Shown::Image);
+        check(OTHER, &["text/plain", ""], Shown::Image);
+        check(OTHER, &[], Shown::Artifact(OTHER));
+        check(OTHER, &["text/plain"], Shown::Artifact(OTHER));
+        // Amazon's SOCI index: Docker's other types say something beside an image's config only.
+        check(OTHER, &["application/octet-stream"], Shown::Artifact(OTHER));
+    }
 }
