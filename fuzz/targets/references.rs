@@ -18,7 +18,7 @@ static NAME: LazyLock<Regex> = LazyLock::new(|| {
     grammar(&format!("{component}(?:/{component})*"))
 });
 static TAG: LazyLock<Regex> = LazyLock::new(|| grammar("[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"));
-static DIGEST: LazyLock<Regex> = LazyLock::new(|| grammar("sha256:[0-9a-f]{64}"));
+static DIGEST: LazyLock<Regex> = LazyLock::new(|| grammar("sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}"));
 static HOST: LazyLock<Regex> = LazyLock::new(|| {
     let label = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?";
     grammar(&format!("{label}(?:\\.{label})*"))

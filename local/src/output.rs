@@ -38,7 +38,10 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<(
 pub(crate) fn image(name: &str, tag: Option<&Tag>, digest: Option<&Digest>) -> String {
     match (tag, digest) {
         (Some(tag), _) => format!("{name}:{tag}"),
-        (None, Some(digest)) => format!("{name}@sha256:{:.12}", digest.hex()),
+        (None, Some(digest)) => {
+            let (algorithm, digits) = digest.parts();
+            format!("{name}@{algorithm}:{digits:.12}")
+        },
         (None, None) => name.to_owned(),
     }
 }

@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
+use sha2::{Digest as _, Sha256, Sha512};
 
 /// Why a text is no (part of an) image reference. Says nothing of the text itself, which may be hostile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,8 +26,10 @@ pub enum ParseImageError {
     /// Not a tag.
     #[error("not a tag: at most 128 letters, digits, '_', '.', '-', and neither '.' nor '-' first")]
     Tag,
-    /// Not a `sha256` digest.
-    #[error("not a digest: 'sha256:' and 64 lower-case hexadecimal digits")]
+    /// Not a `sha256` or `sha512` digest.
+    #[error(
+        "not a digest: 'sha256:' and 64 lower-case hexadecimal digits, or 'sha512:' and 128 of them"
+    )]
     Digest,
     /// Neither a tag nor a digest.
     #[error("an image needs a tag or a digest")]
@@ -100,7 +103,7 @@ text_newtype!(
 text_newtype!(Tag, "A tag, at most 128 characters.", Tag, is_tag);
 text_newtype!(
     Digest,
-    "`sha256:` and 64 lower-case hexadecimal digits.",
+    "`sha256:` and 64 lower-case hexadecimal digits, or `sha512:` and 128.",
     Digest,
     is_digest
 );
@@ -131,9 +134,22 @@ impl Registry {
 }
 
 impl Digest {
-    /// The 64 hexadecimal digits.
-    pub fn hex(&self) -> &str {
-        self.0.strip_prefix("sha256:").unwrap_or_default()
+    /// The SHA-256 of a content.
+    pub fn of(content: &[u8]) -> Self {
+        Self(format!("sha256:{}", hex::encode(Sha256::digest(content))).into())
+    }
+
+    /// Whether it is the digest of this content.
+    pub fn is_of(&self, content: &[u8]) -> bool {
+        match self.parts() {
+            ("sha512", digits) => hex::encode(Sha512::digest(content)) == digits,
+            (_, digits) => hex::encode(Sha256::digest(content)) == digits,
+        }
+    }
+
+    /// The algorithm and the hexadecimal digits.
+    pub fn parts(&self) -> (&str, &str) {
+        self.0.split_once(':').unwrap_or_default()
     }
 }
 
@@ -372,9 +388,12 @@ fn is_tag(text: &str) -> bool {
 }
 
 fn is_digest(text: &str) -> bool {
-    text.strip_prefix("sha256:").is_some_and(|it| {
-        it.len() == 64 && every_byte(it, |it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    let is_hex = |it: &str| every_byte(it, |it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
+    text.strip_prefix("sha256:")
+        .is_some_and(|it| it.len() == 64 && is_hex(it))
+        || text
+            .strip_prefix("sha512:")
+            .is_some_and(|it| it.len() == 128 && is_hex(it))
 }
 
 #[cfg(test)]
@@ -464,6 +483,22 @@ mod tests {
     }
 
     #[test]
+    fn a_digest_is_checked_by_its_algorithm() {
+        let [sha256, sha512] = [
+            Digest::of(b"content"),
+            Digest::parse(&format!(
+                "sha512:{}",
+                hex::encode(Sha512::digest(b"content"))
+            ))
+            .unwrap(),
+        ];
+        for digest in [sha256, sha512] {
+            assert!(digest.is_of(b"content"), "{digest}");
+            assert!(!digest.is_of(b"other"), "{digest}");
+        }
+    }
+
+    #[test]
     fn an_image_in_json_needs_a_tag_or_a_digest() {
         let json = r#"{"registry":"h.io","repository":"a","tag":null,"digest":null}"#;
         assert!(serde_json::from_str::<Image>(json).is_err());
@@ -473,7 +508,7 @@ mod tests {
     }
 
     /// The grammar of distribution/reference, `reference.go`, and of OCI's distribution specification; a digest is SHA-256
-    /// here, and an IPv6 address is left to the standard library.
+    /// or SHA-512 here, and an IPv6 address is left to the standard library.
     struct Grammar {
         name: Regex,
         tag: Regex,
@@ -489,7 +524,7 @@ mod tests {
         Grammar {
             name: whole(&format!("{component}(?:/{component})*")),
             tag: whole("[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"),
-            digest: whole("sha256:[0-9a-f]{64}"),
+            digest: whole("sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}"),
             host: whole(&format!("{label}(?:\\.{label})*")),
             port: whole("[0-9]{1,5}"),
         }
@@ -525,7 +560,7 @@ mod tests {
         }
 
         #[test]
-        fn digests_are_those_of_the_grammar(text in "sha(256|512):([0-9a-f]{63,65}|[0-9a-fA-Fg]{64})|[a-f0-9]{64}") {
+        fn digests_are_those_of_the_grammar(text in "sha(256|512):([0-9a-f]{63,65}|[0-9a-f]{127,129}|[0-9a-fA-Fg]{64})|[a-f0-9]{64}") {
             prop_assert_eq!(Digest::parse(&text).is_ok(), GRAMMAR.digest.is_match(&text));
         }
 

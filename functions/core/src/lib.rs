@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`source`] (who may send), [`delivery`], [`auth`] and [`oidc`] (one HTTP request, verified),
 //! [`kinds`] (one file per registry: its wire format), [`event`] (what was pushed), [`select`] (what of it is
-//! scanned), [`message`] (what is queued), [`manifest`] (what the registry has under that name), [`target`] (what of it is
+//! scanned), [`message`] (what is queued), [`manifest`] (what the registry has under that name), [`choice`] and [`target`] (what of it is
 //! scanned), [`plan`] (what is run), [`report`], [`redact`] and [`classify`] (what came of it), [`verdict`] (what that
 //! means), [`retry`] (when it is tried again), [`record`] (what is kept of it),
 //! [`history`] (what of that is asked for).
@@ -12,6 +12,7 @@
 //! as arguments.
 
 pub mod auth;
+pub mod choice;
 pub mod classify;
 pub mod delivery;
 pub mod event;

@@ -1,26 +1,26 @@
 //! What a registry has under a name: an image, an index of images, or something else.
 //!
-//! Whoever pushes writes the manifest, and would like it not to be scanned. So what a runtime would run counts as an
-//! image, whatever else the manifest calls itself; and everything that is not one is told, never passed.
+//! Whoever pushes writes the manifest, and would like it not to be scanned. So it is read as runtimes read it, which are
+//! written in Go: what two readers could read differently is an error, and only what no runtime would run is not an image.
 //!
 //! Source: OCI image specification, "Image Manifest" and "Image Index"; Docker's "Image Manifest Version 2, Schema 2".
 
-use serde::Deserialize;
-use serde_json::Value;
+use std::fmt;
 
-use crate::image::{Digest, Image};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+
+use crate::image::Digest;
 use crate::media_type::{self, Shown};
-use crate::platform::{self, Platform};
-use crate::target::Target;
+use crate::platform::Spelling;
 
 /// A manifest, as far as scanning needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manifest {
     /// The manifest of one image.
     Image(ImageManifest),
-    /// An index of images.
-    Index(Index),
-    /// Something else, of this type.
+    /// An index of manifests.
+    Index(Vec<Entry>),
+    /// Something else, shown by this type.
     NotAnImage(String),
 }
 
@@ -33,28 +33,29 @@ pub struct ImageManifest {
     pub size: u64,
 }
 
-/// An index of images.
+/// An entry of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Index {
-    /// Its images, in its order; attestations and the like are none.
-    images: Vec<Child>,
-    /// All that it lists.
-    children: Vec<Digest>,
+pub struct Entry {
+    /// Its digest, or the text of one that is not understood.
+    pub digest: Result<Digest, String>,
+    /// What it is labelled as.
+    pub label: Label,
+    /// The platform it is listed for.
+    pub platform: Option<Spelling>,
+    /// Whether newer Podman and CRI-O prefer it among equals.
+    /// Source: containers/image, `internal/manifest/oci_index.go`, "OCI1InstanceAnnotationCompressionZSTD".
+    pub is_zstd: bool,
 }
 
+/// What the media type of an index's entry says it is. Whoever pushes writes that too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Child {
-    digest: Digest,
-    platform: Option<Platform>,
-}
-
-/// What comes of a wish for an image of an index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Choice {
-    /// This one is scanned.
-    Scan(Target),
-    /// The index has none for this platform.
-    Missing(Platform),
+pub enum Label {
+    /// A manifest or an index.
+    Manifest,
+    /// A layer or a config of this type, as `BuildKit` lists those of its caches.
+    Blob(String),
+    /// A type that is not understood.
+    Unknown(String),
 }
 
 /// A manifest that can't be told to be an image or none.
@@ -63,7 +64,7 @@ pub enum ParseManifestError {
     /// Not JSON, or none of a manifest's.
     #[error("the manifest is malformed")]
     Malformed,
-    /// Both image and index, so that each reader sees what it likes.
+    /// Each reader sees what it likes.
     #[error("the manifest claims to be an image and an index at once")]
     Ambiguous,
     /// Docker's first schema, which no scanner reads.
@@ -71,51 +72,108 @@ pub enum ParseManifestError {
         "the manifest is of Docker's schema 1; push the image again with a tool of this decade"
     )]
     Schema1,
-    /// An index of indexes.
-    #[error("the index lists other indexes only")]
-    Nested,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WireManifest {
-    schema_version: Option<Value>,
-    media_type: Option<String>,
-    artifact_type: Option<String>,
-    config: Option<WireDescriptor>,
-    layers: Option<Vec<WireDescriptor>>,
-    manifests: Option<Vec<WireDescriptor>>,
-    /// Only Docker's schema 1 has it.
-    fs_layers: Option<Value>,
+impl Label {
+    /// The type, or what stands for those of manifests.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Manifest => "a manifest",
+            Self::Blob(media_type) | Self::Unknown(media_type) => media_type,
+        }
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct WireDescriptor {
-    #[serde(default)]
-    media_type: String,
-    digest: String,
-    #[serde(default)]
-    size: i64,
-    platform: Option<WirePlatform>,
-    artifact_type: Option<String>,
-    #[serde(default)]
-    annotations: Option<serde_json::Map<String, Value>>,
+/// The objects of a manifest. Go's `encoding/json` reads a key in any case, and of several the last: a key that it would
+/// take for one of ours is an error, and so is one that is repeated. What is not needed is skipped without a look.
+macro_rules! wire {
+    ($name:ident { $($key:literal $field:ident: $type:ty,)* }) => {
+        #[derive(Default)]
+        struct $name {
+            $($field: Option<$type>,)*
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Fields;
+
+                impl<'de> Visitor<'de> for Fields {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("an object")
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<$name, A::Error> {
+                        let mut wire = $name::default();
+                        let mut seen = Vec::new();
+                        while let Some(key) = map.next_key::<String>()? {
+                            match key.as_str() {
+                                $($key => {
+                                    if seen.contains(&$key) {
+                                        return Err(A::Error::custom("a key is repeated"));
+                                    }
+                                    seen.push($key);
+                                    wire.$field = map.next_value()?;
+                                })*
+                                other => {
+                                    if [$($key),*].iter().any(|it| is_folded(it, other)) {
+                                        return Err(A::Error::custom("a key is spelled otherwise"));
+                                    }
+                                    map.next_value::<IgnoredAny>()?;
+                                }
+                            }
+                        }
+                        Ok(wire)
+                    }
+                }
+
+                deserializer.deserialize_map(Fields)
+            }
+        }
+    };
 }
 
-#[derive(Deserialize)]
-struct WirePlatform {
-    #[serde(default)]
-    os: String,
-    #[serde(default)]
-    architecture: String,
-    #[serde(default)]
-    variant: String,
+/// Whether Go takes `key` for `ours`, which is ASCII. Source: Go, `encoding/json/fold.go`.
+fn is_folded(ours: &str, key: &str) -> bool {
+    let fold = |it: char| match it {
+        '\u{17f}' => 's',
+        '\u{212a}' => 'k',
+        _ => it.to_ascii_lowercase(),
+    };
+    key.chars().map(fold).eq(ours.chars().map(fold))
 }
 
-/// `BuildKit` marks the children of an index that are attestations of its images.
-/// Source: `BuildKit`, docs/attestations/attestation-storage.md.
-const REFERENCE_TYPE: &str = "vnd.docker.reference.type";
+wire!(WireManifest {
+    "schemaVersion" schema_version: serde_json::Number,
+    "mediaType" media_type: String,
+    "config" config: WireDescriptor,
+    "layers" layers: Vec<WireDescriptor>,
+    "manifests" manifests: Vec<WireDescriptor>,
+    // Of an OCI artifact manifest.
+    "artifactType" artifact_type: String,
+    // Only Docker's schema 1 has it.
+    "fsLayers" fs_layers: IgnoredAny,
+});
+
+wire!(WireDescriptor {
+    "mediaType" media_type: String,
+    "digest" digest: String,
+    "size" size: i64,
+    "platform" platform: WirePlatform,
+    "annotations" annotations: WireAnnotations,
+});
+
+wire!(WirePlatform {
+    "os" os: String,
+    "architecture" architecture: String,
+    "variant" variant: String,
+    "os.version" os_version: String,
+});
+
+wire!(WireAnnotations {
+    "io.github.containers.compression.zstd" zstd: String,
+});
 
 impl Manifest {
     /// Reads the bytes of a manifest; `content_type` is what the registry calls it, which counts if it does not say
@@ -128,12 +186,14 @@ impl Manifest {
         if wire.fs_layers.is_some() || media_type::is_schema_1(media_type) {
             return Err(ParseManifestError::Schema1);
         }
-        if wire.schema_version.is_some_and(|it| it != 2) {
+        if wire.schema_version.is_some_and(|it| it.as_u64() != Some(2)) {
             return Err(ParseManifestError::Malformed);
         }
         match (wire.config, wire.layers, wire.manifests) {
-            (None, None, Some(manifests)) => index(manifests),
-            (Some(config), layers, None) => Ok(image(&config, &layers.unwrap_or_default())),
+            (None, None, Some(manifests)) => {
+                Ok(Self::Index(manifests.into_iter().map(entry).collect()))
+            }
+            (Some(config), layers, None) => Ok(image(config, layers.unwrap_or_default())),
             (_, _, Some(_)) => Err(ParseManifestError::Ambiguous),
             // An OCI artifact manifest has neither; so has whatever is invented next.
             (None, None, None)
@@ -149,111 +209,55 @@ impl Manifest {
 }
 
 /// An image, or something else by [`media_type::judge`].
-fn image(config: &WireDescriptor, layers: &[WireDescriptor]) -> Manifest {
-    let layer_types = layers.iter().map(|it| it.media_type.as_str());
-    if let Shown::Artifact(what) = media_type::judge(&config.media_type, layer_types) {
+fn image(config: WireDescriptor, layers: Vec<WireDescriptor>) -> Manifest {
+    let config_type = config.media_type.unwrap_or_default();
+    let layer_types = layers
+        .iter()
+        .map(|it| it.media_type.as_deref().unwrap_or_default());
+    if let Shown::Artifact(what) = media_type::judge(&config_type, layer_types) {
         return Manifest::NotAnImage(what.to_owned());
     }
-    let sizes = layers.iter().map(|it| u64::try_from(it.size).unwrap_or(0));
+    let sizes = layers
+        .iter()
+        .map(|it| u64::try_from(it.size.unwrap_or(0)).unwrap_or(0));
     Manifest::Image(ImageManifest {
-        config: Digest::parse(&config.digest).ok(),
+        config: config.digest.and_then(|it| Digest::parse(&it).ok()),
         size: sizes.fold(0, u64::saturating_add),
     })
 }
 
-fn index(manifests: Vec<WireDescriptor>) -> Result<Manifest, ParseManifestError> {
-    let digest = |it: &WireDescriptor| Digest::parse(&it.digest).ok();
-    let children = manifests.iter().filter_map(digest).collect();
-    let is_empty = manifests.is_empty();
-    let first_type = manifests
-        .first()
-        .map(|it| it.artifact_type.as_ref().unwrap_or(&it.media_type).clone());
-    let has_indexes = manifests
-        .iter()
-        .any(|it| media_type::is_index(&it.media_type));
-    let images: Vec<_> = manifests.into_iter().filter_map(child).collect();
-    match (images.is_empty(), has_indexes) {
-        (false, _) => Ok(Manifest::Index(Index { images, children })),
-        (true, true) => Err(ParseManifestError::Nested),
-        (true, false) if is_empty => Ok(Manifest::NotAnImage("an empty index".to_owned())),
-        (true, false) => Ok(Manifest::NotAnImage(first_type.unwrap_or_default())),
-    }
-}
-
-fn child(wire: WireDescriptor) -> Option<Child> {
-    let is_attestation = wire
-        .annotations
-        .is_some_and(|it| it.contains_key(REFERENCE_TYPE));
-    let is_unknown = wire
-        .platform
-        .as_ref()
-        .is_some_and(|it| it.os == "unknown" && it.architecture == "unknown");
-    let platform = wire.platform.and_then(|it| {
-        let text = [it.os, it.architecture, it.variant]
-            .join("/")
-            .to_lowercase();
-        Platform::parse(text.trim_end_matches('/')).ok()
-    });
-    // What refers to an image, such as a signature, is listed without a platform and with its own type.
-    let is_referrer = platform.is_none() && wire.artifact_type.is_some();
-    if is_unknown
-        || (is_attestation && platform.is_none())
-        || is_referrer
-        || !media_type::is_image_manifest(&wire.media_type)
+fn entry(wire: WireDescriptor) -> Entry {
+    let digest = wire.digest.unwrap_or_default();
+    let media_type = wire.media_type.unwrap_or_default();
+    let is_blob =
+        media_type::is_file_system(&media_type) || media_type::is_artifact_config(&media_type);
+    let label = if media_type.is_empty()
+        || media_type::is_manifest(&media_type)
+        || media_type == "application/vnd.oci.artifact.manifest.v1+json"
     {
-        return None;
-    }
-    Some(Child {
-        digest: Digest::parse(&wire.digest).ok()?,
+        Label::Manifest
+    } else if is_blob {
+        Label::Blob(media_type)
+    } else {
+        Label::Unknown(media_type)
+    };
+    let platform = wire.platform.map(|it| Spelling {
+        os: it.os.unwrap_or_default(),
+        architecture: it.architecture.unwrap_or_default(),
+        variant: it.variant.unwrap_or_default(),
+        os_version: it.os_version.unwrap_or_default(),
+    });
+    Entry {
+        digest: Digest::parse(&digest).map_err(|_| digest),
+        label,
         platform,
-    })
-}
-
-impl Index {
-    /// Chooses the images for the wanted platforms; without a wish that for [`platform::DEFAULT`], else the first.
-    /// `image` is how the index was asked for, `digest` its own.
-    pub fn choose(&self, image: &Image, digest: &Digest, wanted: &[Platform]) -> Vec<Choice> {
-        let scan = |child: &Child, platform: Option<&Platform>| {
-            let mut target = Target::new(image, child.digest.clone());
-            target.platform = platform.cloned();
-            target.index = Some(digest.clone());
-            target.siblings.clone_from(&self.children);
-            Choice::Scan(target)
-        };
-        if wanted.is_empty() {
-            let default = Platform::parse(platform::DEFAULT).ok();
-            let chosen = default.and_then(|it| self.image_for(&it));
-            let chosen = chosen.or_else(|| self.images.first());
-            let chosen = chosen.map(|it| scan(it, it.platform.as_ref()));
-            return chosen.into_iter().collect();
-        }
-        let choices = wanted.iter().map(|wish| match self.image_for(wish) {
-            // Told as it was wished, so that a request's records don't change with how an index spells it.
-            Some(child) => scan(child, Some(wish)),
-            None => Choice::Missing(wish.clone()),
-        });
-        choices.collect()
-    }
-
-    /// The image for exactly this platform, else the first that is included in it, as runtimes choose.
-    fn image_for(&self, wish: &Platform) -> Option<&Child> {
-        let platform_of =
-            |it: &&Child, is: &dyn Fn(&Platform) -> bool| it.platform.as_ref().is_some_and(is);
-        let exact = self
-            .images
-            .iter()
-            .find(|it| platform_of(it, &|it| it == wish));
-        exact.or_else(|| {
-            self.images
-                .iter()
-                .find(|it| platform_of(it, &|it| wish.includes(it)))
-        })
+        is_zstd: wire.annotations.and_then(|it| it.zstd).as_deref() == Some("true"),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -266,13 +270,17 @@ mod tests {
         format!("sha256:{}", hex.repeat(64))
     }
 
-    fn check(json: &Value) -> String {
-        match Manifest::parse(None, json.to_string().as_bytes()) {
+    fn check_text(text: &str) -> String {
+        match Manifest::parse(None, text.as_bytes()) {
             Ok(Manifest::Image(it)) => format!("image of {} bytes", it.size),
-            Ok(Manifest::Index(it)) => format!("index of {}", it.images.len()),
+            Ok(Manifest::Index(it)) => format!("index of {}", it.len()),
             Ok(Manifest::NotAnImage(it)) => format!("no image: {it}"),
             Err(err) => format!("{err:?}"),
         }
+    }
+
+    fn check(json: &Value) -> String {
+        check_text(&json.to_string())
     }
 
     fn manifest(config: &str, layers: &[&str]) -> Value {
@@ -287,87 +295,70 @@ mod tests {
         })
     }
 
-    fn child(hex: &str, platform: &str) -> Value {
-        let mut parts = platform.split('/');
-        json!({
-            "mediaType": IMAGE,
-            "digest": digest(hex),
-            "size": 7,
-            "platform": {
-                "os": parts.next(),
-                "architecture": parts.next(),
-                "variant": parts.next().unwrap_or_default(),
-            },
-        })
-    }
-
-    fn index(children: &[Value]) -> Value {
-        json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": children})
-    }
-
     #[test]
-    fn an_image_has_an_images_config_and_layers_with_files() {
+    fn an_image_is_known_by_its_config_and_its_layers() {
         assert_eq!(
             check(&manifest(CONFIG, &[LAYER, LAYER])),
             "image of 2000 bytes"
         );
         assert_eq!(check(&manifest(CONFIG, &[])), "image of 0 bytes");
-        for (config, layer) in [
-            (CONFIG, "application/vnd.dev.cosign.simplesigning.v1+json"),
-            (CONFIG, "application/vnd.in-toto+json"),
-            (CONFIG, "text/spdx+json"),
-        ] {
-            assert_eq!(
-                check(&manifest(config, &[layer])),
-                format!("no image: {layer}")
-            );
-        }
-        for config in [
-            "application/vnd.cncf.helm.config.v1+json",
-            "application/vnd.oci.empty.v1+json",
-            "application/vnd.buildkit.cacheconfig.v0",
-        ] {
-            assert_eq!(
-                check(&manifest(config, &[LAYER])),
-                format!("no image: {config}")
-            );
-        }
+        assert_eq!(
+            check(&manifest(CONFIG, &["text/spdx+json"])),
+            "no image: text/spdx+json"
+        );
+        let mut untyped = manifest(CONFIG, &[LAYER]);
+        untyped["config"]["mediaType"] = Value::Null;
+        untyped["layers"][0]["mediaType"] = Value::Null;
+        assert_eq!(check(&untyped), "image of 1000 bytes");
         let old = json!({"mediaType": "application/vnd.oci.artifact.manifest.v1+json", "artifactType": "a/b", "blobs": []});
         assert_eq!(check(&old), "no image: a/b");
+        let typed = Manifest::parse(Some("text/html; charset=utf-8"), b"{}").unwrap();
+        assert_eq!(typed, Manifest::NotAnImage("text/html".to_owned()));
     }
 
     #[test]
-    fn what_a_runtime_would_run_is_an_image_whatever_else_it_says() {
+    fn what_a_manifest_calls_itself_besides_decides_nothing() {
         let mut image = manifest(CONFIG, &["text/plain", LAYER]);
         image["artifactType"] = "application/vnd.example.thing".into();
+        image["subject"] = json!({"mediaType": IMAGE, "digest": digest("c"), "size": 7});
+        image["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
         assert_eq!(check(&image), "image of 2000 bytes");
-        let mut marked = child("c", "linux/amd64");
-        marked["annotations"] = json!({REFERENCE_TYPE: "attestation-manifest"});
-        marked["artifactType"] = "a/b".into();
-        assert_eq!(check(&index(&[marked])), "index of 1");
     }
 
     #[test]
-    fn an_index_counts_its_images_only() {
-        let mut attestation = child("d", "unknown/unknown");
-        attestation["annotations"] = json!({REFERENCE_TYPE: "attestation-manifest"});
-        let referrer =
-            json!({"mediaType": IMAGE, "digest": digest("e"), "size": 7, "artifactType": "a/b"});
-        let layer = json!({"mediaType": LAYER, "digest": digest("f"), "size": 7});
-        let nested = json!({"mediaType": INDEX, "digest": digest("9"), "size": 7});
-        let images = [
-            child("c", "linux/amd64"),
-            attestation.clone(),
-            referrer.clone(),
-            nested.clone(),
-        ];
-        assert_eq!(check(&index(&images)), "index of 1");
-        assert_eq!(check(&index(&[attestation])), format!("no image: {IMAGE}"));
-        assert_eq!(check(&index(&[referrer])), "no image: a/b");
-        // BuildKit's cache is an index of layers.
-        assert_eq!(check(&index(&[layer])), format!("no image: {LAYER}"));
-        assert_eq!(check(&index(&[nested])), "Nested");
-        assert_eq!(check(&index(&[])), "no image: an empty index");
+    fn an_entry_of_an_index_keeps_its_label_and_its_platform() {
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [
+            {"mediaType": IMAGE, "digest": digest("a"), "size": 7, "platform": {"os": "linux", "architecture": "arm", "variant": "v7", "os.version": "1"}},
+            {"mediaType": LAYER, "digest": digest("b"), "size": 7, "annotations": {"io.github.containers.compression.zstd": "true"}},
+            {"mediaType": "application/vnd.nobody.knows.this", "digest": "blake3:00", "size": 7},
+            {},
+        ]});
+        let Ok(Manifest::Index(entries)) = Manifest::parse(None, index.to_string().as_bytes())
+        else {
+            panic!("an index")
+        };
+        let shown = |it: &Entry| {
+            let platform = it.platform.as_ref().map_or("-".to_owned(), |it| {
+                [
+                    it.os.as_str(),
+                    &it.architecture,
+                    &it.variant,
+                    &it.os_version,
+                ]
+                .join("/")
+            });
+            let digest = it
+                .digest
+                .as_ref()
+                .map_or_else(String::clone, |it| it.as_str()[..9].to_owned());
+            format!("{digest:?} {:?} {platform} {}", it.label, it.is_zstd)
+        };
+        insta::assert_snapshot!(entries.iter().map(shown).collect::<Vec<_>>().join("\n"), @r#"
+        "sha256:aa" Manifest linux/arm/v7/1 false
+        "sha256:bb" Blob("application/vnd.oci.image.layer.v1.tar+gzip") - true
+        "blake3:00" Unknown("application/vnd.nobody.knows.this") - false
+        "" Manifest - false
+        "#);
     }
 
     #[test]
@@ -383,53 +374,48 @@ mod tests {
             json!({}),
             json!([]),
             json!({"schemaVersion": 1}),
+            json!({"schemaVersion": 2.5, "config": {}}),
             json!({"layers": []}),
         ] {
             assert_eq!(check(&malformed), "Malformed", "{malformed}");
         }
-        let typed = Manifest::parse(Some("text/html; charset=utf-8"), b"{}").unwrap();
-        assert_eq!(typed, Manifest::NotAnImage("text/html".to_owned()));
     }
 
-    fn chosen(children: &[Value], wanted: &[&str]) -> Vec<String> {
-        let wanted: Vec<_> = wanted
-            .iter()
-            .map(|it| Platform::parse(it).unwrap())
-            .collect();
-        let bytes = index(children).to_string();
-        let Manifest::Index(index) = Manifest::parse(None, bytes.as_bytes()).unwrap() else {
-            panic!("no index")
-        };
-        let image = Image::parse("h.io/a:1").unwrap();
-        let own = Digest::parse(&digest("0")).unwrap();
-        let choices = index
-            .choose(&image, &own, &wanted)
-            .into_iter()
-            .map(|it| match it {
-                Choice::Scan(target) => {
-                    assert_eq!(target.index.as_ref(), Some(&own));
-                    assert_eq!(target.siblings.len(), children.len());
-                    let platform = target.platform.as_ref().map_or("-", Platform::as_str);
-                    format!("{:.1} {platform}", target.digest().hex())
-                }
-                Choice::Missing(platform) => format!("no {platform}"),
-            });
-        choices.collect()
+    /// Go reads these keys as ours, so that a runtime would run what hides behind them.
+    #[test]
+    fn a_key_in_another_case_is_an_error_and_no_hiding_place() {
+        let image = manifest(CONFIG, &[LAYER]).to_string();
+        for (key, other) in [
+            ("config", "Config"),
+            ("layers", "LAYERS"),
+            ("layers", "layer\u{17f}"),
+            ("mediaType", "mediatype"),
+            ("schemaVersion", "SchemaVersion"),
+        ] {
+            let renamed = image.replacen(&format!("\"{key}\""), &format!("\"{other}\""), 1);
+            assert_eq!(check_text(&renamed), "Malformed", "{other}");
+        }
+        let hidden = r#"{"schemaVersion":2,"mediaType":"a/b","Manifests":[]}"#;
+        assert_eq!(check_text(hidden), "Malformed");
+        let entry = r#"{"manifests":[{"platform":{"os":"linux"},"Platform":{"os":"linux"}}]}"#;
+        assert_eq!(check_text(entry), "Malformed");
+        assert_eq!(
+            check_text(r#"{"manifests":[{"platform":{"OS":"linux"}}]}"#),
+            "Malformed"
+        );
+        assert_eq!(
+            check_text(r#"{"manifests":[],"manifests":[]}"#),
+            "Malformed"
+        );
     }
 
     #[test]
-    fn the_wanted_platforms_are_chosen_and_a_missing_one_is_told() {
-        let children = [
-            child("1", "windows/amd64"),
-            child("2", "linux/arm/v6"),
-            child("3", "linux/arm/v7"),
-            child("4", "linux/amd64"),
-        ];
-        assert_eq!(chosen(&children, &[]), ["4 linux/amd64"]);
-        assert_eq!(chosen(&children[..3], &[]), ["1 windows/amd64"]);
-        assert_eq!(
-            chosen(&children, &["linux/arm/v7", "linux/arm", "linux/s390x"]),
-            ["3 linux/arm/v7", "2 linux/arm", "no linux/s390x"]
-        );
+    fn what_is_not_needed_is_skipped_without_a_look() {
+        let image = manifest(CONFIG, &[LAYER]).to_string();
+        let deep = format!("{}1{}", "[".repeat(50_000), "]".repeat(50_000));
+        for value in [r#""\ud800""#, "1e999999", &deep, r#"{"a":1,"a":2}"#] {
+            let more = image.replacen('{', &format!("{{\"org.example\":{value},"), 1);
+            assert_eq!(check_text(&more), "image of 1000 bytes", "{:.20}", value);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What is really scanned: one manifest, named by its digest, with what is known of its surroundings.
 
+use crate::choice::Choice;
 use crate::image::{Digest, Image, Pin};
 use crate::platform::Platform;
 
@@ -14,8 +15,10 @@ pub struct Target {
     pub platform: Option<Platform>,
     /// The index it was chosen from.
     pub index: Option<Digest>,
-    /// All that the index lists.
+    /// All that the index lists, and those nested in it.
     pub siblings: Vec<Digest>,
+    /// How it was chosen from the index.
+    pub choice: Option<Choice>,
     /// The digest of its config, if its manifest was read.
     pub config: Option<Digest>,
 }
@@ -38,6 +41,7 @@ impl Target {
             platform: None,
             index: None,
             siblings: Vec::new(),
+            choice: None,
             config: None,
         }
     }

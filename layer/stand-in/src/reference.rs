@@ -10,7 +10,7 @@ pub(crate) struct Reference {
     pub(crate) host: String,
     pub(crate) repository: String,
     pub(crate) tag: Option<String>,
-    /// `sha256:` and 64 hex digits.
+    /// `sha256:` and 64 hex digits, or `sha512:` and 128.
     pub(crate) digest: Option<String>,
 }
 
@@ -133,12 +133,12 @@ fn is_tag(tag: &str) -> bool {
 }
 
 fn is_digest(digest: &str) -> bool {
-    digest.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64
-            && hex
-                .bytes()
-                .all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    let is_hex = |it: &str| it.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'));
+    match digest.split_once(':') {
+        Some(("sha256", hex)) => hex.len() == 64 && is_hex(hex),
+        Some(("sha512", hex)) => hex.len() == 128 && is_hex(hex),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

@@ -155,7 +155,7 @@ fn sample(push: &SamplePush<'_>) -> Sample {
         "event_type": "pushed",
         "data": {
             "repo_key": repo_key, "path": format!("{name}/{tag}/manifest.json"), "name": "manifest.json",
-            "sha256": image.pin.digest().map(Digest::hex), "size": 1024,
+            "sha256": image.pin.digest().map(|it| it.parts().1), "size": 1024,
             "image_name": name, "tag": tag, "image_type": "docker",
             "platforms": [{"architecture": "amd64", "os": "linux"}],
         },
