@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Params, params};
 use scanhook_core::history::ScanFilter;
 use scanhook_core::message::ScanId;
-use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord, State};
 use scanhook_core::verdict::{ScanError, Verdict};
 use scanhook_scanner::ledger::{Claim, ClaimRequest, History, Ledger, LedgerError};
@@ -234,7 +233,7 @@ impl Ledger for SqliteLedger {
                 )?
                 .execute(params![
                     record.scan_id.as_str(),
-                    record.platform.as_ref().map_or("", Platform::as_str),
+                    record.place(),
                     record.received_at.as_millisecond(),
                     serde_json::to_string(&record)?,
                     ledger.expires(record.finished_at.unwrap_or(record.started_at)),

@@ -41,7 +41,7 @@ pub(crate) fn image(name: &str, tag: Option<&Tag>, digest: Option<&Digest>) -> S
         (None, Some(digest)) => {
             let (algorithm, digits) = digest.parts();
             format!("{name}@{algorithm}:{digits:.12}")
-        },
+        }
         (None, None) => name.to_owned(),
     }
 }

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::choice::Choice;
 use crate::event::FreeText;
 use crate::image::{Digest, Tag};
 use crate::message::{QueueMessage, ScanId};
@@ -96,6 +97,9 @@ pub struct ScanRecord {
     /// The digest of that index.
     #[serde(default)]
     pub index: Option<Digest>,
+    /// How it was chosen from that index.
+    #[serde(default)]
+    pub choice: Option<Choice>,
     /// Whether the tag names something else by now than what the event told; null if that was not to be learned.
     #[serde(default)]
     pub tag_moved: Option<bool>,
@@ -144,6 +148,7 @@ impl ScanRecord {
             digest: message.image.pin.digest().cloned(),
             platform: None,
             index: None,
+            choice: None,
             tag_moved: None,
             state: State::InProgress,
             verdict: None,
@@ -170,6 +175,7 @@ impl ScanRecord {
             digest: Some(target.digest().clone()),
             platform: target.platform.clone(),
             index: target.index.clone(),
+            choice: target.choice.clone(),
             tag_moved,
             ..self
         }
@@ -237,6 +243,17 @@ impl ScanRecord {
             claimed_until: None,
             finished_at: Some(now),
             ..self
+        }
+    }
+
+    /// Its place among the records of its request: the platform, with the digest where the index has several candidates for
+    /// it; empty while there is no platform.
+    pub fn place(&self) -> String {
+        let platform = self.platform.as_ref().map_or("", Platform::as_str);
+        let is_one_of_several = self.choice.as_ref().is_some_and(|it| it.candidates > 1);
+        match self.digest.as_ref().filter(|_| is_one_of_several) {
+            Some(digest) => format!("{platform}#{digest}"),
+            None => platform.to_owned(),
         }
     }
 

@@ -193,6 +193,11 @@ impl ErrorReason {
         }
     }
 
+    /// Whether trying again may help, on any receive.
+    pub fn may_pass(self) -> bool {
+        self.class(u32::MAX) == Class::Transient
+    }
+
     /// The last receive on which it is tried, if that is before the queue's own limit.
     pub fn last_receive(self) -> u32 {
         match self {

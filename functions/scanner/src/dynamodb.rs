@@ -17,7 +17,6 @@ use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use jiff::Timestamp;
 use scanhook_core::message::ScanId;
-use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord, State};
 use scanhook_core::verdict::{ScanError, Verdict};
 
@@ -168,7 +167,7 @@ impl Ledger for DynamoDbLedger {
             .put_item()
             .table_name(&self.table)
             .item("pk", text(partition(&record.scan_id)))
-            .item("sk", text(sort_key(record.platform.as_ref())))
+            .item("sk", text(sort_key(&record.place())))
             .item("record", text(json))
             .item("state", text(record.state.as_str()))
             .item("list_shard", text(shard(&record.scan_id)))
@@ -201,7 +200,7 @@ impl Ledger for DynamoDbLedger {
                 .delete_item()
                 .table_name(&self.table)
                 .key("pk", text(partition(&record.scan_id)))
-                .key("sk", text(sort_key(None)));
+                .key("sk", text(sort_key("")));
             call.send().await.map_err(unavailable)?;
         }
         Ok(())
@@ -270,8 +269,8 @@ fn partition(scan_id: &ScanId) -> String {
     format!("scan#{scan_id}")
 }
 
-fn sort_key(platform: Option<&Platform>) -> String {
-    format!("platform#{}", platform.map_or("", Platform::as_str))
+fn sort_key(place: &str) -> String {
+    format!("platform#{place}")
 }
 
 /// FNV-1a over the scan's id: all platforms of a scan are in one shard, and scans are spread evenly.
@@ -291,7 +290,7 @@ fn listed_at(record: &ScanRecord) -> String {
         "{}#{}#{}",
         day_and_time(record.received_at),
         record.scan_id,
-        record.platform.as_ref().map_or("", Platform::as_str)
+        record.place()
     )
 }
 

@@ -68,7 +68,7 @@ pub trait Ledger: Send + Sync + 'static {
         last_error: &ScanError,
     ) -> impl Future<Output = Result<(), LedgerError>> + Send;
 
-    /// Writes the record of a scan request and platform, in place of its earlier one. The first record with a platform also
+    /// Writes the record of one image of a scan request, in place of its earlier one: [`ScanRecord::place`]. The first record with a platform also
     /// takes the place of the request's record without one. The record of a scan that is done stays when its message
     /// comes once more and the verdict is only repeated, and when an attempt that began before it is still to tell of its
     /// failure: its worker hung, or waited for a queue that it could not reach.

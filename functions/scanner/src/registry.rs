@@ -106,8 +106,6 @@ pub struct ResolveError {
     pub detail: String,
     /// How long the registry wants to be left alone.
     pub pause: Option<Duration>,
-    /// Whether a digest that is known anyhow can be scanned without an answer.
-    pub unanswered: bool,
 }
 
 /// Hosts whose API is elsewhere. Source: Docker's documentation, "Docker Hub usage and limits".
@@ -182,7 +180,7 @@ impl Registries {
         }
     }
 
-    /// What the CLI is to log in with while the registry itself can't be asked.
+    /// What the CLI is to log in with, for a trial that asks no registry.
     pub async fn login(&self, registry: &Registry) -> Result<Option<RegistryLogin>, ResolveError> {
         match self.host(registry) {
             Some(host) => self.login_of(&host).await,
@@ -315,7 +313,6 @@ impl ResolveError {
             reason,
             detail,
             pause: None,
-            unanswered: false,
         }
     }
 }
@@ -323,15 +320,12 @@ impl ResolveError {
 impl From<CallError> for ResolveError {
     fn from(err: CallError) -> Self {
         let detail = err.to_string();
-        let (reason, unanswered) = match err {
-            CallError::Unreachable { reason, .. } => (reason, true),
+        let reason = match err {
+            CallError::Unreachable { reason, .. } => reason,
             // Not to be helped by asking again, and the CLI, which would follow, must not be led there.
-            CallError::Refused(_) => (ErrorReason::Unauthorized, false),
-            CallError::TooLarge(_) => (ErrorReason::UnsupportedImage, false),
+            CallError::Refused(_) => ErrorReason::Unauthorized,
+            CallError::TooLarge(_) => ErrorReason::UnsupportedImage,
         };
-        Self {
-            unanswered,
-            ..Self::new(reason, detail)
-        }
+        Self::new(reason, detail)
     }
 }

@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::record::ScanRecord;
 use scanhook_core::redact::{self, Redactor};
-use scanhook_core::target::Target;
 use scanhook_core::verdict::{Class, ErrorReason, ScanError};
 use scanhook_settings::traces;
 use tokio::sync::OwnedSemaphorePermit;
@@ -210,8 +209,7 @@ pub(super) async fn prepare<L: Ledger>(
     })
 }
 
-/// Asks the registry what there is to scan. Where it gives no answer, a digest that the event told is scanned all the same,
-/// unless the source wants certain platforms: which of them it would be, nobody could say.
+/// Asks the registry what there is to scan. What could not be looked at is not given to the CLI.
 async fn resolve<L: Ledger>(
     scanner: &Scanner<L>,
     attempt: &Attempt<'_>,
@@ -227,30 +225,10 @@ async fn resolve<L: Ledger>(
             reason: ErrorReason::Network,
             detail: "the registry did not answer in time".to_owned(),
             pause: None,
-            unanswered: true,
         })
     });
-    let failed = |err: ResolveError| Failure {
+    resolved.map_err(|err| Failure {
         comes_back: err.pause.map_or(ComesBack::Later, ComesBack::NotBefore),
         ..attempt.failure(err.reason, err.detail)
-    };
-    match (resolved, message.image.pin.digest()) {
-        (Ok(resolved), _) => Ok(resolved),
-        (Err(err), Some(digest)) if err.unanswered && wanted.is_empty() => {
-            tracing::warn!(
-                event = "registry.unanswered",
-                scan_id = message.scan_id.as_str(),
-                "scanning the event's digest without a look at it: {err}"
-            );
-            let login = Box::pin(registries.login(&message.image.registry));
-            let login = timeout(limit, login).await;
-            let login = login.unwrap_or(Ok(None)).map_err(failed)?;
-            Ok(Resolved {
-                subjects: vec![Subject::Image(Target::new(&message.image, digest.clone()))],
-                tag_moved: None,
-                login,
-            })
-        }
-        (Err(err), _) => Err(failed(err)),
-    }
+    })
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Certificate, Client, Method, NoProxy, Proxy, StatusCode, Url, redirect};
+use scanhook_core::image::Digest;
 use scanhook_core::redact;
 use scanhook_core::verdict::ErrorReason;
 use scanhook_settings::Environment;
@@ -39,6 +40,14 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    /// The digest that the registry says its manifest has. Source: OCI distribution specification, "Pulling manifests".
+    pub(super) fn digest(&self) -> Option<Digest> {
+        let told = self.headers.get("docker-content-digest")?;
+        Digest::parse(told.to_str().ok()?).ok()
+    }
 }
 
 /// No answer.

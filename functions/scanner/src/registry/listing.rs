@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use reqwest::header::{HeaderMap, LINK};
 use reqwest::{Method, Url};
+use scanhook_core::choice::Subject;
 use scanhook_core::image::{Digest, Image, Pin, Registry, Repository, Tag};
-use scanhook_core::manifest::Manifest;
 use scanhook_core::verdict::ErrorReason;
 use serde::Deserialize;
 
@@ -90,18 +90,12 @@ impl Registries {
         digest: &Digest,
     ) -> Result<Option<Timestamp>, ResolveError> {
         let mut session = Session::open(self, image).await?;
-        let mut manifest = session.manifest(digest).await?;
-        if let Manifest::Index(index) = &manifest {
-            let choice = index.choose(image, digest, &[]).into_iter().next();
-            let Some(scanhook_core::manifest::Choice::Scan(target)) = choice else {
-                return Ok(None);
-            };
-            manifest = session.manifest(target.digest()).await?;
-        }
-        let Manifest::Image(manifest) = manifest else {
-            return Ok(None);
-        };
-        let Some(config) = manifest.config else {
+        let (chosen, _) = session.choose(digest, None, &[]).await?;
+        let config = chosen.into_iter().find_map(|it| match it {
+            Subject::Image(_, manifest) => manifest.config,
+            _ => None,
+        });
+        let Some(config) = config else {
             return Ok(None);
         };
         let path = format!("{}/blobs/{config}", image.repository);

@@ -1,5 +1,7 @@
-//! One image asked for: up to five calls to its registry, and one to its token server.
+//! One image asked for: a call or two to its registry, one more for each manifest of an index that is looked at, and one to
+//! its token server.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +12,10 @@ use reqwest::header::{
     AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use reqwest::{Method, StatusCode, Url};
+use scanhook_core::choice::{self, Looked, Manifests, Needed};
 use scanhook_core::event::FreeText;
 use scanhook_core::image::{Digest, Image, Pin};
-use scanhook_core::manifest::{Choice, ImageManifest, Manifest};
+use scanhook_core::manifest::{ImageManifest, Manifest, ParseManifestError};
 use scanhook_core::plan::RegistryLogin;
 use scanhook_core::platform::Platform;
 use scanhook_core::retry::pause_of;
@@ -20,15 +23,14 @@ use scanhook_core::target::Target;
 use scanhook_core::verdict::ErrorReason;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use super::challenge::{self, Challenge};
 use super::http::{Answer, Call, CallError, MAX_MANIFEST, MAX_TOKEN, shown};
 use super::{Host, Registries, ResolveError, Resolved, Subject};
 
-/// The types of manifests that are understood, and of artifacts that are told to be none.
-/// Source: OCI distribution specification, "Pulling manifests".
-const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.artifact.manifest.v1+json";
+/// The types of manifests that are understood, and those that are known not to be images or not to be readable, so that
+/// they can be named. Source: OCI distribution specification, "Pulling manifests".
+const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.artifact.manifest.v1+json, application/vnd.docker.distribution.manifest.v1+prettyjws";
 
 /// How often one call is made that fails in passing.
 const TRIES: u32 = 3;
@@ -38,6 +40,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// A longer wish of the registry is left to the queue.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Why manifests could not be read.
+pub(super) type Problems = HashMap<Digest, ResolveError>;
 
 pub(super) struct Session<'a> {
     registries: &'a Registries,
@@ -120,29 +125,24 @@ impl<'a> Session<'a> {
         if let Some(pause) = self.host.paused(self.now()) {
             return Err(rate_limited(&self.host, Some(pause)));
         }
-        let digest = match &self.image.pin {
-            Pin::Tag(tag) => self.digest_of(tag.as_str()).await?,
-            Pin::Digest(digest) | Pin::TagAndDigest(_, digest) => digest.clone(),
+        let (digest, manifest) = match &self.image.pin {
+            Pin::Tag(tag) => self.find(tag.as_str()).await?,
+            Pin::Digest(digest) | Pin::TagAndDigest(_, digest) => (digest.clone(), None),
         };
-        let target = Target::new(self.image, digest.clone());
-        let subjects = match self.manifest(&digest).await? {
-            Manifest::Image(manifest) => vec![sized(target, manifest, max_image)],
-            Manifest::NotAnImage(what) => vec![not_an_image(target, &what)],
-            Manifest::Index(index) => {
-                let mut subjects = Vec::new();
-                for choice in index.choose(self.image, &digest, wanted) {
-                    subjects.push(match choice {
-                        Choice::Missing(platform) => Subject::Missing(platform),
-                        Choice::Scan(target) => self.child(target, max_image).await?,
-                    });
-                }
-                subjects
-            }
-        };
+        let (chosen, problems) = self.choose(&digest, manifest, wanted).await?;
+        let subjects = chosen
+            .into_iter()
+            .map(|it| subject(it, &problems, max_image))
+            .collect();
         let tag_moved = match &self.image.pin {
             // Whatever keeps the tag from being looked up, the digest is what counts.
             Pin::TagAndDigest(tag, _) => {
-                let present = self.digest_of(tag.as_str()).await.ok();
+                let present = self
+                    .head(tag.as_str())
+                    .await
+                    .ok()
+                    .and_then(|it| it.digest());
+                let present = present.filter(|it| it.parts().0 == digest.parts().0);
                 present.map(|it| it != digest)
             }
             Pin::Tag(_) | Pin::Digest(_) => None,
@@ -154,44 +154,89 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Looks at an index's child before it is scanned.
-    async fn child(&mut self, target: Target, max_image: u64) -> Result<Subject, ResolveError> {
-        Ok(match self.manifest(target.digest()).await? {
-            Manifest::Image(manifest) => sized(target, manifest, max_image),
-            Manifest::NotAnImage(what) => not_an_image(target, &what),
-            Manifest::Index(_) => {
-                let problem = "the index lists an index as an image".to_owned();
-                Subject::Unscannable(target, ErrorReason::UnsupportedImage, problem)
-            }
-        })
+    /// Reads what has to be known to choose from the manifest with this digest. What of an index can't be read is told
+    /// with its problem, unless it may pass: then all of it is asked for again later.
+    pub(super) async fn choose(
+        &mut self,
+        digest: &Digest,
+        manifest: Option<Manifest>,
+        wanted: &[Platform],
+    ) -> Result<(Vec<choice::Subject>, Problems), ResolveError> {
+        let mut manifests = Manifests::new();
+        let mut problems = Problems::new();
+        manifests.extend(manifest.map(|it| (digest.clone(), Looked::Manifest(it))));
+        loop {
+            let needed = match choice::choose(self.image, digest, wanted, &manifests) {
+                Ok(chosen) => return Ok((chosen, problems)),
+                Err(Needed(needed)) => needed,
+            };
+            let looked = match self.manifest(&needed).await {
+                Ok(manifest) => Looked::Manifest(manifest),
+                Err(err) if needed == *digest || err.reason.may_pass() => return Err(err),
+                Err(err) => {
+                    let is_absent = err.reason == ErrorReason::ImageNotFound;
+                    problems.insert(needed.clone(), err);
+                    if is_absent {
+                        Looked::Absent
+                    } else {
+                        Looked::Unread
+                    }
+                }
+            };
+            manifests.insert(needed, looked);
+        }
     }
 
     /// The digest that a tag names now.
     pub(super) async fn digest_of(&mut self, tag: &str) -> Result<Digest, ResolveError> {
-        let told = self.ask(Method::HEAD, tag).await?;
-        let told = told.headers.get("docker-content-digest");
-        let told = told.and_then(|it| Digest::parse(it.to_str().ok()?).ok());
-        match told {
-            Some(digest) => Ok(digest),
-            // The header is only recommended.
-            None => Ok(digest_of(&self.ask(Method::GET, tag).await?.body)),
-        }
+        Ok(self.find(tag).await?.0)
+    }
+
+    /// The digest that a tag names now, and its manifest if that had to be read for it. Not every registry answers HEAD:
+    /// what is no word about the image is followed by a GET (containerd/containerd#5860, crazy-max/diun#1614).
+    async fn find(&mut self, tag: &str) -> Result<(Digest, Option<Manifest>), ResolveError> {
+        let head = self.head(tag).await?;
+        let head_digest = head.digest();
+        let refusal = match self.accepted(head) {
+            Ok(_) => match head_digest {
+                Some(digest) => return Ok((digest, None)),
+                // The header is only recommended.
+                None => None,
+            },
+            Err((status, err)) if is_final_for_head(status) => return Err(err),
+            Err((_, err)) => Some(err),
+        };
+        let answer = match (self.ask(Method::GET, tag).await, refusal) {
+            (Ok(answer), _) => answer,
+            // An operator can act on a refusal, but not on an image that hides behind it.
+            (Err(err), Some(refusal))
+                if err.reason == ErrorReason::ImageNotFound
+                    && refusal.reason == ErrorReason::Unauthorized =>
+            {
+                return Err(refusal);
+            }
+            (Err(err), _) => return Err(err),
+        };
+        let told = answer.digest().filter(|it| it.is_of(&answer.body));
+        let digest = told.unwrap_or_else(|| Digest::of(&answer.body));
+        Ok((digest, Some(parse(&answer)?)))
     }
 
     /// The manifest with this digest, which its bytes must have.
-    pub(super) async fn manifest(&mut self, digest: &Digest) -> Result<Manifest, ResolveError> {
+    async fn manifest(&mut self, digest: &Digest) -> Result<Manifest, ResolveError> {
         let answer = self.ask(Method::GET, digest.as_str()).await?;
-        if digest_of(&answer.body) != *digest {
+        let manifest = parse(&answer);
+        // Signed schema 1 is not the content that its digest is of.
+        let is_schema_1 =
+            matches!(&manifest, Err(err) if err.detail == ParseManifestError::Schema1.to_string());
+        if !is_schema_1 && !digest.is_of(&answer.body) {
             let problem = format!(
                 "{} answers with other content than the digest names",
                 self.host.registry
             );
             return Err(ResolveError::new(ErrorReason::Network, problem));
         }
-        let content_type = answer.headers.get(CONTENT_TYPE);
-        let content_type = content_type.and_then(|it| it.to_str().ok());
-        Manifest::parse(content_type, &answer.body)
-            .map_err(|err| ResolveError::new(ErrorReason::UnsupportedImage, err.to_string()))
+        manifest
     }
 
     /// Asks for a manifest.
@@ -200,8 +245,25 @@ impl<'a> Session<'a> {
         self.ask_for(method, &path, ACCEPT).await
     }
 
+    /// Asks whether there is a manifest.
+    async fn head(&mut self, reference: &str) -> Result<Answer, ResolveError> {
+        let path = format!("{}/manifests/{reference}", self.image.repository);
+        self.answer(Method::HEAD, &path, ACCEPT).await
+    }
+
     /// Asks for what is at a path of the registry's API, and authenticates if that is asked for.
     pub(super) async fn ask_for(
+        &mut self,
+        method: Method,
+        path: &str,
+        accept: &'static str,
+    ) -> Result<Answer, ResolveError> {
+        let answer = self.answer(method, path, accept).await?;
+        self.accepted(answer).map_err(|(_, err)| err)
+    }
+
+    /// The answer of any status that means something, after authentication if that is asked for.
+    async fn answer(
         &mut self,
         method: Method,
         path: &str,
@@ -215,28 +277,34 @@ impl<'a> Session<'a> {
             let authorization = self.authorization.clone();
             let answer = self.call(method.clone(), &url, accept, authorization, MAX_MANIFEST);
             let answer = answer.await?;
-            let status = answer.status;
-            if status == StatusCode::UNAUTHORIZED && !self.is_authenticated {
+            if answer.status == StatusCode::UNAUTHORIZED && !self.is_authenticated {
                 self.authenticate(&answer.headers).await?;
                 continue;
             }
-            return match status {
-                it if it.is_success() => Ok(answer),
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.refusal(status)),
-                StatusCode::NOT_FOUND => {
-                    let problem = format!("{} has no such image", self.host.registry);
-                    Err(ResolveError::new(ErrorReason::ImageNotFound, problem))
-                }
-                _ => {
-                    let problem = format!(
-                        "{} answers with status {}",
-                        self.host.registry,
-                        status.as_u16()
-                    );
-                    Err(ResolveError::new(ErrorReason::Network, problem))
-                }
-            };
+            return Ok(answer);
         }
+    }
+
+    /// The answer if it is what was asked for, else what its status means.
+    fn accepted(&self, answer: Answer) -> Result<Answer, (StatusCode, ResolveError)> {
+        let status = answer.status;
+        let err = match status {
+            it if it.is_success() => return Ok(answer),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.refusal(status),
+            StatusCode::NOT_FOUND => {
+                let problem = format!("{} has no such image", self.host.registry);
+                ResolveError::new(ErrorReason::ImageNotFound, problem)
+            }
+            _ => {
+                let problem = format!(
+                    "{} answers with status {}",
+                    self.host.registry,
+                    status.as_u16()
+                );
+                ResolveError::new(ErrorReason::Network, problem)
+            }
+        };
+        Err((status, err))
     }
 
     fn refusal(&self, status: StatusCode) -> ResolveError {
@@ -328,14 +396,13 @@ impl<'a> Session<'a> {
             }
         }
         let wire: Option<WireToken> = serde_json::from_slice(&answer.body).ok();
-        wire.and_then(|it| it.token.or(it.access_token))
-            .filter(|it| !it.is_empty())
-            .ok_or_else(|| {
-                ResolveError::new(
-                    ErrorReason::Network,
-                    format!("{} answers with no token", shown(&url)),
-                )
-            })
+        let tokens = wire.into_iter().flat_map(|it| [it.token, it.access_token]);
+        tokens.flatten().find(|it| !it.is_empty()).ok_or_else(|| {
+            ResolveError::new(
+                ErrorReason::Network,
+                format!("{} answers with no token", shown(&url)),
+            )
+        })
     }
 
     /// Makes a call, again if it fails in passing, and leaves a registry alone that wants to be.
@@ -365,14 +432,13 @@ impl<'a> Session<'a> {
                     let wish = self.wish(&answer.headers);
                     (rate_limited(&self.host, wish), wish)
                 }
-                Ok(answer) if is_passing(answer.status) => {
+                Ok(answer) if is_passing(&method, answer.status) => {
                     let problem = format!(
                         "{} answers with status {}",
                         shown(url),
                         answer.status.as_u16()
                     );
-                    let mut failure = ResolveError::new(ErrorReason::Network, problem);
-                    failure.unanswered = true;
+                    let failure = ResolveError::new(ErrorReason::Network, problem);
                     (failure, Some(self.wish(&answer.headers).unwrap_or(pause)))
                 }
                 Ok(answer) => return Ok(answer),
@@ -405,9 +471,18 @@ impl<'a> Session<'a> {
     }
 }
 
-fn is_passing(status: StatusCode) -> bool {
+/// Whether a repetition may be answered otherwise. Of HEAD only what [`is_final_for_head`] says is: a GET follows instead.
+fn is_passing(method: &Method, status: StatusCode) -> bool {
+    if *method == Method::HEAD {
+        return status.is_server_error() && is_final_for_head(status);
+    }
     status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
         || status == StatusCode::REQUEST_TIMEOUT
+}
+
+/// Whether a GET would be answered just the same.
+fn is_final_for_head(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 407 | 429 | 500 | 502 | 503 | 504)
 }
 
 fn rate_limited(host: &Host, pause: Option<Duration>) -> ResolveError {
@@ -417,6 +492,28 @@ fn rate_limited(host: &Host, pause: Option<Duration>) -> ResolveError {
             ErrorReason::RateLimited,
             format!("{} asks for a pause", host.registry),
         )
+    }
+}
+
+/// What is to be done about an image that was chosen.
+fn subject(chosen: choice::Subject, problems: &Problems, max_image: u64) -> Subject {
+    match chosen {
+        choice::Subject::Image(target, manifest) => sized(target, manifest, max_image),
+        choice::Subject::NotAnImage(target, what) => {
+            Subject::NotAnImage(target, FreeText::new(&what).as_str().to_owned())
+        }
+        choice::Subject::Unsupported(target, problem) => {
+            Subject::Unscannable(target, ErrorReason::UnsupportedImage, problem)
+        }
+        choice::Subject::Unread(target) => {
+            let problem = problems.get(target.digest());
+            let (reason, detail) = problem.map_or_else(
+                || (ErrorReason::Internal, "an unread manifest".to_owned()),
+                |it| (it.reason, it.detail.clone()),
+            );
+            Subject::Unscannable(target, reason, detail)
+        }
+        choice::Subject::Missing(platform) => Subject::Missing(platform),
     }
 }
 
@@ -433,16 +530,11 @@ fn sized(mut target: Target, manifest: ImageManifest, max_image: u64) -> Subject
     }
 }
 
-fn not_an_image(target: Target, what: &str) -> Subject {
-    Subject::NotAnImage(target, FreeText::new(what).as_str().to_owned())
-}
-
-fn digest_of(bytes: &[u8]) -> Digest {
-    let text = format!("sha256:{}", hex::encode(Sha256::digest(bytes)));
-    match Digest::parse(&text) {
-        Ok(digest) => digest,
-        Err(_) => unreachable!("a SHA-256 in hexadecimal digits"),
-    }
+fn parse(answer: &Answer) -> Result<Manifest, ResolveError> {
+    let content_type = answer.headers.get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|it| it.to_str().ok());
+    Manifest::parse(content_type, &answer.body)
+        .map_err(|err| ResolveError::new(ErrorReason::UnsupportedImage, err.to_string()))
 }
 
 fn basic(login: &RegistryLogin) -> Option<HeaderValue> {
