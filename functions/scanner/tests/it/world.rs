@@ -34,12 +34,17 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::ledger::MemoryLedger;
+use crate::registry::{Answer, FakeRegistry};
 
 pub(crate) const TOKEN: &str = "fake-canary-token-9f1c";
 pub(crate) const PASSWORD: &str = "fake-registry-password";
 pub(crate) const REGISTRY: &str = "registry.example.com";
+/// The digest of [`MANIFEST`].
 pub(crate) const DIGEST: &str =
-    "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+    "sha256:018f6ee9dfb109bc977f6e145b79bf5896a01d49902be7adc8837c80bb811ecd";
+
+/// What the registry of a world without others has under every name.
+const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0","size":7},"layers":[{"mediaType":"application/vnd.oci.image.layer.v1.tar+gzip","digest":"sha256:1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a","size":1000}]}"#;
 
 /// How long an invocation lasts.
 pub(crate) const INVOCATION: Duration = Duration::from_mins(15);
@@ -56,6 +61,7 @@ pub(crate) struct World {
     pub(crate) directory: TempDir,
     pub(crate) queue_url: String,
     server: JoinHandle<()>,
+    _registry: Option<FakeRegistry>,
 }
 
 impl Drop for World {
@@ -98,7 +104,15 @@ impl World {
         .await
     }
 
-    pub(crate) async fn set_up(setup: Setup<'_>) -> Self {
+    pub(crate) async fn set_up(mut setup: Setup<'_>) -> Self {
+        let mut registry = None;
+        if setup.hosts.is_empty() {
+            let headers = vec![("docker-content-digest", DIGEST.to_owned())];
+            let answer = Answer::Full(200, headers, MANIFEST.as_bytes().to_vec());
+            let started = FakeRegistry::start(move |_| answer.clone()).await;
+            setup.hosts.push((REGISTRY, started.address));
+            registry = Some(started);
+        }
         let directory = TempDir::new().unwrap();
         let clock = ManualClock::at("2026-11-21T20:00:00Z".parse().unwrap());
         let store = Store::open(
@@ -163,6 +177,7 @@ impl World {
             directory,
             queue_url,
             server,
+            _registry: registry,
         }
     }
 
@@ -281,7 +296,7 @@ impl World {
             .filter(|it| it.scan_id.as_str() == scan_id);
         let records = records.map(|it| {
             let platform = it.platform.as_ref().map_or("-", |it| it.as_str());
-            let digest = it.digest.as_ref().map_or("", |it| it.hex());
+            let digest = it.digest.as_ref().map_or("", |it| it.parts().1);
             format!("{platform} {digest:.8} {}", verdict(it))
         });
         records.collect()
@@ -363,7 +378,7 @@ fn client(base: &str) -> Client {
     Client::from_conf(config)
 }
 
-/// What a world is made of. Without hosts no registry answers, and the digests of events are scanned as they are.
+/// What a world is made of. Without hosts there is a registry that holds an image under every name.
 pub(crate) struct Setup<'a> {
     pub(crate) timeout: &'a str,
     pub(crate) program: &'a Path,
@@ -390,7 +405,7 @@ impl Default for Setup<'_> {
             program: &STAND_IN,
             source: "",
             registries: format!(
-                "  {REGISTRY}: {{ credentials: {{ type: basic, username: robot, password: \"env:PASSWORD\" }} }}"
+                "  {REGISTRY}: {{ insecure: true, credentials: {{ type: basic, username: robot, password: \"env:PASSWORD\" }} }}"
             ),
             scanner: "",
             hosts: Vec::new(),
