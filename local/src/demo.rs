@@ -195,7 +195,7 @@ async fn play(
     config: &Config,
     secrets: &Secrets,
 ) -> anyhow::Result<Outcome> {
-    let client = send::client()?;
+    let client = send::local_client()?;
     let url = format!("http://{}", server.address);
     let mut told = Vec::new();
     for story in stories() {

@@ -23,6 +23,7 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 const CHART: &str = "application/vnd.cncf.helm.config.v1+json";
 const CHART_LAYER: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
+const SIGNATURE_LAYER: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
 /// A registry that runs until it is dropped.
 pub(super) struct Registry {
@@ -129,6 +130,8 @@ fn manifests() -> anyhow::Result<Manifests> {
         IMAGE,
         image(CHART, CHART_LAYER, "chart"),
     )?;
+    let signature = image(CONFIG, SIGNATURE_LAYER, "signature");
+    put("pass", Some(super::SIGNATURE), IMAGE, signature)?;
     Ok(manifests)
 }
 

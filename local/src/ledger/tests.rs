@@ -2,6 +2,7 @@
 
 use scanhook_core::image::Image;
 use scanhook_core::message::QueueMessage;
+use scanhook_core::platform::Platform;
 use scanhook_core::report::{Evaluation, Findings, Report};
 use scanhook_core::source::SourceName;
 use scanhook_core::target::Target;

@@ -39,7 +39,7 @@ const BEHAVIOURS: [&str; 11] = [
 fn place() -> Place {
     let mut place = Place::new();
     for (name, value) in &mut place.environment {
-        if name != "PATH" {
+        if !["PATH", "http_proxy", "no_proxy"].contains(&name.as_str()) {
             *value = format!("{MARK}-{name}");
         }
     }
@@ -214,6 +214,8 @@ fn check_cli(place: &Place, process: &CliProcess, has_login: bool, search: &mut 
         (text("TMPDIR"), format!("{home}/tmp")),
         (text("SECURE_API_TOKEN"), format!("{MARK}-SYSDIG")),
         (text("https_proxy"), text("http://proxy.example.com:3128")),
+        (text("http_proxy"), place.environment["http_proxy"].clone()),
+        (text("no_proxy"), text("127.0.0.1")),
         (text("NO_PROXY"), text("localhost")),
     ]);
     if has_login {

@@ -21,7 +21,10 @@ fn refused(ran: &Ran, code: i32, words: &str) {
 
 #[test]
 fn the_demo_ends_with_0_and_a_verdict_for_every_kind() {
-    let ran = Place::new().run(&["demo"]);
+    let mut place = Place::new();
+    // Whoever tries it may be behind a proxy, which does not lead to this machine.
+    place.environment.remove("no_proxy");
+    let ran = place.run(&["demo"]);
     assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
     for kind in kinds::ALL {
         let row = |it: &str| {

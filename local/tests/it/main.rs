@@ -15,6 +15,7 @@ mod flood;
 mod kill;
 mod operations;
 mod page;
+mod registry;
 mod sample;
 mod slow_sqs;
 mod starts;

@@ -110,10 +110,10 @@ fn every_event_is_told_with_what_becomes_of_it_and_why() {
             "the payload names \"evil.example.com\"; `registry` and `hosts` are harbor.example.com, harbor.internal",
         ],
         [
-            "not_an_image",
+            "queued",
             api,
             &signature,
-            "its tag is one that tools give to signatures, attestations and SBOMs",
+            "PUSH_ARTIFACT of an image that the source wants",
         ],
         [
             "malformed",

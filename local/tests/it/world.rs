@@ -18,8 +18,9 @@ use scanhook_emulator::sqs::{Peeked, Store};
 use scanhook_settings::config::Config;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+
+use crate::registry;
 
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_scanhook");
@@ -36,7 +37,9 @@ sources:
   registry: { kind: distribution, registry: registry.example.com, auth: [{ type: bearer, secret: "env:REGISTRY" }] }
   basic: { kind: harbor, registry: basic.example.com, auth: [{ type: basic, username: robot, secret: "env:BASIC" }] }
 registries:
-  harbor.example.com: { credentials: { type: basic, username: robot, password: "env:PASSWORD" } }
+  harbor.example.com: { insecure: true, credentials: { type: basic, username: robot, password: "env:PASSWORD" } }
+  "*.example.com": { insecure: true }
+  ghcr.io: { insecure: true }
 scanner: { api_url: "http://127.0.0.1:1", api_token: "env:SYSDIG", timeout: 1m, concurrency: 4 }
 retry: { attempts: 4, base: 1s, cap: 1s }
 "#;
@@ -70,7 +73,14 @@ impl Place {
             directory,
             environment: secrets
                 .into_iter()
-                .chain([("PATH".to_owned(), path)])
+                .chain([
+                    ("PATH".to_owned(), path),
+                    (
+                        "http_proxy".to_owned(),
+                        format!("http://{}", registry::address()),
+                    ),
+                    ("no_proxy".to_owned(), "127.0.0.1".to_owned()),
+                ])
                 .collect(),
             logs: AtomicU32::new(0),
         }
@@ -171,8 +181,8 @@ impl Place {
         }
     }
 
-    /// A push of `image` as the registry of `source` tells of it, with the right credential. No registry answers here, so
-    /// without a digest of its own it gets one, which is scanned as it is.
+    /// A push of `image` as the registry of `source` tells of it, with the right credential; without a digest of its own it
+    /// gets that of its tag.
     pub(crate) fn delivery(&self, source: &str, image: &str) -> Delivery {
         let config = fs::read_to_string(self.path("scanhook.yaml")).unwrap();
         let config = Config::parse(&config).unwrap();
@@ -187,10 +197,8 @@ impl Place {
         };
         let mut image = Image::parse(image).unwrap();
         if let Pin::Tag(tag) = image.pin {
-            let hash = hex::encode(Sha256::digest(
-                image.repository.as_str().to_owned() + tag.as_str(),
-            ));
-            image.pin = Pin::TagAndDigest(tag, Digest::parse(&format!("sha256:{hash}")).unwrap());
+            let digest = registry::digest_of_tag(image.repository.as_str(), tag.as_str());
+            image.pin = Pin::TagAndDigest(tag, Digest::parse(&digest).unwrap());
         }
         let push = SamplePush {
             image: &image,
@@ -283,7 +291,7 @@ pub(crate) fn is_settled(record: &Value) -> bool {
 
 /// A digest that is another one for each number.
 pub(crate) fn digest(number: u64) -> String {
-    format!("sha256:{number:064x}")
+    registry::digest_of(&number.to_string())
 }
 
 /// Looks until there is what is looked for.

@@ -274,7 +274,8 @@ async fn what_is_no_image_is_skipped_with_its_type_and_never_scanned() {
     referrer["artifactType"] = "application/vnd.example.thing".into();
     content.put("demo/fail", Some("referrer"), &referrer);
     let blob = crate::registry::digest_of("layer");
-    let layers = json!({"schemaVersion": 2, "manifests": [{"mediaType": LAYER, "digest": blob, "size": 1}]});
+    let layers =
+        json!({"schemaVersion": 2, "manifests": [{"mediaType": LAYER, "digest": blob, "size": 1}]});
     content.put("demo/fail", Some("old-cache"), &layers);
     let manifest = json!({"mediaType": "application/vnd.oci.artifact.manifest.v1+json", "artifactType": "a/b"});
     content.put("demo/fail", Some("artifact"), &manifest);
@@ -411,7 +412,9 @@ async fn what_could_not_be_looked_at_is_not_scanned_whether_its_digest_is_known_
         let world = World::set_up(setup).await;
         for digest in [None, Some(DIGEST)] {
             let scan_id = digest.map_or("tag", |_| "digest");
-            let outcome = world.outcome(&message(scan_id, Some("1.0"), digest), 1).await;
+            let outcome = world
+                .outcome(&message(scan_id, Some("1.0"), digest), 1)
+                .await;
             assert_eq!(outcome, "retried: network");
         }
         assert_eq!(world.ledger.0.lock().unwrap().granted, 0);
