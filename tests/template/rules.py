@@ -67,8 +67,8 @@ def dead_letters_outlive_messages_and_their_reasons_outlive_them(model: Model) -
     kept = model.properties("Queue")["MessageRetentionPeriod"]
     dead = model.properties("DeadLetterQueue")["MessageRetentionPeriod"]
     true("a dead letter counts from its first send", dead > kept)
-    ledger = source.number("functions/settings/src/config.rs", r"ledger_keep: wire[^;]*?Duration::from_hours\((\d+) \* 24\)")
-    true("the ledger forgets before the dead-letter queue does", ledger * 86400 >= dead)
+    days = source.number("functions/core/src/retry.rs", r"DEAD_LETTERS_KEPT: Duration = Duration::from_hours\((\d+) \* 24\)")
+    same("how long the ledger is sure to remember a dead letter", days * 86400, dead)
     # Ten receives, an hour between two at most, 15 minutes for each.
     attempts = default(model.written, model.properties("Queue")["RedrivePolicy"]["maxReceiveCount"])
     true("retries last longer than messages are kept", attempts * (3600 + 900) < kept)

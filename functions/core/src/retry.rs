@@ -16,6 +16,10 @@ pub struct RetryPolicy {
     pub cap: Duration,
 }
 
+/// How long a dead-letter queue keeps a message: as long as SQS allows. The reason of a dead letter and the claim that
+/// keeps its content from being scanned twice must last as long.
+pub const DEAD_LETTERS_KEPT: Duration = Duration::from_hours(14 * 24);
+
 /// SQS hides a message for 12 hours at most, counted from its receive; what is left of it is unknown to us, so stay well inside.
 const MAX_VISIBILITY: Duration = Duration::from_hours(11);
 

@@ -14,7 +14,7 @@ use scanhook_core::auth::{Credential, Scheme};
 use scanhook_core::image::Registry;
 use scanhook_core::oidc::Expected;
 use scanhook_core::platform::Platform;
-use scanhook_core::retry::RetryPolicy;
+use scanhook_core::retry::{DEAD_LETTERS_KEPT, RetryPolicy};
 use scanhook_core::source::{Source, SourceName};
 use secrecy::SecretString;
 
@@ -47,7 +47,8 @@ pub struct Config {
     pub dedup_window: Duration,
     /// How failures are tried again.
     pub retry: RetryPolicy,
-    /// How long the ledger keeps what it knows.
+    /// How long the ledger keeps what it knows: `ledger.keep` and the dedup window, since a message that arrives at the end
+    /// of the window may wait as long as a dead letter before a scan satisfies it.
     pub ledger_keep: Duration,
     /// The longest body of a delivery, in bytes.
     pub body_limit: u64,
@@ -174,16 +175,15 @@ impl Config {
         let registries = registries.map(|(pattern, wire)| registry(pattern, wire));
         let registries = registries.collect::<Result<_, _>>()?;
         let scanner = wire.scanner.map(scanner).transpose()?;
+        let dedup_window = wire.dedup.window.map_or(Duration::from_mins(10), |it| it.0);
         Ok(Self {
             sources,
             registries,
             scanner,
-            dedup_window: wire.dedup.window.map_or(Duration::from_mins(10), |it| it.0),
+            dedup_window,
             retry: retry(&wire.retry)?,
-            ledger_keep: wire
-                .ledger
-                .keep
-                .map_or(Duration::from_hours(90 * 24), |it| it.0),
+            ledger_keep: history_kept(wire.ledger.keep.map(|it| it.0))?
+                .saturating_add(dedup_window),
             body_limit: body_limit(wire.limits.body.map(|it| it.0))?,
             warnings,
         })
@@ -357,6 +357,15 @@ fn retry(wire: &WireRetry) -> Result<RetryPolicy, ConfigError> {
     })
 }
 
+fn history_kept(keep: Option<Duration>) -> Result<Duration, ConfigError> {
+    let keep = keep.unwrap_or(Duration::from_hours(90 * 24));
+    if keep < DEAD_LETTERS_KEPT {
+        let problem = "must be at least 14d, as long as the dead-letter queue keeps a message";
+        return Err(error("ledger.keep", problem));
+    }
+    Ok(keep)
+}
+
 /// Lambda takes at most 6 MB, and base64 inflates.
 const MAX_BODY: u64 = 4 << 20;
 
@@ -414,6 +423,32 @@ sources:
             }
         );
         assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn the_ledger_forgets_nothing_before_the_dead_letter_queue_does() {
+        let check_keep = |keep: &str| check(&format!("{GOOD}ledger: {{ keep: {keep} }}"));
+        for keep in ["1s", "0s", "13d", "335h 59m"] {
+            assert_eq!(
+                check_keep(keep),
+                "ledger.keep: must be at least 14d, as long as the dead-letter queue keeps a message",
+                "{keep}"
+            );
+        }
+        assert_eq!(check_keep("14d"), "ok ");
+        assert_eq!(check_keep("1000y"), "ok ");
+    }
+
+    #[test]
+    fn a_scan_is_remembered_as_long_as_a_message_that_it_satisfies_may_wait() {
+        let days = |days: u64| Duration::from_hours(days * 24);
+        for (lines, kept) in [
+            ("", days(90) + Duration::from_mins(10)),
+            ("dedup: { window: 100d }\nledger: { keep: 14d }", days(114)),
+        ] {
+            let config = Config::parse(&format!("{GOOD}{lines}")).unwrap();
+            assert_eq!(config.ledger_keep, kept, "{lines}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use aws_sdk_sqs::config::{BehaviorVersion, HttpClient, Region};
 use aws_sdk_sqs::types::QueueAttributeName;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::record::{ScanRecord, State};
+use scanhook_core::retry::DEAD_LETTERS_KEPT;
 use scanhook_emulator::sqs::{self, Endpoint, Peeked, Store};
 use scanhook_settings::Environment;
 use scanhook_settings::aws::Aws;
@@ -29,9 +30,9 @@ pub(crate) async fn ensure_queues(
     config: &Config,
     function_timeout: Duration,
 ) -> anyhow::Result<()> {
-    let fortnight = Duration::from_hours(14 * 24).as_secs().to_string();
+    let kept = DEAD_LETTERS_KEPT.as_secs().to_string();
     let dead_letters = store
-        .ensure_queue(DEAD_LETTERS, &[("MessageRetentionPeriod", &fortnight)])
+        .ensure_queue(DEAD_LETTERS, &[("MessageRetentionPeriod", &kept)])
         .await?;
     let redrive = serde_json::json!({"deadLetterTargetArn": dead_letters, "maxReceiveCount": config.retry.attempts});
     let visibility = (function_timeout * 6)
