@@ -18,7 +18,7 @@ use scanhook_settings::aws::Aws;
 use scanhook_settings::config::{Config, ConfigError, ScannerConfig};
 use scanhook_settings::live::Live;
 use scanhook_settings::location::Location;
-use scanhook_settings::secrets::{Secret, Secrets};
+use scanhook_settings::secrets::{Reread, Secret, Secrets};
 use secrecy::SecretString;
 
 use crate::batch::{MARGIN, Scanner};
@@ -120,9 +120,9 @@ impl ScannerSettings {
         }
     }
 
-    /// Reads Sysdig's token again, which was refused, and says whether it is another one by now.
-    pub async fn has_other_token(&self, refused: &SecretString) -> bool {
-        self.api_token.other_than(refused).await.is_some()
+    /// Reads Sysdig's token again, which was refused.
+    pub async fn reread_token(&self, refused: &SecretString) -> Reread {
+        self.api_token.reread(refused).await
     }
 }
 

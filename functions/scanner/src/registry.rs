@@ -21,11 +21,11 @@ use scanhook_core::target::Target;
 use scanhook_core::verdict::ErrorReason;
 use scanhook_settings::Environment;
 use scanhook_settings::config::{Config, ConfigError};
-use scanhook_settings::secrets::Secrets;
+use scanhook_settings::secrets::{Reread, Secrets};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::address::Reach;
-use self::credentials::{Credentials, LoginError, Logins, Makers};
+use self::credentials::{Credentials, Logins, Makers};
 use self::http::{CallError, Http, Trust};
 use self::session::Session;
 use crate::batch::Clock;
@@ -106,6 +106,8 @@ pub struct ResolveError {
     pub detail: String,
     /// How long the registry wants to be left alone.
     pub pause: Option<Duration>,
+    /// Whether credentials were refused that could not be read again: a fresh value may be accepted.
+    pub is_unconfirmed: bool,
 }
 
 /// Hosts whose API is elsewhere. Source: Docker's documentation, "Docker Hub usage and limits".
@@ -165,18 +167,24 @@ impl Registries {
         wanted: &[Platform],
         max_image: u64,
     ) -> Result<Resolved, ResolveError> {
-        let session = Session::open(self, image).await?;
-        let login = session.login().cloned();
-        let resolved = session.resolve(wanted, max_image).await;
-        match (resolved, &login) {
-            (Err(err), Some(refused))
-                if err.reason == ErrorReason::Unauthorized
-                    && self.has_other_login(&image.registry, refused).await =>
-            {
-                let session = Session::open(self, image).await?;
-                session.resolve(wanted, max_image).await
-            }
-            (resolved, _) => resolved,
+        let mut is_first = true;
+        loop {
+            let session = Session::open(self, image).await?;
+            let login = session.login().cloned();
+            let err = match (session.resolve(wanted, max_image).await, login) {
+                (Err(err), Some(refused)) if err.reason == ErrorReason::Unauthorized => {
+                    match self.reread_login(&image.registry, &refused).await {
+                        Reread::Changed if is_first => {
+                            is_first = false;
+                            continue;
+                        }
+                        Reread::Same => err,
+                        Reread::Changed | Reread::Failed => err.unconfirmed(),
+                    }
+                }
+                (resolved, _) => return resolved,
+            };
+            return Err(err);
         }
     }
 
@@ -188,22 +196,23 @@ impl Registries {
         }
     }
 
-    /// Reads the credentials again that were refused, and says whether they are others by now.
-    pub async fn has_other_login(&self, registry: &Registry, refused: &RegistryLogin) -> bool {
+    /// Reads the credentials again that were refused.
+    pub async fn reread_login(&self, registry: &Registry, refused: &RegistryLogin) -> Reread {
         match self.host(registry) {
             Some(host) => {
                 let logins = &host.logins;
-                logins
-                    .has_other_than(refused, &self.makers, &self.http)
-                    .await
+                logins.reread(refused, &self.makers, &self.http).await
             }
-            None => false,
+            None => Reread::Same,
         }
     }
 
     async fn login_of(&self, host: &Host) -> Result<Option<RegistryLogin>, ResolveError> {
         let login = host.logins.login(&self.makers, &self.http).await;
-        login.map_err(|LoginError { reason, detail }| ResolveError::new(reason, detail))
+        login.map_err(|err| ResolveError {
+            is_unconfirmed: err.is_unconfirmed,
+            ..ResolveError::new(err.reason, err.detail)
+        })
     }
 
     fn host(&self, registry: &Registry) -> Option<Arc<Host>> {
@@ -313,6 +322,15 @@ impl ResolveError {
             reason,
             detail,
             pause: None,
+            is_unconfirmed: false,
+        }
+    }
+
+    /// The same for credentials that could not be read again.
+    fn unconfirmed(self) -> Self {
+        Self {
+            is_unconfirmed: true,
+            ..self
         }
     }
 }

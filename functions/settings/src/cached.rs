@@ -37,7 +37,7 @@ pub(crate) struct Cached<T, E> {
 
 struct Present<T, E> {
     value: Option<Arc<T>>,
-    /// Why the last reading brought nothing, while nothing is known.
+    /// Why the last reading brought nothing, if it did.
     problem: Option<E>,
     /// When the last reading began.
     tried: Option<Instant>,
@@ -112,29 +112,31 @@ impl<T: Send + Sync + 'static, E: Clone + Display + Send + Sync + 'static> Cache
     }
 
     /// Reads again whenever it was read last, for those who ask no more often than they work; waits for it at most until
-    /// `until`.
-    pub(crate) async fn renew_now(self: &Arc<Self>, until: Instant) {
+    /// `until`. `None` if it could not be read by then.
+    pub(crate) async fn renew_now(self: &Arc<Self>, until: Instant) -> Option<Arc<T>> {
         let reading = tokio::spawn(Arc::clone(self).renewed(Instant::now(), Duration::ZERO));
-        let _ = timeout_at(until, reading).await;
+        timeout_at(until, reading).await.ok()?.ok()?
     }
 
-    /// Reads again, unless a reading began since `guard` before `asked`.
-    async fn renewed(self: Arc<Self>, asked: Instant, guard: Duration) {
+    /// Reads again, unless a reading began since `guard` before `asked`. `None` if the latest reading failed.
+    async fn renewed(self: Arc<Self>, asked: Instant, guard: Duration) -> Option<Arc<T>> {
         let _turn = self.turn.lock().await;
         if self
             .look(|it| it.tried)
             .is_some_and(|it| it + guard > asked)
         {
-            return;
+            let latest = |it: &Present<T, E>| it.value.clone().filter(|_| it.problem.is_none());
+            return self.look(latest);
         }
-        if let Err(err) = self.read().await {
+        let read = self.read().await.inspect_err(|err| {
             let name = &self.name;
             tracing::error!(
                 event = "refresh.failed",
                 name,
                 "could not read {name} again: {err}"
             );
-        }
+        });
+        read.ok()
     }
 
     async fn read(&self) -> Result<Arc<T>, E> {

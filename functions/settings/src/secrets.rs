@@ -195,6 +195,17 @@ pub enum ResolveSecretError {
     Placeholder,
 }
 
+/// What came of reading again a secret whose value was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reread {
+    /// There is another value by now, which may be accepted.
+    Changed,
+    /// The value is fresh, and the one that was refused.
+    Same,
+    /// Nothing could be read, or nothing of use, so the refused value may be an old one.
+    Failed,
+}
+
 /// A secret is read again after this long, so that a rotated one is seen without a restart.
 pub const KEEP: Duration = Duration::from_mins(5);
 
@@ -356,14 +367,19 @@ impl Secret {
         SecretString::clone(&self.present())
     }
 
-    /// Reads the secret again because `refused` was refused by those whom we showed it, and tells the value if that is
-    /// another one. No stranger can cause that, so no reading is spared.
-    pub async fn other_than(&self, refused: &SecretString) -> Option<SecretString> {
-        if self.present().expose_secret() == refused.expose_secret() {
-            self.document.renew_now(Instant::now() + LIMIT).await;
+    /// Reads the secret again because `refused` was refused by those whom we showed it. No stranger can cause that, so no
+    /// reading is spared.
+    pub async fn reread(&self, refused: &SecretString) -> Reread {
+        if self.present().expose_secret() != refused.expose_secret() {
+            return Reread::Changed;
         }
-        let present = self.present();
-        (present.expose_secret() != refused.expose_secret()).then(|| SecretString::clone(&present))
+        let document = self.document.renew_now(Instant::now() + LIMIT).await;
+        let fresh = document.and_then(|it| extract(&it, self.reference.key(), self.strength).ok());
+        match fresh {
+            Some(fresh) if fresh.expose_secret() == refused.expose_secret() => Reread::Same,
+            Some(_) => Reread::Changed,
+            None => Reread::Failed,
+        }
     }
 }
 
@@ -472,7 +488,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_refused_secret_is_read_again_and_told_only_if_it_changed() {
+    async fn a_refused_secret_is_the_same_only_if_it_could_be_read_again() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("secret");
         std::fs::write(&path, "fake-old-secret-value\n").unwrap();
@@ -481,17 +497,17 @@ mod tests {
             .unwrap();
         let old = secret.value().await;
         assert_eq!(old.expose_secret(), "fake-old-secret-value");
-        assert!(secret.other_than(&old).await.is_none());
+        assert_eq!(secret.reread(&old).await, Reread::Same);
         std::fs::write(&path, "fake-new-secret-value\n").unwrap();
-        assert_eq!(
-            secret.other_than(&old).await.unwrap().expose_secret(),
-            "fake-new-secret-value"
-        );
-        std::fs::remove_file(&path).unwrap();
+        assert_eq!(secret.reread(&old).await, Reread::Changed);
         let new = secret.value().await;
+        assert_eq!(new.expose_secret(), "fake-new-secret-value");
+        std::fs::remove_file(&path).unwrap();
         advance(2 * KEEP).await;
-        assert!(secret.other_than(&new).await.is_none());
+        assert_eq!(secret.reread(&new).await, Reread::Failed);
+        assert_eq!(secret.reread(&old).await, Reread::Changed);
         std::fs::write(&path, "short").unwrap();
+        assert_eq!(secret.reread(&new).await, Reread::Failed);
         advance(2 * KEEP).await;
         assert_eq!(secret.value().await.expose_secret(), new.expose_secret());
         assert_eq!(

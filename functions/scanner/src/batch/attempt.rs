@@ -228,10 +228,15 @@ async fn resolve<L: Ledger>(
             reason: ErrorReason::Network,
             detail: "the registry did not answer in time".to_owned(),
             pause: None,
+            is_unconfirmed: false,
         })
     });
-    resolved.map_err(|err| Failure {
-        comes_back: err.pause.map_or(ComesBack::Later, ComesBack::NotBefore),
-        ..attempt.failure(err.reason, err.detail)
+    resolved.map_err(|err| {
+        let mut failure = attempt.failure(err.reason, err.detail);
+        failure.comes_back = err.pause.map_or(ComesBack::Later, ComesBack::NotBefore);
+        if err.is_unconfirmed {
+            failure.error.class = Class::Transient;
+        }
+        failure
     })
 }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use scanhook_core::image::Digest;
 use scanhook_core::message::QueueMessage;
+use scanhook_core::plan::ScanPlan;
 use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord};
 use scanhook_core::target::Target;
 use scanhook_core::verdict::{Class, CliRun, ErrorReason, Judged, Verdict, judge};
+use scanhook_settings::secrets::Reread;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
@@ -155,9 +157,13 @@ pub(super) async fn scan<L: Ledger>(
                 slot.distrust_database();
             }
             let mut comes_back = ComesBack::Later;
-            if scanner.has_changed(error.reason, target, &plan).await {
-                error.class = Class::Transient;
-                comes_back = ComesBack::After(SOON);
+            match scanner.reread(error.reason, target, &plan).await {
+                Some(Reread::Changed) => {
+                    error.class = Class::Transient;
+                    comes_back = ComesBack::After(SOON);
+                }
+                Some(Reread::Failed) => error.class = Class::Transient,
+                Some(Reread::Same) | None => {}
             }
             Err(Failure { error, comes_back })
         }
@@ -205,20 +211,20 @@ fn satisfied_after(message: &QueueMessage, attempt: &Attempt<'_>, window: Durati
 }
 
 impl<L> Scanner<L> {
-    /// Reads the secret again that was refused in a run of `plan`, and says whether it is another one by now.
-    async fn has_changed(
+    /// Reads the secret again that was refused in a run of `plan`; `None` if none was.
+    async fn reread(
         &self,
         refused: ErrorReason,
         target: &Target,
-        plan: &scanhook_core::plan::ScanPlan,
-    ) -> bool {
+        plan: &ScanPlan,
+    ) -> Option<Reread> {
         match (refused, &plan.login) {
-            (ErrorReason::BadToken, _) => self.settings.has_other_token(&plan.api_token).await,
+            (ErrorReason::BadToken, _) => Some(self.settings.reread_token(&plan.api_token).await),
             (ErrorReason::Unauthorized, Some(login)) => {
                 let registry = &target.image().registry;
-                self.registries.has_other_login(registry, login).await
+                Some(self.registries.reread_login(registry, login).await)
             }
-            _ => false,
+            _ => None,
         }
     }
 }

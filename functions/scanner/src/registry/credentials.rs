@@ -10,7 +10,7 @@ use scanhook_core::plan::RegistryLogin;
 use scanhook_core::verdict::ErrorReason;
 use scanhook_settings::Environment;
 use scanhook_settings::config::{ConfigError, CredentialsConfig, RegistryConfig};
-use scanhook_settings::secrets::{Secret, Secrets};
+use scanhook_settings::secrets::{Reread, Secret, Secrets};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
@@ -52,13 +52,17 @@ pub(super) enum Credentials {
 pub(super) struct LoginError {
     pub(super) reason: ErrorReason,
     pub(super) detail: String,
+    /// Whether the secret was refused and could not be read again.
+    pub(super) is_unconfirmed: bool,
 }
 
 /// A login that lasts for a while.
-#[derive(Clone)]
 struct Lasting {
     login: RegistryLogin,
+    made_at: Instant,
     until: Instant,
+    /// The secret that it was made with, if there is one.
+    secret: Option<SecretString>,
 }
 
 /// What logins are made with.
@@ -164,7 +168,32 @@ impl Logins {
         }))
     }
 
+    /// Makes a login, once more if its secret is refused and has another value by now.
     async fn make(&self, makers: &Makers, http: &Http) -> Result<Lasting, LoginError> {
+        let Some(secret) = self.credentials.secret() else {
+            return self.make_once(makers, http).await;
+        };
+        let value = secret.value().await;
+        let made = match self.make_once(makers, http).await {
+            Err(err) if err.reason == ErrorReason::Unauthorized => {
+                match secret.reread(&value).await {
+                    Reread::Changed => self.make_once(makers, http).await,
+                    Reread::Same => Err(err),
+                    Reread::Failed => Err(LoginError {
+                        is_unconfirmed: true,
+                        ..err
+                    }),
+                }
+            }
+            made => made,
+        };
+        Ok(Lasting {
+            secret: Some(secret.value().await),
+            ..made?
+        })
+    }
+
+    async fn make_once(&self, makers: &Makers, http: &Http) -> Result<Lasting, LoginError> {
         match &self.credentials {
             Credentials::Ecr => ecr::login(&self.registry, &makers.sdk).await,
             Credentials::Gar { key } => gar::login(key.as_deref(), makers, http).await,
@@ -182,40 +211,45 @@ impl Logins {
         }
     }
 
-    /// Forgets a login that was refused, reads its secret again, and says whether there is another one by now.
-    pub(super) async fn has_other_than(
+    /// Reads the secret again behind a login that was refused, and makes a new one where logins are made.
+    pub(super) async fn reread(
         &self,
         refused: &RegistryLogin,
         makers: &Makers,
         http: &Http,
-    ) -> bool {
-        if let Some(secret) = self.credentials.secret() {
-            match self.credentials {
-                Credentials::Basic { .. } | Credentials::Bearer { .. } => {
-                    return secret.other_than(&refused.password).await.is_some();
-                }
-                _ => {
-                    let present = secret.value().await;
-                    secret.other_than(&present).await;
-                }
-            }
+    ) -> Reread {
+        if let Credentials::Basic {
+            password: secret, ..
+        }
+        | Credentials::Bearer { token: secret, .. } = &self.credentials
+        {
+            return secret.reread(&refused.password).await;
         }
         let forgotten = {
             let mut lasting = self.lasting.lock().await;
-            let is_refused = lasting
-                .as_ref()
-                .is_some_and(|it| is_same(&it.login, refused));
-            if is_refused { lasting.take() } else { None }
+            lasting.take_if(|it| is_same(&it.login, refused))
+        };
+        let used = forgotten.as_ref().and_then(|it| it.secret.as_ref());
+        let secret = match (self.credentials.secret(), used) {
+            (Some(secret), Some(used)) => secret.reread(used).await,
+            _ => Reread::Same,
         };
         // One that was just made will not be better the next time.
-        let is_fresh = forgotten.is_some_and(|it| it.until > Instant::now() + MOST_OF_ITS_LIFE);
-        let other = self.login(makers, http).await;
-        !is_fresh && matches!(other, Ok(Some(it)) if !is_same(&it, refused))
+        let was_fresh = forgotten.is_some_and(|it| it.made_at.elapsed() < FRESH);
+        match (secret, self.login(makers, http).await) {
+            (Reread::Failed, _) => Reread::Failed,
+            (_, Err(err)) if err.reason != ErrorReason::Unauthorized || err.is_unconfirmed => {
+                Reread::Failed
+            }
+            (Reread::Changed, Ok(Some(_))) => Reread::Changed,
+            (_, Ok(Some(other))) if !was_fresh && !is_same(&other, refused) => Reread::Changed,
+            _ => Reread::Same,
+        }
     }
 }
 
-/// Every such login lasts an hour or more, less what is spared.
-const MOST_OF_ITS_LIFE: Duration = Duration::from_mins(40);
+/// A login counts as just made for as long as a scan with it may last in Lambda.
+const FRESH: Duration = Duration::from_mins(15);
 
 fn is_same(one: &RegistryLogin, other: &RegistryLogin) -> bool {
     one.username == other.username && one.password.expose_secret() == other.password.expose_secret()
@@ -228,6 +262,8 @@ impl Lasting {
                 username: username.to_owned(),
                 password: SecretString::from(password),
             },
+            made_at: Instant::now(),
+            secret: None,
             until: Instant::now() + lifetime.saturating_sub(SPARE),
         }
     }
@@ -238,6 +274,7 @@ impl LoginError {
         Self {
             reason: ErrorReason::Unauthorized,
             detail: detail.into(),
+            is_unconfirmed: false,
         }
     }
 
@@ -245,6 +282,7 @@ impl LoginError {
         Self {
             reason: ErrorReason::Network,
             detail: detail.into(),
+            is_unconfirmed: false,
         }
     }
 }

@@ -172,7 +172,7 @@ impl<'a> Session<'a> {
             };
             let looked = match self.manifest(&needed).await {
                 Ok(manifest) => Looked::Manifest(manifest),
-                Err(err) if needed == *digest || err.reason.may_pass() => return Err(err),
+                Err(err) if needed == *digest || is_of_all(err.reason) => return Err(err),
                 Err(err) => {
                     let is_absent = err.reason == ErrorReason::ImageNotFound;
                     problems.insert(needed.clone(), err);
@@ -493,6 +493,12 @@ fn rate_limited(host: &Host, pause: Option<Duration>) -> ResolveError {
             format!("{} asks for a pause", host.registry),
         )
     }
+}
+
+/// Whether a manifest that can't be read for this reason says nothing of its own: what may pass is asked for again later, and
+/// credentials that are refused are read again first.
+fn is_of_all(reason: ErrorReason) -> bool {
+    reason.may_pass() || reason == ErrorReason::Unauthorized
 }
 
 /// What is to be done about an image that was chosen.

@@ -1,5 +1,9 @@
 //! How a private registry is convinced, by each type of credentials.
 
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -9,7 +13,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use crate::registry::{Answer, Asked, Content, FakeRegistry, answer_json, status, with};
-use crate::world::{PASSWORD, REGISTRY, Setup, World, message_for};
+use crate::world::{PASSWORD, REGISTRY, Setup, TOKEN, World, message_for};
 
 const PASSED: &str = "passed [0, 2, 2, 1, 1] confirmed";
 
@@ -81,6 +85,174 @@ async fn a_replaced_password_is_read_again_before_anything_is_given_up() {
     let world = World::set_up(setup).await;
     std::fs::write(&file, "fake-new-password").unwrap();
     assert_eq!(outcome(&world, REGISTRY, 1).await, PASSED);
+}
+
+/// An entry of `registries` for a host, whose password is in a file that the test changes.
+fn entry_with_file(host: &str, keys: &str, file: &Path) -> String {
+    format!(
+        r#"  {host}: {{ insecure: true, credentials: {{ {keys}: "file:{}" }} }}"#,
+        file.display()
+    )
+}
+
+#[tokio::test]
+async fn a_refused_token_that_could_not_be_read_again_is_tried_again() {
+    let registry = FakeRegistry::holding({
+        let mut content = Content::default();
+        content.image("demo/bad-token", Some("1.0"), "a");
+        content
+    });
+    let registry = registry.await;
+    let world = World::set_up(Setup {
+        registries: format!("  {REGISTRY}: {{ insecure: true }}"),
+        hosts: vec![(REGISTRY, registry.address)],
+        ..Setup::default()
+    });
+    let world = world.await;
+    let mut message = message_for("scan", "demo/bad-token");
+    message["image"]["digest"] = Value::Null;
+    let token = world.directory.path().join("token");
+    std::fs::remove_file(&token).unwrap();
+    let outcome = world.outcome(&message.to_string(), 1).await;
+    assert_eq!(outcome, "retried: bad_token", "the file is gone");
+    std::fs::write(&token, "").unwrap();
+    let outcome = world.outcome(&message.to_string(), 2).await;
+    assert_eq!(outcome, "retried: bad_token", "the file is empty");
+    std::fs::write(&token, TOKEN).unwrap();
+    let outcome = world.outcome(&message.to_string(), 2).await;
+    assert_eq!(outcome, "dead letter: bad_token", "the same fresh value");
+}
+
+#[tokio::test]
+async fn a_refused_password_that_could_not_be_read_again_is_tried_again() {
+    let (mut content, _) = content();
+    content.image("demo/registry-401", Some("1.0"), "b");
+    let registry = FakeRegistry::start(wants(content, basic("robot", PASSWORD))).await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    std::fs::write(&file, "fake-wrong-password").unwrap();
+    let world = World::set_up(Setup {
+        registries: entry_with_file(REGISTRY, "type: basic, username: robot, password", &file),
+        hosts: vec![(REGISTRY, registry.address)],
+        ..Setup::default()
+    });
+    let world = world.await;
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(
+        outcome(&world, REGISTRY, 1).await,
+        "retried: unauthorized",
+        "refused by the registry"
+    );
+    std::fs::write(&file, PASSWORD).unwrap();
+    assert_eq!(outcome(&world, REGISTRY, 2).await, PASSED);
+    std::fs::remove_file(&file).unwrap();
+    let mut message = message_for("cli", "demo/registry-401");
+    message["image"]["digest"] = Value::Null;
+    let refused_to_cli = world.outcome(&message.to_string(), 1).await;
+    assert_eq!(
+        refused_to_cli, "retried: unauthorized",
+        "refused to the CLI"
+    );
+    std::fs::write(&file, PASSWORD).unwrap();
+    let refused_to_cli = world.outcome(&message.to_string(), 2).await;
+    assert_eq!(refused_to_cli, "dead letter: unauthorized");
+}
+
+/// A registry of Azure whose exchange gives `fake-refresh-token`, which it takes itself if `is_taken`.
+async fn azure(is_taken: bool) -> FakeRegistry {
+    let password = if is_taken {
+        "fake-refresh-token"
+    } else {
+        "fake-other-token"
+    };
+    let null_user = "00000000-0000-0000-0000-000000000000";
+    let holds = wants(content().0, basic(null_user, password));
+    FakeRegistry::start(move |asked| match asked.path.as_str() {
+        "/oauth2/exchange" => answer_json(&json!({"refresh_token": "fake-refresh-token"})),
+        _ => holds(asked),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_token_server_that_refuses_a_secret_has_it_read_again_first() {
+    let host = "team.azurecr.io";
+    let registry = azure(true).await;
+    let directory = FakeRegistry::start(|asked| {
+        if asked.body.contains("client_secret=fake-new-password") {
+            answer_json(&json!({"access_token": "fake-directory-token", "expires_in": 3599}))
+        } else {
+            status(401)
+        }
+    })
+    .await;
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("password");
+    std::fs::write(&file, "fake-old-password").unwrap();
+    let keys = "type: acr, tenant: example.com, username: id, password";
+    let world = World::set_up(Setup {
+        registries: entry_with_file(host, keys, &file),
+        hosts: vec![(host, registry.address)],
+        environment: vec![(
+            "AZURE_AUTHORITY_HOST",
+            format!("http://{}", directory.address),
+        )],
+        ..Setup::default()
+    });
+    let world = world.await;
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(outcome(&world, host, 1).await, "retried: unauthorized");
+    std::fs::write(&file, "fake-old-password").unwrap();
+    assert_eq!(
+        outcome(&world, host, 2).await,
+        "dead letter: unauthorized",
+        "the same fresh value"
+    );
+    std::fs::write(&file, "fake-new-password").unwrap();
+    let message = {
+        let mut message = message_for("new", "demo/prints-env");
+        message["image"]["registry"] = host.into();
+        message["image"]["digest"] = Value::Null;
+        message.to_string()
+    };
+    let event = world.receive(&[&message]).await;
+    let response = world.handle(&event).await;
+    assert!(response.batch_item_failures.is_empty());
+    assert_eq!(world.record("new").unwrap().verdict.unwrap(), "passed");
+}
+
+#[tokio::test]
+async fn a_refused_login_that_can_not_be_made_again_is_tried_again() {
+    let host = "team.azurecr.io";
+    let registry = azure(false).await;
+    let is_down = Arc::new(AtomicBool::new(false));
+    let directory = FakeRegistry::start({
+        let is_down = Arc::clone(&is_down);
+        move |_| {
+            if is_down.swap(true, Ordering::SeqCst) {
+                return status(503);
+            }
+            answer_json(&json!({"access_token": "fake-directory-token", "expires_in": 3599}))
+        }
+    })
+    .await;
+    let setup = Setup {
+        registries: format!(
+            r#"  {host}: {{ insecure: true, credentials: {{ type: acr, tenant: example.com, username: id, password: "env:PASSWORD" }} }}"#
+        ),
+        hosts: vec![(host, registry.address)],
+        environment: vec![(
+            "AZURE_AUTHORITY_HOST",
+            format!("http://{}", directory.address),
+        )],
+        ..Setup::default()
+    };
+    let world = World::set_up(setup).await;
+    assert_eq!(
+        outcome(&world, host, 1).await,
+        "retried: unauthorized",
+        "the directory is down by now"
+    );
 }
 
 #[tokio::test]
