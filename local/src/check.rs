@@ -48,6 +48,7 @@ async fn resolve_all(config: &Config, secrets: &Secrets) -> anyhow::Result<()> {
     }
     for registry in &config.registries {
         registry.secret(secrets).await.map_err(unusable)?;
+        registry.certificates(secrets).await.map_err(unusable)?;
     }
     if let Some(scanner) = &config.scanner {
         scanner.token(secrets).await.map_err(unusable)?;

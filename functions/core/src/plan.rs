@@ -7,6 +7,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -33,6 +34,8 @@ pub struct ScanPlan {
     pub policies: Vec<String>,
     /// How to log in to the image's registry; else anonymously.
     pub login: Option<RegistryLogin>,
+    /// All certificates to trust, in PEM; `None`: the system's.
+    pub certificates: Option<Arc<str>>,
 }
 
 /// Where a run may write.
@@ -47,6 +50,11 @@ impl RunDirectories<'_> {
     /// Where the CLI writes its report.
     pub fn report(&self) -> PathBuf {
         self.scan.join("result.json")
+    }
+
+    /// Where the certificates are that the CLI is to trust, if they are not the system's.
+    pub fn certificates(&self) -> PathBuf {
+        self.scan.join("certificates.pem")
     }
 }
 
@@ -104,6 +112,10 @@ impl ScanPlan {
             environment.push(("REGISTRY_USER", login.username.clone().into()));
             environment.push(("REGISTRY_PASSWORD", login.password.expose_secret().into()));
         }
+        // The CLI is a Go program. Source: Go's `crypto/x509`, root_unix.go.
+        if self.certificates.is_some() {
+            environment.push(("SSL_CERT_FILE", directories.certificates().into()));
+        }
         environment
     }
 
@@ -131,6 +143,7 @@ mod tests {
             api_token: SecretString::from("fake-token-of-a-test"),
             policies: vec!["two words, and a comma".to_owned(), "$(id);`id`".to_owned()],
             login,
+            certificates: None,
         }
     }
 
@@ -155,6 +168,20 @@ mod tests {
         --policy=$(id);`id`
         pull://h.io:5000/a/b:1
         ");
+    }
+
+    #[test]
+    fn certificates_of_a_scan_are_in_its_own_directory() {
+        let plan = ScanPlan {
+            certificates: Some("fake certificates".into()),
+            ..plan(None)
+        };
+        let environment = plan.environment(&DIRECTORIES(), &Inherited::default());
+        let last = environment.last().unwrap();
+        assert_eq!(
+            last,
+            &("SSL_CERT_FILE", "/tmp/scan/certificates.pem".into())
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! the run ends, however it ends; its directory is gone then too. What was printed or reported leaves here redacted.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -74,6 +74,9 @@ impl Cli {
     ) -> io::Result<Run> {
         let scan = slot.begin(scan_id)?;
         let directories = scan.directories();
+        if let Some(certificates) = &plan.certificates {
+            fs::write(directories.certificates(), certificates.as_bytes())?;
+        }
         let environment = plan.environment(&directories, &self.inherited);
         let child = self.start(plan.arguments(&directories), environment, scan.path())?;
         slot.distrust_database();

@@ -117,6 +117,7 @@ impl ScannerSettings {
             api_token: self.api_token.value().await,
             policies: self.scanner().policies.clone(),
             login,
+            certificates: None,
         }
     }
 

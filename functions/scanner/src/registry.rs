@@ -7,7 +7,6 @@
 //! are shown to that host and to those that the configuration names.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,6 +55,8 @@ pub struct Registries {
     config: Arc<Config>,
     /// By entry of the configuration.
     credentials: Vec<Credentials>,
+    /// Likewise, what the CLI is to trust.
+    bundles: Vec<Option<Arc<str>>>,
     makers: Makers,
     http: Http,
     hosts: Mutex<HashMap<Registry, Arc<Host>>>,
@@ -130,19 +131,23 @@ impl Registries {
     ) -> Result<Self, ConfigError> {
         let mut credentials = Vec::with_capacity(config.registries.len());
         let mut certificates = Vec::with_capacity(config.registries.len());
+        let mut bundles = Vec::with_capacity(config.registries.len());
         for entry in &config.registries {
             credentials.push(Credentials::load(entry, secrets).await?);
+            let pem = entry.certificates(secrets).await?;
             let path = format!("registries.{}.ca", entry.pattern);
-            certificates.push(match &entry.ca {
-                Some(file) => {
-                    read_certificates(file).map_err(|problem| ConfigError { path, problem })?
+            certificates.push(match &pem {
+                Some(pem) => {
+                    parse_certificates(pem).map_err(|problem| ConfigError { path, problem })?
                 }
                 None => Vec::new(),
             });
+            bundles.push(pem.map(|it| bundle(environment, &it)));
         }
         Ok(Self {
             config,
             credentials,
+            bundles,
             http: Http::new(environment, outside.dns, certificates),
             makers: Makers {
                 environment: Arc::clone(environment),
@@ -194,6 +199,17 @@ impl Registries {
             Some(host) => self.login_of(&host).await,
             None => Ok(None),
         }
+    }
+
+    /// What the CLI is to trust in scans of this registry's images, in PEM; `None`: what the system trusts. Another
+    /// registry's certificates are never in it.
+    pub fn certificates(&self, registry: &Registry) -> Option<Arc<str>> {
+        self.bundles.get(self.entry(registry)?)?.clone()
+    }
+
+    /// Whether this registry is asked in plain HTTP.
+    pub fn is_plain(&self, registry: &Registry) -> bool {
+        self.config.registry(registry).is_some_and(|it| it.insecure)
     }
 
     /// Reads the credentials again that were refused.
@@ -292,12 +308,36 @@ impl Registries {
     }
 }
 
-fn read_certificates(path: &Path) -> Result<Vec<Certificate>, String> {
-    let pem = std::fs::read(path).map_err(|err| format!("can't be read ({})", err.kind()))?;
-    match Certificate::from_pem_bundle(&pem) {
+fn parse_certificates(pem: &str) -> Result<Vec<Certificate>, String> {
+    match Certificate::from_pem_bundle(pem.as_bytes()) {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         _ => Err("holds no certificates in PEM".to_owned()),
     }
+}
+
+/// Where the system's certificates are: the first of these that exists. Source: Go's `crypto/x509`, root_linux.go, since
+/// the bundle takes the place of what the CLI would read.
+const SYSTEM_CERTIFICATES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The system's certificates and `pem`. `SSL_CERT_FILE` of our own environment names the system's, as it does for our own
+/// requests.
+fn bundle(environment: &Environment, pem: &str) -> Arc<str> {
+    let named = environment("SSL_CERT_FILE").filter(|it| !it.is_empty());
+    let system = match named {
+        Some(named) => std::fs::read_to_string(named).ok(),
+        None => SYSTEM_CERTIFICATES
+            .iter()
+            .find_map(|it| std::fs::read_to_string(it).ok()),
+    };
+    // A system that has none in one file has them in a directory, which Go reads besides the bundle.
+    format!("{}\n{pem}\n", system.unwrap_or_default()).into()
 }
 
 impl Host {

@@ -754,6 +754,8 @@ sources:
             "{}",
             "{ insecure: true, pulls: 4, allow: [10.0.0.0/8, \"fd00::/8\"] }",
             "{ ca: \"file:/etc/ssl/harbor.pem\" }",
+            "{ ca: \"ssm:/scanhook/scanner/harbor-ca\" }",
+            "{ ca: \"secretsmanager:scanhook/scanner#harbor-ca\" }",
             "{ credentials: { type: anonymous } }",
             "{ credentials: { type: bearer, token: \"env:T\" } }",
             "{ credentials: { type: ecr } }",
@@ -765,7 +767,9 @@ sources:
         }
         insta::assert_snapshot!(registry("{ allow: [10.0.0.0/33] }"), @"registries.a.io.allow[0]: expected a network such as 10.1.0.0/16");
         insta::assert_snapshot!(registry("{ allow: [harbor.internal] }"), @"registries.a.io.allow[0]: expected a network such as 10.1.0.0/16");
-        insta::assert_snapshot!(registry("{ ca: /etc/ssl/harbor.pem }"), @"registries.a.io.ca: expected file:PATH");
+        insta::assert_snapshot!(registry("{ ca: /etc/ssl/harbor.pem }"), @"registries.a.io.ca: expected file:PATH, ssm:/NAME or secretsmanager:NAME[#key]");
+        insta::assert_snapshot!(registry("{ ca: \"env:CA\" }"), @"registries.a.io.ca: expected file:PATH, ssm:/NAME or secretsmanager:NAME[#key]");
+        insta::assert_snapshot!(registry("{ ca: \"ssm:/scanhook/webhook/ca\" }"), @"registries.a.io.ca: the scanner may only read secrets of AWS whose names begin with scanhook/scanner");
         insta::assert_snapshot!(registry("{ ca: \"file:/x\", insecure: true }"), @"registries.a.io.ca: of no use with insecure: true, which is plain HTTP");
         insta::assert_snapshot!(registry("{ pulls: 0 }"), @"registries.a.io.pulls: must be at least 1");
         insta::assert_snapshot!(registry("{ credentials: { type: ecr, password: \"env:P\" } }"), @"registries.a.io.credentials.password: type ecr has no such key");

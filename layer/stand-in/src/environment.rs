@@ -10,6 +10,8 @@ pub(crate) struct Environment {
     pub(crate) registry_password: String,
     pub(crate) home: Option<PathBuf>,
     pub(crate) temporary: PathBuf,
+    /// What to trust instead of the system's certificates, as every Go program reads it.
+    pub(crate) certificates: Option<PathBuf>,
     pub(crate) everything: Vec<(OsString, OsString)>,
 }
 
@@ -33,6 +35,7 @@ impl Environment {
             registry_user: text("REGISTRY_USER"),
             registry_password: text("REGISTRY_PASSWORD"),
             home: path("HOME"),
+            certificates: path("SSL_CERT_FILE"),
             temporary: path("TMPDIR").unwrap_or_else(|| PathBuf::from("/tmp")),
             everything,
         }

@@ -60,6 +60,9 @@ impl Scan<'_> {
             .ok_or_else(|| Stop::error("$HOME is not defined"))?;
         writable("HOME", home)?;
         writable("TMPDIR", &self.environment.temporary)?;
+        if let Some(path) = &self.environment.certificates {
+            holds_certificates(path)?;
+        }
         self.cache = database::open_cache(&self.options.cache, self.options.clear_cache)?;
         self.load_database()?;
         self.load_image()?;
@@ -167,6 +170,18 @@ fn writable(variable: &str, directory: &Path) -> Result<(), Stop> {
                 directory.display()
             ))
         })
+}
+
+/// Refuses a file without certificates, with which nothing would be trusted. Go says so at the first connection only.
+fn holds_certificates(path: &Path) -> Result<(), Stop> {
+    let pem = fs::read_to_string(path).unwrap_or_default();
+    if pem.contains("-----BEGIN CERTIFICATE-----") {
+        return Ok(());
+    }
+    Err(Stop::error(format!(
+        "SSL_CERT_FILE {} holds no certificates: x509: certificate signed by unknown authority",
+        path.display()
+    )))
 }
 
 /// A duration as Go prints it, below an hour.

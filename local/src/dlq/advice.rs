@@ -127,7 +127,8 @@ fn of(reason: ErrorReason) -> Advice {
         ),
         ErrorReason::UntrustedTls => (
             "The certificate of the registry or of Sysdig is not trusted.",
-            "Put the issuing authority into the scanner's trust store, or correct the certificate's name or date. Then redrive.",
+            "For a registry, name the issuing authority in registries.<host>.ca; for Sysdig, put it into the scanner's trust \
+             store; or correct the certificate's name or date. Then redrive.",
         ),
     };
     Advice { meaning, action }

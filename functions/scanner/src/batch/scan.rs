@@ -137,7 +137,10 @@ pub(super) async fn scan<L: Ledger>(
     let plan = scanner
         .settings
         .plan(target, prepared.policies.clone(), login);
-    let plan = plan.await;
+    let plan = ScanPlan {
+        certificates: scanner.registries.certificates(&target.image().registry),
+        ..plan.await
+    };
     let limit = until(end, (scanner.now)());
     let run = scanner.cli.run(&plan, &message.scan_id, slot, limit);
     let run = run.instrument(tracing::info_span!("cli")).await;

@@ -101,6 +101,8 @@ fn conclusion(id: &str, observed: &Observed) -> Conclusion {
             "a second scan with the same --dbpath reached its verdict",
         ),
         "cli-11" => cut_short(observed),
+        "cli-14" => certificates(observed),
+        "cli-15" => plain_http(observed),
         _ => unchecked("no run of the doctor shows it"),
     }
 }
@@ -251,8 +253,35 @@ fn cut_short(observed: &Observed) -> Conclusion {
     }
 }
 
+fn certificates(observed: &Observed) -> Conclusion {
+    match &observed.pass {
+        _ if !observed.has_certificates => {
+            unchecked("the image that passes is of no registry with a `ca`; name one")
+        }
+        Ok(trial) if trial.reason() == Some(ErrorReason::UntrustedTls) => refuted(trial.told()),
+        tried => verdict_reached(tried, "an image of a registry with a `ca` was scanned"),
+    }
+}
+
+/// What Go's `net/http` says of a server that speaks plain HTTP where TLS was expected.
+const NO_TLS: &str = "server gave HTTP response to HTTPS client";
+
+fn plain_http(observed: &Observed) -> Conclusion {
+    match &observed.pass {
+        _ if !observed.is_plain => {
+            unchecked("the image that passes is of no registry with `insecure`; name one")
+        }
+        Ok(trial) if trial.told().contains(NO_TLS) => refuted(trial.told()),
+        tried => verdict_reached(tried, "an image of a registry with `insecure` was scanned"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use scanhook_core::verdict::ScanError;
+
     use super::*;
 
     fn observed() -> Observed {
@@ -267,6 +296,8 @@ mod tests {
             fail: none(),
             absent: none(),
             wrong_token: none(),
+            has_certificates: false,
+            is_plain: false,
         }
     }
 
@@ -304,6 +335,45 @@ mod tests {
         for id in known {
             assert!(rows(DOCUMENT).any(|(it, _)| it == id), "{id}");
         }
+    }
+
+    #[test]
+    fn certificates_and_plain_http_are_judged_by_an_image_that_needs_them() {
+        let failed = |reason, detail: &str| {
+            Ok(Trial {
+                exit: Exit::Code(3),
+                outcome: Err(ScanError {
+                    reason,
+                    class: reason.class(2),
+                    detail: detail.to_owned(),
+                }),
+                took: Duration::ZERO,
+            })
+        };
+        let finding = |id, has_certificates, is_plain, pass| {
+            let observed = Observed {
+                has_certificates,
+                is_plain,
+                pass,
+                ..observed()
+            };
+            conclusion(id, &observed).0
+        };
+        let untrusted = || failed(ErrorReason::UntrustedTls, "x509: unknown authority");
+        let no_tls = || failed(ErrorReason::ScannerError, NO_TLS);
+        assert_eq!(
+            finding("cli-14", true, false, untrusted()),
+            Finding::Refuted
+        );
+        assert_eq!(
+            finding("cli-14", false, false, untrusted()),
+            Finding::NotChecked
+        );
+        assert_eq!(finding("cli-15", false, true, no_tls()), Finding::Refuted);
+        assert_eq!(
+            finding("cli-15", false, false, no_tls()),
+            Finding::NotChecked
+        );
     }
 
     #[test]

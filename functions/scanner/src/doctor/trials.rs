@@ -87,6 +87,10 @@ pub(super) struct Observed {
     pub(super) absent: Tried,
     /// With a token that is none.
     pub(super) wrong_token: Tried,
+    /// Whether the registry of the image that passes has certificates of its own.
+    pub(super) has_certificates: bool,
+    /// Whether that registry is asked in plain HTTP.
+    pub(super) is_plain: bool,
 }
 
 impl Observed {
@@ -138,6 +142,8 @@ impl Observed {
             fail,
             absent,
             wrong_token,
+            has_certificates: registries.certificates(&images.pass.registry).is_some(),
+            is_plain: registries.is_plain(&images.pass.registry),
         }
     }
 
@@ -300,9 +306,11 @@ impl Bench<'_> {
     async fn plan(&self, image: &Image) -> ScanPlan {
         // An image that can't be pulled without one tells so itself.
         let login = self.registries.login(&image.registry).await;
-        self.settings
-            .plan_of(image.clone(), login.unwrap_or(None))
-            .await
+        let plan = self.settings.plan_of(image.clone(), login.unwrap_or(None));
+        ScanPlan {
+            certificates: self.registries.certificates(&image.registry),
+            ..plan.await
+        }
     }
 
     async fn scan(&mut self, image: &Image) -> Tried {

@@ -168,6 +168,8 @@ async fn a_cli_that_does_as_assumed_verifies_what_its_runs_show() {
     cli-11 verified
     cli-12 not_checked
     cli-13 not_checked
+    cli-14 not_checked
+    cli-15 not_checked
     ");
     assert!(!diagnosis.is_healthy());
     let reached = diagnosis
@@ -260,6 +262,8 @@ async fn a_cli_that_ends_otherwise_than_assumed_refutes_it() {
     cli-11 not_checked
     cli-12 not_checked
     cli-13 not_checked
+    cli-14 not_checked
+    cli-15 not_checked
     ");
     let rows = &diagnosis.assumptions;
     let exit_codes = rows.iter().find(|it| it.id == "cli-4").unwrap();

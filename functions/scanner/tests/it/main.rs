@@ -8,6 +8,7 @@
 
 mod batches;
 mod binary;
+mod certificates;
 mod classification;
 mod credentials;
 mod doctor;

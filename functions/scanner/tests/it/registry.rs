@@ -2,9 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -100,6 +104,50 @@ impl FakeRegistry {
             .filter_map(|it| it.authorization)
             .collect()
     }
+}
+
+/// Puts TLS in front of a registry, with a certificate of the private CA in `fake-private-ca.pem`; tells its address.
+pub(crate) fn behind_tls(registry: &FakeRegistry) -> SocketAddr {
+    let pem = include_bytes!("../fixtures/fake-private-registry.pem");
+    let certificate = CertificateDer::from_pem_slice(pem).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pem).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .unwrap();
+    let (config, behind) = (Arc::new(config), registry.address);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // Threads, which end with the process: rustls itself knows no runtime.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let stream = StreamOwned::new(connection, stream.unwrap());
+            std::thread::spawn(move || forward(stream, behind));
+        }
+    });
+    address
+}
+
+/// One request without a body, and its answer. A client that does not trust us ends before that.
+fn forward(
+    mut front: StreamOwned<ServerConnection, std::net::TcpStream>,
+    behind: SocketAddr,
+) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        front.read_exact(&mut byte)?;
+        head.extend(byte);
+    }
+    let mut back = std::net::TcpStream::connect(behind)?;
+    back.write_all(&head)?;
+    std::io::copy(&mut back, &mut front)?;
+    front.conn.send_close_notify();
+    front.flush()
 }
 
 async fn serve(mut stream: TcpStream, answer: Arc<Answering>, seen: Arc<Mutex<Vec<Asked>>>) {

@@ -257,6 +257,7 @@ impl World {
                 username: "robot".to_owned(),
                 password: PASSWORD.into(),
             }),
+            certificates: None,
         };
         let mut slot = self.scanner.slots.lease().await;
         let (scan_id, limit) = (scan_id_of(behaviour), Duration::from_mins(1));

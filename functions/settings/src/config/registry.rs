@@ -1,10 +1,9 @@
 //! How images are pulled: one entry for a host or a pattern of hosts.
 
-use std::path::PathBuf;
-
 use globset::GlobMatcher;
 use ipnet::IpNet;
 use scanhook_core::image::Registry;
+use secrecy::ExposeSecret as _;
 
 use super::{ConfigError, check_role, error, glob, secret_error};
 use crate::secrets::{Role, Secret, SecretRef, Secrets, Strength};
@@ -21,8 +20,8 @@ pub struct RegistryConfig {
     pub credentials: CredentialsConfig,
     /// Plain HTTP.
     pub insecure: bool,
-    /// A file with certificates, in PEM, that are trusted besides the system's.
-    pub ca: Option<PathBuf>,
+    /// Where certificates are, in PEM, that are trusted besides the system's.
+    pub ca: Option<SecretRef>,
     /// How many images are pulled at once.
     pub pulls: Option<u32>,
     /// Networks besides the public ones that this registry's realms and redirects may lead to.
@@ -91,6 +90,22 @@ impl RegistryConfig {
         secret.map(Some).map_err(|err| secret_error(&path, &err))
     }
 
+    /// Reads the certificates that are trusted besides the system's, if there are any.
+    pub async fn certificates(&self, secrets: &Secrets) -> Result<Option<String>, ConfigError> {
+        let Some(reference) = &self.ca else {
+            return Ok(None);
+        };
+        let path = format!("registries.{}.ca", self.pattern);
+        let pem = secrets.resolve(reference, Strength::Given).await;
+        let pem = pem.map_err(|err| secret_error(&path, &err))?.present();
+        let pem = pem.expose_secret();
+        if pem.contains("-----BEGIN CERTIFICATE-----") {
+            Ok(Some(pem.to_owned()))
+        } else {
+            Err(error(&path, "holds no certificates in PEM"))
+        }
+    }
+
     /// Whether this entry is for that host.
     pub fn is_for(&self, registry: &Registry) -> bool {
         match &self.matcher {
@@ -135,10 +150,7 @@ pub(super) fn registry(pattern: String, wire: WireRegistry) -> Result<RegistryCo
     if wire.pulls == Some(0) {
         return Err(error(&format!("{path}.pulls"), "must be at least 1"));
     }
-    let ca = wire.ca.map(|it| match it.strip_prefix("file:") {
-        Some(file) if !file.is_empty() => Ok(PathBuf::from(file)),
-        _ => Err(error(&format!("{path}.ca"), "expected file:PATH")),
-    });
+    let ca = wire.ca.map(|it| ca(&it, &format!("{path}.ca")));
     let allow = wire.allow.iter().enumerate().map(|(index, it)| {
         let network = it.parse::<IpNet>();
         network.map_err(|_| {
@@ -162,6 +174,17 @@ pub(super) fn registry(pattern: String, wire: WireRegistry) -> Result<RegistryCo
         allow: allow.collect::<Result<_, _>>()?,
         pattern,
     })
+}
+
+/// Where certificates may be: they are no secret, but a function has no files of its own.
+fn ca(text: &str, path: &str) -> Result<SecretRef, ConfigError> {
+    match SecretRef::parse(text) {
+        None | Some(SecretRef::Env(_)) => {
+            let problem = "expected file:PATH, ssm:/NAME or secretsmanager:NAME[#key]";
+            Err(error(path, problem))
+        }
+        Some(reference) => check_role(&reference, Role::Scanner, path).map(|()| reference),
+    }
 }
 
 fn credentials(

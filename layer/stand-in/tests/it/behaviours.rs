@@ -24,6 +24,24 @@ fn stderr_of(name: &str, expected_code: i32) -> String {
 }
 
 #[test]
+fn a_file_of_certificates_must_hold_some() {
+    let cli = Cli::new();
+    for (pem, code) in [
+        (None, 3),
+        (Some("no certificate"), 3),
+        (Some("-----BEGIN CERTIFICATE-----\n"), 0),
+    ] {
+        if let Some(pem) = pem {
+            fs::write(cli.path("certificates.pem"), pem).unwrap();
+        }
+        let mut command = cli.named("pass");
+        command.env("SSL_CERT_FILE", cli.path("certificates.pem"));
+        let run = cli.run(&mut command);
+        assert_eq!(run.code(), Some(code), "{}", run.stderr);
+    }
+}
+
+#[test]
 fn every_behaviour_ends_as_its_table_says() {
     for behaviour in behaviour::all() {
         let cli = Cli::new();
