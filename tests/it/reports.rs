@@ -62,6 +62,11 @@ fn a_report_is_counted_by_severity_and_by_fix() {
     assert_eq!(counts, [1, 1, 1, 1, 2, 2]);
     assert_eq!(report.evaluation, Evaluation::Failed);
     assert_eq!(report.policies_failed, ["No critical"]);
+    assert!(
+        report
+            .policies_evaluated
+            .starts_with(&report.policies_failed)
+    );
     assert_eq!(report.cli_version.as_deref(), Some("1.22.6"));
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::choice::Choice;
-use crate::event::FreeText;
+use crate::event::{EventInfo, FreeText};
 use crate::image::{Digest, Tag};
 use crate::message::{QueueMessage, ScanId};
 use crate::platform::Platform;
@@ -114,6 +114,9 @@ pub struct ScanRecord {
     /// What was found; null without a report.
     #[serde(flatten)]
     pub findings: Option<Findings>,
+    /// The names of the policies that were evaluated; none without a report.
+    #[serde(default)]
+    pub policies_evaluated: Vec<String>,
     /// The names of the policies that failed.
     pub policies_failed: Vec<String>,
     /// How sure the report is this image's.
@@ -126,6 +129,9 @@ pub struct ScanRecord {
     pub attempts: u32,
     /// Who pushed.
     pub actor: Option<FreeText>,
+    /// The event as the registry told it; null in records of earlier versions.
+    #[serde(default)]
+    pub event: Option<EventInfo>,
     /// When the webhook took the delivery.
     pub received_at: Timestamp,
     /// When the latest attempt began.
@@ -155,12 +161,14 @@ impl ScanRecord {
             reason: None,
             detail: None,
             findings: None,
+            policies_evaluated: Vec::new(),
             policies_failed: Vec::new(),
             identity: None,
             result_url: None,
             cli_version: None,
             attempts: attempt,
             actor: message.event.info.actor.clone(),
+            event: Some(message.event.info.clone()),
             received_at: message.event.received_at,
             started_at: now,
             claimed_until: None,
@@ -209,6 +217,7 @@ impl ScanRecord {
             reason: verdict.reason().map(str::to_owned),
             detail: None,
             findings: Some(report.findings),
+            policies_evaluated: report.policies_evaluated.clone(),
             policies_failed: report.policies_failed.clone(),
             identity: Some(*identity),
             result_url: report.result_url.clone(),
@@ -306,6 +315,15 @@ mod tests {
         let image = Image::parse(image).unwrap();
         let target = Target::new(&image, image.pin.digest().unwrap().clone());
         ClaimKey::new(&target, &policies)
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_version_is_read() {
+        let earlier = r#"{"scan_id":"01JD","source":"prod","image":"h.io/a","tag":"1","digest":null,"state":"done","verdict":"passed",
+            "reason":null,"detail":null,"policies_failed":[],"identity":null,"result_url":null,"cli_version":null,"attempts":1,
+            "actor":null,"received_at":"2026-11-21T20:00:00Z","started_at":"2026-11-21T20:00:01Z","finished_at":null}"#;
+        let record: ScanRecord = serde_json::from_str(earlier).unwrap();
+        assert_eq!((record.event, record.policies_evaluated.len()), (None, 0));
     }
 
     #[test]

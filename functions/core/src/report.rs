@@ -28,7 +28,9 @@ pub struct Report {
     pub image_id: Option<String>,
     /// The one evaluation that counts.
     pub evaluation: Evaluation,
-    /// The names of the policies that failed, in the report's order.
+    /// The names of the policies that were evaluated, in the report's order.
+    pub policies_evaluated: Vec<String>,
+    /// The names of those that failed, likewise.
     pub policies_failed: Vec<String>,
     /// What was found.
     pub findings: Findings,
@@ -229,7 +231,7 @@ struct WireFinding<'a> {
     fix_version: Text<'a>,
 }
 
-/// At most this many names of failed policies are kept.
+/// At most this many names of policies are kept.
 const MAX_POLICIES: usize = 50;
 
 impl Report {
@@ -253,7 +255,7 @@ impl Report {
             .ok_or(ReadReportError::NoVulnerabilities)?
             .0;
         let shown = |text: &str| FreeText::new(&redactor.clean(text)).as_str().to_owned();
-        let (evaluation, policies_failed) = evaluate(result.policies, shown)?;
+        let policies = evaluate(result.policies, shown)?;
         let metadata = result.metadata.known().unwrap_or_default();
         Ok(Self {
             cli_version: wire
@@ -268,23 +270,37 @@ impl Report {
             pull_string: metadata.pull_string.get().map(str::to_owned),
             digest: metadata.digest.get().map(str::to_owned),
             image_id: metadata.image_id.get().map(str::to_owned),
-            evaluation,
-            policies_failed,
+            evaluation: policies.evaluation,
+            policies_evaluated: policies.evaluated,
+            policies_failed: policies.failed,
             findings,
         })
     }
 }
 
+/// What a report says of policies.
+struct Policies {
+    evaluation: Evaluation,
+    evaluated: Vec<String>,
+    failed: Vec<String>,
+}
+
 fn evaluate(
     policies: Lenient<WirePolicies<'_>>,
     shown: impl Fn(&str) -> String,
-) -> Result<(Evaluation, Vec<String>), ReadReportError> {
+) -> Result<Policies, ReadReportError> {
     let WirePolicies {
         global_evaluation,
         evaluations,
     } = match policies {
         Lenient::Known(policies) => policies,
-        Lenient::Other(None) => return Ok((Evaluation::NoPolicy, Vec::new())),
+        Lenient::Other(None) => {
+            return Ok(Policies {
+                evaluation: Evaluation::NoPolicy,
+                evaluated: Vec::new(),
+                failed: Vec::new(),
+            });
+        }
         Lenient::Other(Some(_)) => return Err(ReadReportError::NoEvaluation),
     };
     let is_empty = match &evaluations {
@@ -302,13 +318,14 @@ fn evaluate(
         None if is_empty => Evaluation::NoPolicy,
         _ => return Err(ReadReportError::NoEvaluation),
     };
+    let evaluations = evaluations.known().unwrap_or_default();
+    let name = |it: &WireEvaluation<'_>| shown(it.name.get().unwrap_or("?"));
     let failed = evaluations
-        .known()
-        .unwrap_or_default()
-        .into_iter()
+        .iter()
         .filter(|it| it.evaluation.get() == Some("failed"));
-    let names = failed
-        .take(MAX_POLICIES)
-        .map(|it| shown(it.name.get().unwrap_or("?")));
-    Ok((evaluation, names.collect()))
+    Ok(Policies {
+        evaluation,
+        evaluated: evaluations.iter().take(MAX_POLICIES).map(name).collect(),
+        failed: failed.take(MAX_POLICIES).map(name).collect(),
+    })
 }

@@ -424,6 +424,7 @@ mod tests {
             digest: Some(format!("sha256:{HEX}")),
             image_id: None,
             evaluation,
+            policies_evaluated: Vec::new(),
             policies_failed: Vec::new(),
             findings: Findings::default(),
         }

@@ -353,7 +353,7 @@ fn record(scan_id: &str, repository: &str, received: i64) -> ScanRecord {
     let message = serde_json::json!({
         "version": 1, "scan_id": scan_id, "source": "prod",
         "image": {"registry": "h.io", "repository": repository, "tag": "1.0", "digest": format!("sha256:{digest}")},
-        "event": {"id": null, "type": "push", "actor": "ci", "occurred_at": null, "received_at": at(received).to_string()},
+        "event": {"id": "fake-event", "type": "push", "actor": "ci", "occurred_at": at(received).to_string(), "received_at": at(received).to_string()},
         "force": false,
     });
     let message = QueueMessage::parse(&message.to_string()).unwrap();
@@ -371,6 +371,7 @@ fn judged(verdict: Verdict) -> Judged {
             digest: None,
             image_id: None,
             evaluation: Evaluation::Failed,
+            policies_evaluated: vec!["Sysdig Best Practices".to_owned(), "of-all".to_owned()],
             policies_failed: vec![
                 "Sysdig Best Practices".to_owned(),
                 "\"quoted\" ä".to_owned(),

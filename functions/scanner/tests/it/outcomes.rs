@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use scanhook_stand_in::behaviour::{self, Ends};
 
 use crate::processes::{alive, left};
-use crate::world::{World, message, stand_in};
+use crate::world::{World, message, message_for, stand_in};
 
 #[tokio::test]
 async fn each_behaviour_of_the_cli_becomes_what_the_contract_says() {
@@ -86,4 +86,29 @@ async fn each_behaviour_of_the_cli_becomes_what_the_contract_says() {
     leftovers                   passed [0, 2, 2, 1, 1] confirmed
     prints-env                  passed [0, 2, 2, 1, 1] confirmed
     ");
+}
+
+#[tokio::test]
+async fn a_record_has_its_event_and_the_policies_that_were_evaluated() {
+    let world = World::start().await;
+    let mut message = message_for("scan", "demo/fail");
+    message["event"]["id"] = "fake-event-id".into();
+    message["event"]["occurred_at"] = "2026-11-21T19:59:57Z".into();
+    world.outcome(&message.to_string(), 1).await;
+    let record = serde_json::to_value(world.record("scan").unwrap()).unwrap();
+    assert_eq!(
+        record["event"],
+        serde_json::json!({
+            "id": "fake-event-id", "type": "PUSH_ARTIFACT", "actor": "ci",
+            "occurred_at": "2026-11-21T19:59:57Z",
+        })
+    );
+    assert_eq!(
+        record["policies_evaluated"],
+        serde_json::json!(["Sysdig Best Practices", "of-all", "of-source"])
+    );
+    assert_eq!(
+        record["policies_failed"],
+        serde_json::json!(["Sysdig Best Practices"])
+    );
 }
