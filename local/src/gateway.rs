@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
@@ -18,17 +19,22 @@ use lambda_http::request::LambdaRequest;
 use lambda_http::{Adapter, Context, LambdaEvent, Service as _};
 use scanhook_emulator::apigw::{self, Arrival};
 use scanhook_emulator::clock::Clock;
-use scanhook_emulator::listener::Peer;
+use scanhook_emulator::listener::{Cut, Peer};
 use scanhook_webhook::rejection::Rejection;
+use scanhook_webhook::router::{Webhook, router};
 
-/// Puts API Gateway before a function. Bodies over `body_limit` are not even made events of: the function would refuse them.
-pub(crate) fn in_front_of(function: Router, body_limit: usize) -> Router {
-    Router::new()
-        .fallback(async move |request: Request| answer(function.clone(), body_limit, request).await)
+/// Puts API Gateway before the webhook's function. Bodies over its limit are not even made events of: it would refuse them.
+pub(crate) fn in_front_of(webhook: Arc<Webhook>) -> Router {
+    let function = router(Arc::clone(&webhook));
+    Router::new().fallback(async move |request: Request| {
+        answer(function.clone(), Arc::clone(&webhook), request).await
+    })
 }
 
-async fn answer(function: Router, body_limit: usize, request: Request) -> Response {
+async fn answer(function: Router, webhook: Arc<Webhook>, request: Request) -> Response {
     let (head, body) = request.into_parts();
+    let refuse = |rejection| webhook.refuse(&head.uri, rejection);
+    let body_limit = webhook.body_limit;
     let length = head
         .headers
         .get(header::CONTENT_LENGTH)
@@ -37,18 +43,23 @@ async fn answer(function: Router, body_limit: usize, request: Request) -> Respon
         .and_then(|it| it.parse().ok())
         .is_some_and(|it: usize| it > body_limit)
     {
-        return Rejection::TooLarge.into_response();
+        return refuse(Rejection::TooLarge);
     }
     let body = match Limited::new(body, body_limit).collect().await {
         Ok(body) => body.to_bytes(),
         Err(err) if err.is::<http_body_util::LengthLimitError>() => {
-            return Rejection::TooLarge.into_response();
+            return refuse(Rejection::TooLarge);
         }
-        Err(_) => return Rejection::UnreadableBody.into_response(),
+        // The listener, which has cut it off, refuses it as well.
+        Err(err) if Cut::caused(err.as_ref()) => return Rejection::UnreadableBody.into_response(),
+        Err(_) => return refuse(Rejection::UnreadableBody),
     };
     let event = match apigw::event(&head, &body, &arrival(&head)) {
         Ok(event) => event,
-        Err(err) => return err.response().map(Body::from),
+        Err(err) => {
+            refuse(Rejection::TooLarge);
+            return err.response().map(Body::from);
+        }
     };
     let invoked = AssertUnwindSafe(invoke(function, event))
         .catch_unwind()
@@ -56,7 +67,10 @@ async fn answer(function: Router, body_limit: usize, request: Request) -> Respon
     let response: http::Response<Bytes> = match invoked {
         Ok(Some(answer)) => apigw::response(&answer),
         // The runtime reports a panic and API Gateway tells the caller no more than that.
-        Ok(None) | Err(_) => apigw::internal_server_error(),
+        Ok(None) | Err(_) => {
+            refuse(Rejection::Internal);
+            apigw::internal_server_error()
+        }
     };
     response.map(Body::from)
 }

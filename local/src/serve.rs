@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::middleware::from_fn;
-use axum::response::IntoResponse as _;
+use axum::response::Response;
+use http::Uri;
 use scanhook_emulator::clock::Clock;
-use scanhook_emulator::listener::{self, Capacity};
+use scanhook_emulator::listener::{self, Capacity, Cut};
 use scanhook_emulator::sqs::{Endpoint, Store};
 use scanhook_scanner::cli;
 use scanhook_scanner::registry::{Dns, system_dns};
@@ -51,11 +52,18 @@ mod signals;
 /// to end processes it stays below the ten seconds that `docker stop` gives.
 const DRAIN: Duration = Duration::from_secs(7);
 
-/// What the deliveries of strangers may have us hold.
-pub(crate) const CAPACITY: Capacity = Capacity {
-    bodies: 16 << 20,
-    full: || Rejection::Unavailable.into_response(),
-};
+/// What strangers may have us hold; `refuse` answers those who would have us hold more, or for longer.
+pub(crate) fn capacity(
+    refuse: impl Fn(&Uri, Rejection) -> Response + Send + Sync + 'static,
+) -> Capacity {
+    Capacity {
+        bodies: 16 << 20,
+        refuse: Arc::new(move |uri, cut| match cut {
+            Cut::Full => refuse(uri, Rejection::Unavailable),
+            Cut::Late => refuse(uri, Rejection::Timeout),
+        }),
+    }
+}
 
 /// What to serve, and where.
 pub(crate) struct Options {
@@ -233,8 +241,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     }
     let queue = Queue::sqs(service, queues.url.clone());
     let webhook = scanhook_webhook::config::webhook(&config, queue, &secrets).await?;
-    let body_limit = webhook.body_limit;
-    let function = scanhook_webhook::router::router(Arc::new(webhook));
+    let webhook = Arc::new(webhook);
     let deliveries = Deliveries::of(config.sources.keys().cloned());
     let watch = deliveries.clone();
     let watch = from_fn(move |request, next| watch.clone().watch(request, next));
@@ -244,7 +251,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         store: options.queue_url.is_none().then(|| store.clone()),
         is_open: options.open_page,
     };
-    let router = gateway::in_front_of(function, body_limit)
+    let router = gateway::in_front_of(Arc::clone(&webhook))
         .layer(watch)
         .merge(operations.routes())
         .merge(page.routes());
@@ -252,7 +259,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     tasks.spawn(listener::serve(
         listener,
         router,
-        CAPACITY,
+        capacity(move |uri, rejection| webhook.refuse(uri, rejection)),
         stopping.intake.clone(),
         DRAIN,
     ));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::response::IntoResponse as _;
 use axum::routing::get;
 
 use scanhook_emulator::clock::Clock;
@@ -131,7 +132,7 @@ async fn start<L: Ledger>(
     tasks.spawn(listener::serve(
         listener,
         router,
-        serve::CAPACITY,
+        serve::capacity(|_, rejection| rejection.into_response()),
         stopping.clone(),
         CLOSING,
     ));

@@ -17,6 +17,8 @@ pub enum Rejection {
     NotFound,
     /// A route, but not with this method.
     MethodNotAllowed,
+    /// It did not arrive in time.
+    Timeout,
     /// Longer than `limits.body`.
     TooLarge,
     /// Compressed, or encoded in another way.
@@ -40,6 +42,7 @@ impl Rejection {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -56,6 +59,7 @@ impl Rejection {
             Self::Unauthorized => "unauthorized",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::Timeout => "timeout",
             Self::TooLarge => "too_large",
             Self::UnsupportedEncoding => "unsupported_encoding",
             Self::Internal => "internal",
@@ -79,6 +83,9 @@ impl Rejection {
             Self::NotFound => r#"{"type":"about:blank","title":"No such resource","status":404}"#,
             Self::MethodNotAllowed => {
                 r#"{"type":"about:blank","title":"Method not allowed","status":405}"#
+            }
+            Self::Timeout => {
+                r#"{"type":"about:blank","title":"The request did not arrive in time","status":408}"#
             }
             Self::TooLarge => {
                 r#"{"type":"about:blank","title":"The body is too large","status":413}"#

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use jiff::Timestamp;
 use scanhook_core::delivery::{Delivery, VerifiedDelivery, join_repeated};
@@ -67,9 +67,27 @@ pub fn router(webhook: Arc<Webhook>) -> Router {
             post(deliver).options(handshake),
         )
         .route("/healthz", get(|| async { "ok" }))
-        .method_not_allowed_fallback(|| async { Rejection::MethodNotAllowed })
-        .fallback(|| async { Rejection::NotFound })
+        .method_not_allowed_fallback(async |State(webhook): State<Arc<Webhook>>, uri: Uri| {
+            webhook.refuse(&uri, Rejection::MethodNotAllowed)
+        })
+        .fallback(async |State(webhook): State<Arc<Webhook>>, uri: Uri| {
+            webhook.refuse(&uri, Rejection::NotFound)
+        })
         .with_state(webhook)
+}
+
+impl Webhook {
+    /// Counts, logs and answers a request that never becomes a delivery, also one that is refused in front of these routes.
+    /// Of its address only the name of a configured source is told.
+    pub fn refuse(&self, uri: &Uri, rejection: Rejection) -> Response {
+        let name = uri.path().strip_prefix("/webhooks/");
+        let name = name.and_then(|it| it.split('/').next());
+        let source = name.and_then(|it| self.sources.get(it));
+        let source = source.map(|it| &it.source.name);
+        measure::refused(source, rejection);
+        log_refused(source, rejection, None);
+        rejection.into_response()
+    }
 }
 
 /// What became of a delivery that was taken.
@@ -120,13 +138,11 @@ async fn deliver(
 ) -> Response {
     // A path that is no UTF-8 names no source.
     let Ok(path) = path else {
-        measure::refused(None, Rejection::NotFound);
-        return Rejection::NotFound.into_response();
+        return webhook.refuse(request.uri(), Rejection::NotFound);
     };
     let mut path = path.iter().map(|(_, value)| value);
     let Some(sender) = path.next().and_then(|it| webhook.sources.get(it)) else {
-        measure::refused(None, Rejection::NotFound);
-        return Rejection::NotFound.into_response();
+        return webhook.refuse(request.uri(), Rejection::NotFound);
     };
     let path_token = path.next().map(str::to_owned);
     let delivery = (webhook.new_id)();
@@ -243,18 +259,20 @@ static ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-ori
 async fn handshake(
     State(webhook): State<Arc<Webhook>>,
     path: Result<RawPathParams, RawPathParamsRejection>,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Response> {
-    let path = path.map_err(|_| Rejection::NotFound.into_response())?;
+    let path = path.map_err(|_| webhook.refuse(&uri, Rejection::NotFound))?;
     let headers = join_repeated(headers);
     let mut path = path.iter().map(|(_, value)| value);
     let sender = path
         .next()
         .and_then(|it| webhook.sources.get(it))
-        .ok_or_else(|| Rejection::NotFound.into_response())?;
+        .ok_or_else(|| webhook.refuse(&uri, Rejection::NotFound))?;
     let origin = headers.get(&REQUEST_ORIGIN).cloned();
     let Some(origin) = origin.filter(|_| sender.source.kind.handshake) else {
-        return Err(([(header::ALLOW, "POST")], Rejection::MethodNotAllowed).into_response());
+        let refusal = webhook.refuse(&uri, Rejection::MethodNotAllowed);
+        return Err(([(header::ALLOW, "POST")], refusal).into_response());
     };
     let path_token = path.next().map(str::to_owned);
     let budget = (sender.source.kind.answer_budget)(&headers);
@@ -274,7 +292,7 @@ async fn handshake(
                 Ok([(ALLOWED_ORIGIN.clone(), origin)].into_response())
             }
             Err(rejection) => {
-                log(&Err(rejection.into()));
+                log_refused(None, rejection, None);
                 measure::refused(Some(&sender.source.name), rejection);
                 Err(rejection.into_response())
             }
@@ -342,18 +360,21 @@ fn log(outcome: &Result<Taken, Refused>) {
                 "delivery taken"
             );
         }
-        Err(Refused { rejection, detail }) => {
-            let (reason, detail) = (rejection.as_str(), detail.as_deref());
-            let event = "delivery.refused";
-            match rejection {
-                Rejection::Internal | Rejection::Unavailable => {
-                    tracing::error!(event, reason, detail, "delivery refused");
-                }
-                _ => tracing::warn!(event, reason, detail, "delivery refused"),
-            }
-            Span::current().record("otel.status_description", reason);
-        }
+        Err(Refused { rejection, detail }) => log_refused(None, *rejection, detail.as_deref()),
     }
+}
+
+/// The line of a refusal. Its source is a field of its own where no span has it.
+fn log_refused(source: Option<&SourceName>, rejection: Rejection, detail: Option<&str>) {
+    let (reason, source) = (rejection.as_str(), source.map(SourceName::as_str));
+    let event = "delivery.refused";
+    match rejection {
+        Rejection::Internal | Rejection::Unavailable => {
+            tracing::error!(event, source, reason, detail, "delivery refused");
+        }
+        _ => tracing::warn!(event, source, reason, detail, "delivery refused"),
+    }
+    Span::current().record("otel.status_description", reason);
 }
 
 impl IntoResponse for Taken {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::{IntoResponse as _, Response};
-use http::{Request, StatusCode};
+use axum::response::Response;
+use http::{Request, Uri};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -19,7 +19,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use self::body::{Cut, LimitedBody, Memory, Share};
+pub use self::body::Cut;
+use self::body::{LimitedBody, Memory, Share};
 
 mod body;
 
@@ -42,13 +43,16 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-/// What a server holds and says when it is full.
-#[derive(Clone, Copy, Debug)]
+/// The answer to a request that was cut off. Whoever wants to know of these learns of each here, once.
+pub type Refuse = Arc<dyn Fn(&Uri, Cut) -> Response + Send + Sync>;
+
+/// What a server holds, and says when it is full or has waited long enough.
+#[derive(Clone)]
 pub struct Capacity {
     /// The bytes that the bodies of all requests may take together, beside a little of each.
     pub bodies: usize,
-    /// The answer to a request whose body finds no room any more.
-    pub full: fn() -> Response,
+    /// The answer beyond that.
+    pub refuse: Refuse,
 }
 
 /// Serves until `stopping`, then finishes the requests that have begun, for at most `drain`.
@@ -73,11 +77,13 @@ pub async fn serve(
         let peer = stream.peer_addr().map(|it| Peer(it.ip())).ok();
         let service = hyper::service::service_fn({
             let (router, memory) = (router.clone(), memory.clone());
+            let refuse = Arc::clone(&capacity.refuse);
             move |mut request: Request<Incoming>| {
                 if let Some(peer) = peer {
                     request.extensions_mut().insert(peer);
                 }
-                answer(router.clone(), Share::of(&memory), capacity.full, request)
+                let refuse = Arc::clone(&refuse);
+                answer(router.clone(), Share::of(&memory), refuse, request)
             }
         });
         let mut connection = hyper::server::conn::http1::Builder::new();
@@ -117,14 +123,15 @@ async fn accept(
 async fn answer(
     router: Router,
     share: Arc<Share>,
-    full: fn() -> Response,
+    refuse: Refuse,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
+    let uri = request.uri().clone();
     let request = request.map(|it| Body::new(LimitedBody::new(it, Arc::clone(&share))));
     let answered = tokio::time::timeout(REQUEST_TIMEOUT, router.oneshot(request)).await;
     Ok(match (share.cut(), answered) {
-        (Some(Cut::Full), _) => full(),
+        (Some(cut), _) => refuse(&uri, cut),
         (None, Ok(Ok(response))) => response,
-        (Some(Cut::Late), _) | (None, Err(_)) => StatusCode::REQUEST_TIMEOUT.into_response(),
+        (None, Err(_)) => refuse(&uri, Cut::Late),
     })
 }

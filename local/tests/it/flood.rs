@@ -208,6 +208,67 @@ fn who_is_slow_or_silent_keeps_nobody_waiting_and_is_shown_out() {
         }
     }
     answered_soon(&place, &serve, "harbor.example.com/prod/pass:3");
+    assert_eq!(refused(&serve, "harbor", "timeout"), 50);
+}
+
+/// How many refusals are told, all of which have their line in the log.
+fn refused(serve: &Serve, source: &str, reason: &str) -> usize {
+    let series = format!(
+        r#"scanhook_webhook_events_received_total{{source="{source}",outcome="refused",reason="{reason}"}} "#
+    );
+    let metrics = serve.get("/metrics").body;
+    let count = metrics.lines().find_map(|it| it.strip_prefix(&series));
+    let log = serve.log();
+    let logged = log.iter().filter(|it| {
+        it["event"] == "delivery.refused"
+            && it["reason"] == reason
+            && it["source"].as_str().unwrap_or("-") == source
+    });
+    let logged = logged.count();
+    assert_eq!(count.unwrap_or("0"), logged.to_string(), "{metrics}");
+    logged
+}
+
+#[test]
+fn what_is_refused_before_the_webhook_sees_it_is_counted_and_logged() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    let long = format!(
+        "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n",
+        "x".repeat(11_000)
+    );
+    let strange = "hostile-name";
+    for (start, status) in [
+        (
+            "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n"
+                .to_owned(),
+            413,
+        ),
+        (
+            format!(
+                "POST /webhooks/{strange} HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n"
+            ),
+            413,
+        ),
+        (format!("{long}\r\n"), 431),
+        (
+            "GET /webhooks/harbor HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            405,
+        ),
+        (format!("GET /{strange} HTTP/1.1\r\nHost: x\r\n\r\n"), 404),
+    ] {
+        let answer = read_answer(&mut begin(serve.address, &start)).unwrap();
+        assert_eq!(answer.status, status, "{start:.60}");
+    }
+    for (source, reason, count) in [
+        ("harbor", "too_large", 2),
+        ("-", "too_large", 1),
+        ("harbor", "method_not_allowed", 1),
+        ("-", "not_found", 1),
+    ] {
+        assert_eq!(refused(&serve, source, reason), count, "{source} {reason}");
+    }
+    assert!(!serve.get("/metrics").body.contains(strange));
 }
 
 #[test]

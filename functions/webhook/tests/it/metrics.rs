@@ -75,6 +75,39 @@ async fn each_event_is_counted_by_what_became_of_it() {
 }
 
 #[tokio::test]
+async fn a_request_that_reaches_no_delivery_is_counted_with_its_reason() {
+    let recorder = EmbeddedFormat::default();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let webhook = Arc::new(started(memory()).await);
+    for (method, path) in [
+        ("GET", "/webhooks/prod"),
+        ("OPTIONS", "/webhooks/prod"),
+        ("OPTIONS", "/webhooks/nobody"),
+        ("POST", "/webhooks/%ff"),
+        ("POST", "/webhooks/prod/a/b"),
+        ("POST", "/hostile"),
+        ("DELETE", "/healthz"),
+    ] {
+        let request = Request::builder().method(method).uri(path);
+        deliver(&webhook, request.body(Bytes::new()).unwrap()).await;
+    }
+    let counts = counts(&recorder);
+    let counts: Vec<_> = counts
+        .iter()
+        .map(|(name, it)| format!("{name} {it}"))
+        .collect();
+    assert_eq!(
+        counts,
+        [
+            "webhook_events_received{outcome=refused,reason=method_not_allowed,source=-} 1",
+            "webhook_events_received{outcome=refused,reason=method_not_allowed,source=prod} 2",
+            "webhook_events_received{outcome=refused,reason=not_found,source=-} 3",
+            "webhook_events_received{outcome=refused,reason=not_found,source=prod} 1",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn a_thousand_hostile_names_make_no_label() {
     let recorder = EmbeddedFormat::default();
     let _recording = metrics::set_default_local_recorder(&recorder);

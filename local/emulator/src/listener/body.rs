@@ -3,6 +3,7 @@
 //! **Invariant**: what strangers make us hold does not grow with their number. Most deliveries are below [`FREE`] bytes, and
 //! no flood of others keeps those out.
 
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -32,13 +33,22 @@ impl Memory {
     }
 }
 
-/// Why a body was cut off.
+/// Why a request was cut off. Whoever reads its body meets this as the source of the error; the answer is the listener's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Cut {
+pub enum Cut {
+    /// It took too long.
     #[error("the body took too long")]
     Late,
+    /// There was no room for its body.
     #[error("the bodies of all requests together are too large")]
     Full,
+}
+
+impl Cut {
+    /// Whether this is the error of a body that was cut off.
+    pub fn caused(err: &(dyn Error + 'static)) -> bool {
+        std::iter::successors(Some(err), |it| (**it).source()).any(|it| it.is::<Self>())
+    }
 }
 
 /// What one body holds of the memory, until the request is answered.

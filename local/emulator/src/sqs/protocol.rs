@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
@@ -19,16 +19,21 @@ use super::store::Store;
 use super::tasks::mover;
 use super::unique_id;
 use crate::faults::Faults;
-use crate::listener::{self, Capacity};
+use crate::listener::{self, Capacity, Cut};
 
 /// A batch may hold 1 MiB of text, of which JSON makes six times as much at worst.
 const LARGEST_REQUEST: usize = 8 << 20;
 
 /// What strangers and friends may have us hold of their requests: a few of the largest, or many of the usual.
-const CAPACITY: Capacity = Capacity {
-    bodies: 64 << 20,
-    full: || refuse(Error::unavailable()).map(Body::from),
-};
+fn capacity() -> Capacity {
+    Capacity {
+        bodies: 64 << 20,
+        refuse: Arc::new(|_, cut| match cut {
+            Cut::Full => refuse(Error::unavailable()).map(Body::from),
+            Cut::Late => StatusCode::REQUEST_TIMEOUT.into_response(),
+        }),
+    }
+}
 
 /// Long polls end with the server; everything else is a transaction or two.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -95,7 +100,7 @@ impl Endpoint {
             shutdown.await;
             stopping.cancel();
         };
-        let server = listener::serve(listener, self.router(), CAPACITY, stopping.clone(), DRAIN);
+        let server = listener::serve(listener, self.router(), capacity(), stopping.clone(), DRAIN);
         tokio::join!(signal, server, mover::run(&store, &stopping));
     }
 }
