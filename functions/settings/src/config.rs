@@ -680,6 +680,104 @@ sources:
         }
     }
 
+    /// What is wrong with a configuration whose references all lead to these values.
+    async fn resolved(yaml: &str, of_first: &'static str, of_others: &'static str) -> String {
+        let environment: crate::Environment = std::sync::Arc::new(move |name| {
+            Some(if name == "FIRST" { of_first } else { of_others }.to_owned())
+        });
+        let secrets = Secrets::local(&environment);
+        let config = match Config::parse(yaml) {
+            Ok(config) => config,
+            Err(err) => return err.to_string(),
+        };
+        let all = async {
+            for source in config.sources.values() {
+                source.secrets(&secrets).await?;
+            }
+            for registry in &config.registries {
+                registry.secret(&secrets).await?;
+            }
+            match &config.scanner {
+                Some(scanner) => scanner.token(&secrets).await.map(drop),
+                None => Ok(()),
+            }
+        };
+        all.await
+            .map_or_else(|err| err.to_string(), |()| "ok".to_owned())
+    }
+
+    #[tokio::test]
+    async fn each_secret_of_a_source_is_long_enough_whatever_it_is_for() {
+        for auth in [
+            "type: hmac, header: X-Signature, algorithm: sha256",
+            "type: token",
+            "type: bearer",
+            "type: basic, username: push",
+            "type: path_token",
+        ] {
+            let second = GOOD.replace(
+                r#"secret: "env:HARBOR" }"#,
+                &format!(
+                    r#"secret: "env:FIRST" }}
+      - {{ {auth}, secret: "env:SECOND" }}"#
+                ),
+            );
+            let resolve =
+                async |second_value| resolved(&second, "fake-16-bytes...", second_value).await;
+            let refused = "sources.prod.auth[1].secret: the secret is";
+            assert_eq!(resolve("fake-16-bytes...").await, "ok", "{auth}");
+            assert!(
+                resolve("fake-15-bytes..")
+                    .await
+                    .starts_with(&format!("{refused} shorter")),
+                "{auth}"
+            );
+            for empty in ["", "\n", "                \n"] {
+                assert_eq!(resolve(empty).await, format!("{refused} empty"), "{auth}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_others_have_issued_is_of_any_length_but_none() {
+        for (lines, path) in [
+            ("scanner: { api_token: \"env:X\" }", "scanner.api_token"),
+            (
+                "registries: { a.io: { credentials: { type: basic, username: a, password: \"env:X\" } } }",
+                "registries.a.io.credentials.password",
+            ),
+            (
+                "registries: { a.io: { credentials: { type: bearer, token: \"env:X\" } } }",
+                "registries.a.io.credentials.token",
+            ),
+            (
+                "registries: { a.io: { credentials: { type: gar, key: \"env:X\" } } }",
+                "registries.a.io.credentials.key",
+            ),
+            (
+                "registries: { a.io: { credentials: { type: acr, tenant: t, username: a, password: \"env:X\" } } }",
+                "registries.a.io.credentials.password",
+            ),
+        ] {
+            let yaml = format!("{}{lines}\n", GOOD.replace("env:HARBOR", "env:FIRST"));
+            let resolve = async |value| resolved(&yaml, "fake-16-bytes...", value).await;
+            assert_eq!(resolve("short").await, "ok", "{path}");
+            for empty in ["", "\n", " \t\r\n"] {
+                let refused = format!("{path}: the secret is empty");
+                assert_eq!(resolve(empty).await, refused, "{empty:?}");
+            }
+        }
+        for credentials in [
+            "type: basic, username: \"\", password: \"env:X\"",
+            "type: bearer, username: \" \", token: \"env:X\"",
+            "type: acr, tenant: t, username: \"\", password: \"env:X\"",
+        ] {
+            let yaml =
+                format!("{GOOD}registries: {{ a.io: {{ credentials: {{ {credentials} }} }} }}\n");
+            assert_eq!(check(&yaml), "registries.a.io.credentials.username: empty");
+        }
+    }
+
     #[test]
     fn a_rate_limit_takes_a_minute_at_once_unless_it_says_otherwise() {
         let limit = |line: &str| {

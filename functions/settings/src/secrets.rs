@@ -133,9 +133,9 @@ impl fmt::Display for SecretRef {
 /// What a secret must be like to be of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strength {
-    /// Chosen for scanhook: at least 16 bytes and no placeholder.
+    /// It keeps strangers out of scanhook, and its operator has chosen it: at least 16 bytes and no placeholder.
     Chosen,
-    /// Given by somebody else's system: not empty.
+    /// It lets scanhook in elsewhere, and another system has issued it or sets its rules: not empty.
     Given,
 }
 
@@ -409,7 +409,7 @@ fn extract(
 fn check(text: &str, strength: Strength) -> Result<(), ResolveSecretError> {
     let lower = text.to_ascii_lowercase();
     let is_one_character = text.chars().all(|it| text.starts_with(it));
-    if text.is_empty() {
+    if text.trim().is_empty() {
         Err(ResolveSecretError::Empty)
     } else if strength == Strength::Given {
         Ok(())

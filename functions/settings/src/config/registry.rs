@@ -203,6 +203,10 @@ fn credentials(
         mut tenant,
     } = wire;
     let missing = |name: &str| error(&format!("{path}.{name}"), "missing");
+    // The CLI would log in with half a login, or with none.
+    if username.as_ref().is_some_and(|it| it.trim().is_empty()) {
+        return Err(error(&format!("{path}.username"), "empty"));
+    }
     let credentials = match credentials_type.as_str() {
         "anonymous" => CredentialsConfig::Anonymous,
         "basic" => CredentialsConfig::Basic {
