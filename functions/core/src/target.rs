@@ -21,6 +21,8 @@ pub struct Target {
     pub choice: Option<Choice>,
     /// The digest of its config, if its manifest was read.
     pub config: Option<Digest>,
+    /// The bytes of its compressed layers, as its manifest tells; none if it was not read.
+    pub size: u64,
 }
 
 impl Target {
@@ -43,6 +45,7 @@ impl Target {
             siblings: Vec::new(),
             choice: None,
             config: None,
+            size: 0,
         }
     }
 

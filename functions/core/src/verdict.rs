@@ -85,7 +85,7 @@ pub enum ErrorReason {
     Network,
     /// The CLI ended as if all were well and left no readable report.
     NoReport,
-    /// The disk is full.
+    /// The scratch space has no room for the image. Transient while other scans hold space, which is seen where they run.
     NoSpace,
     /// Killed for its memory.
     OutOfMemory,

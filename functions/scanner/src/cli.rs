@@ -26,10 +26,12 @@ use tokio::time::timeout;
 
 mod processes;
 mod slots;
+mod space;
 
 use processes::RunProcesses;
 pub use processes::end_leftovers;
 pub use slots::{OpenSlotsError, Slot, Slots};
+pub use space::{FreeSpace, NoRoom};
 
 /// The Sysdig CLI.
 pub struct Cli {

@@ -72,7 +72,7 @@ fn of(reason: ErrorReason) -> Advice {
             "See whether scratch space is full or short, then run the CLI by hand on the image. Redrive a single one first.",
         ),
         ErrorReason::NoSpace => (
-            "The scratch space is full: the image is larger unpacked than what is left.",
+            "The scratch space has no room for the image, also when no other scan holds any of it.",
             "Give the scanner more space (ephemeral storage in Lambda, the data directory's disk elsewhere) or lower \
              scanner.concurrency. Then redrive.",
         ),

@@ -10,7 +10,7 @@ use scanhook_core::plan::ScanPlan;
 use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord};
 use scanhook_core::target::Target;
-use scanhook_core::verdict::{Class, CliRun, ErrorReason, Judged, Verdict, judge};
+use scanhook_core::verdict::{Class, CliRun, ErrorReason, Judged, ScanError, Verdict, judge};
 use scanhook_settings::secrets::Reread;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -133,6 +133,15 @@ pub(super) async fn scan<L: Ledger>(
     scan.record.claimed_until = Some(request.until);
     ledger_result("record", scanner.ledger.record(&scan.record).await);
 
+    let was_shared = slot.is_space_shared();
+    slot.room_for(target.size).map_err(|no_room| Failure {
+        error: ScanError {
+            reason: ErrorReason::NoSpace,
+            class: no_room.class(),
+            detail: no_room.to_string(),
+        },
+        comes_back: ComesBack::Later,
+    })?;
     let login = prepared.resolved.login.clone();
     let plan = scanner
         .settings
@@ -144,20 +153,29 @@ pub(super) async fn scan<L: Ledger>(
     let limit = until(end, (scanner.now)());
     let run = scanner.cli.run(&plan, &message.scan_id, slot, limit);
     let run = run.instrument(tracing::info_span!("cli")).await;
-    let run = run
-        .map_err(|err| attempt.failure(reason_of(&err), format!("could not run the CLI: {err}")))?;
-    let run = CliRun {
-        exit: run.exit,
-        report: run.report,
-        stderr: &run.printed,
+    let judged = match run {
+        Ok(run) => {
+            let run = CliRun {
+                exit: run.exit,
+                report: run.report,
+                stderr: &run.printed,
+            };
+            tracing::info_span!("judge").in_scope(|| judge(target, run, attempt.receive_count))
+        }
+        Err(err) => {
+            let detail = format!("could not run the CLI: {err}");
+            Err(attempt.failure(reason_of(&err), detail).error)
+        }
     };
-    let judged =
-        tracing::info_span!("judge").in_scope(|| judge(target, run, attempt.receive_count));
     match judged {
         Ok(judged) => Ok(Outcome::Judged(Box::new(judged))),
         Err(mut error) => {
             if error.reason == ErrorReason::Database {
                 slot.distrust_database();
+            }
+            // Another scan may have ended meanwhile, or begun.
+            if error.reason == ErrorReason::NoSpace && (was_shared || slot.is_space_shared()) {
+                error.class = Class::Transient;
             }
             let mut comes_back = ComesBack::Later;
             match scanner.reread(error.reason, target, &plan).await {

@@ -15,12 +15,14 @@ use scanhook_core::plan::RunDirectories;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::processes;
+use super::space::{FreeSpace, free_space};
 
 /// The slots of one process. Copies share them.
 #[derive(Clone)]
 pub struct Slots {
     free: Arc<Mutex<Vec<PathBuf>>>,
     permits: Arc<Semaphore>,
+    free_space: FreeSpace,
     /// Held as long as the slots are.
     _lock: Arc<File>,
 }
@@ -67,8 +69,15 @@ impl Slots {
         Ok(Self {
             free: Arc::new(Mutex::new(slots)),
             permits: Arc::new(permits),
+            free_space: free_space(),
             _lock: Arc::new(lock),
         })
+    }
+
+    /// The same with another way to tell how much space is free.
+    #[must_use]
+    pub fn with_free_space(self, free_space: FreeSpace) -> Self {
+        Self { free_space, ..self }
     }
 
     /// Waits for a free slot and takes it.
@@ -82,6 +91,7 @@ impl Slots {
             directory,
             database_is_suspect: false,
             free: Arc::clone(&self.free),
+            free_space: Arc::clone(&self.free_space),
             _permit: permit,
         }
     }
@@ -121,13 +131,14 @@ fn prepare(root: &Path, slots: &[PathBuf]) -> io::Result<()> {
 }
 
 const DATABASE: &str = "database";
-const SCAN_PREFIX: &str = "scan-";
+pub(super) const SCAN_PREFIX: &str = "scan-";
 
 /// A slot that is taken; free again when dropped.
 pub struct Slot {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
     database_is_suspect: bool,
     free: Arc<Mutex<Vec<PathBuf>>>,
+    pub(super) free_space: FreeSpace,
     _permit: OwnedSemaphorePermit,
 }
 

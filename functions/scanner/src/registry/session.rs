@@ -524,7 +524,7 @@ fn subject(chosen: choice::Subject, problems: &Problems, max_image: u64) -> Subj
 }
 
 fn sized(mut target: Target, manifest: ImageManifest, max_image: u64) -> Subject {
-    target.config = manifest.config;
+    (target.config, target.size) = (manifest.config, manifest.size);
     if manifest.size > max_image {
         let problem = format!(
             "its compressed layers have {} bytes, and scanner.max_image is {max_image}",

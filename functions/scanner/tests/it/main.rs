@@ -23,4 +23,5 @@ mod processes;
 mod registry;
 mod resolve;
 mod runs;
+mod space;
 mod world;

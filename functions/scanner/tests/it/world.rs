@@ -21,7 +21,7 @@ use scanhook_emulator::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{self, Peeked, Store};
 use scanhook_scanner::batch::{self, Scanner};
-use scanhook_scanner::cli::{Cli, Run, Slots};
+use scanhook_scanner::cli::{Cli, FreeSpace, Run, Slots};
 use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::queue::Queue;
 use scanhook_scanner::registry::{Dns, Outside, Registries, Sdk};
@@ -147,6 +147,7 @@ impl World {
                 Arc::new(move || clock.now())
             },
         };
+        let slots = Slots::open(&directory.path().join("scratch"), 1).unwrap();
         let secrets = Secrets::local(&environment);
         let settings = ScannerSettings::load(&secrets, Arc::clone(&config));
         let registries = Registries::load(&secrets, &environment, config, outside);
@@ -161,7 +162,10 @@ impl World {
                     variables: vec![("PATH", "/usr/bin:/bin".into())],
                 },
             },
-            slots: Slots::open(&directory.path().join("scratch"), 1).unwrap(),
+            slots: match setup.free_space {
+                Some(free_space) => slots.with_free_space(free_space),
+                None => slots,
+            },
             margin: MARGIN,
             now: {
                 let clock = clock.clone();
@@ -396,6 +400,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) sdk: Sdk,
     /// Which share of the queue's answers are errors.
     pub(crate) throttle: f64,
+    /// How much space is free; else as the disk has it.
+    pub(crate) free_space: Option<FreeSpace>,
 }
 
 impl Default for Setup<'_> {
@@ -413,6 +419,7 @@ impl Default for Setup<'_> {
             environment: Vec::new(),
             sdk: Sdk::default(),
             throttle: 0.0,
+            free_space: None,
         }
     }
 }
