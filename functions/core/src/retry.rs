@@ -35,25 +35,42 @@ impl RetryPolicy {
             .min(MAX_VISIBILITY);
         longest.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
     }
+
+    /// How long to wait from `now` for a server that sends this `Retry-After`, which is never longer than `cap`; `None` if it
+    /// can't be read.
+    pub fn pause_of(&self, retry_after: &str, now: Timestamp) -> Option<Duration> {
+        Some(wish(retry_after, now)?.min(self.cap).min(MAX_VISIBILITY))
+    }
 }
 
 /// No good `Retry-After` is longer; dates with comments could be, without end.
 const MAX_RETRY_AFTER: usize = 64;
 
-/// Reads a `Retry-After` header: seconds or a date, told as the time from `now`, which is at most a day. Source: RFC 9110,
-/// section 10.2.3.
-pub fn pause_of(retry_after: &str, now: Timestamp) -> Option<Duration> {
+/// From here on a number is a Unix time, which is what Docker Hub sends: as a delay it would be 31 years.
+/// Source: docker/hub-feedback#2459.
+const UNIX_SECONDS: u64 = 1_000_000_000;
+
+/// The same in milliseconds, as other servers have it.
+const UNIX_MILLISECONDS: u64 = 1_000_000_000_000;
+
+/// Reads seconds or a date (source: RFC 9110, section 10.2.3) or a Unix time. A time that has passed is no delay.
+fn wish(retry_after: &str, now: Timestamp) -> Option<Duration> {
     let text = retry_after.trim();
     if text.is_empty() || text.len() > MAX_RETRY_AFTER {
         return None;
     }
-    let pause = if text.bytes().all(|it| it.is_ascii_digit()) {
-        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
-    } else {
-        let date = DateTimeParser::new().parse_timestamp(text).ok()?;
-        Duration::try_from(date.duration_since(now)).unwrap_or_default()
+    let until = |time: Timestamp| Duration::try_from(time.duration_since(now)).unwrap_or_default();
+    if !text.bytes().all(|it| it.is_ascii_digit()) {
+        return DateTimeParser::new().parse_timestamp(text).ok().map(until);
+    }
+    let number = text.parse().unwrap_or(u64::MAX);
+    let signed = i64::try_from(number).unwrap_or(i64::MAX);
+    let time = match number {
+        ..UNIX_SECONDS => return Some(Duration::from_secs(number)),
+        UNIX_SECONDS..UNIX_MILLISECONDS => Timestamp::from_second(signed),
+        UNIX_MILLISECONDS.. => Timestamp::from_millisecond(signed),
     };
-    Some(pause.min(Duration::from_hours(24)))
+    Some(time.map_or(Duration::MAX, until))
 }
 
 #[cfg(test)]
@@ -85,15 +102,18 @@ mod tests {
         assert_eq!(POLICY.delay(3, 0.0).as_secs(), 60);
     }
 
-    #[test]
-    fn a_wish_for_a_pause_is_seconds_or_a_date() {
+    fn seconds(retry_after: &str) -> Option<u64> {
         let now: Timestamp = "1994-11-06T08:48:37Z".parse().unwrap();
-        let seconds = |text: &str| pause_of(text, now).map(|it| it.as_secs());
+        let pause = POLICY.pause_of(retry_after, now);
+        pause.map(|it| it.as_secs())
+    }
+
+    #[test]
+    fn a_retry_after_is_seconds_or_a_date() {
         assert_eq!(seconds("120"), Some(120));
         assert_eq!(seconds(" 0 "), Some(0));
         assert_eq!(seconds("Sun, 06 Nov 1994 08:49:37 GMT"), Some(60));
         assert_eq!(seconds("Sun, 06 Nov 1994 08:40:00 GMT"), Some(0));
-        assert_eq!(seconds("99999999999999999999999"), Some(86_400));
         for text in [
             "",
             "-1",
@@ -106,12 +126,57 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_retry_after_is_never_longer_than_the_cap() {
+        for text in [
+            "3600",
+            "3601",
+            "86400",
+            "999999999",
+            "99999999999",
+            "9999999999999999",
+            "99999999999999999999999",
+            "Sun, 06 Nov 1994 10:00:00 GMT",
+            "Thu, 31 Dec 9998 23:59:59 GMT",
+        ] {
+            assert_eq!(seconds(text), Some(3600), "{text}");
+        }
+        let patient = RetryPolicy {
+            cap: Duration::from_hours(100),
+            ..POLICY
+        };
+        let pause = patient.pause_of("360000", Timestamp::UNIX_EPOCH);
+        assert_eq!(pause, Some(MAX_VISIBILITY));
+    }
+
+    #[test]
+    fn a_unix_time_as_a_retry_after_is_that_time() {
+        let now: Timestamp = "2025-05-01T22:01:18Z".parse().unwrap();
+        for (text, expected) in [
+            ("1746136938", 60),
+            ("1746136938000", 60),
+            ("1746136878", 0),
+            ("1000000000", 0),
+            ("1893456000", 3600),
+        ] {
+            let pause = POLICY.pause_of(text, now);
+            assert_eq!(pause, Some(Duration::from_secs(expected)), "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn the_wait_is_between_half_and_all_of_the_doubled_base(n: u32, jitter in 0.0f64..1.0) {
             let longest = POLICY.delay(n, 1.0);
             let delay = POLICY.delay(n, jitter);
             prop_assert!(delay >= longest / 2 && delay <= longest);
+        }
+
+        #[test]
+        fn no_retry_after_is_longer_than_the_cap(text in "[0-9]{1,24}|.{0,40}", now in 0_i64..4_000_000_000) {
+            let now = Timestamp::from_second(now).unwrap();
+            let pause = POLICY.pause_of(&text, now);
+            prop_assert!(pause.is_none_or(|it| it <= POLICY.cap));
         }
     }
 }

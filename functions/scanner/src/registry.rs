@@ -70,9 +70,19 @@ struct Host {
     allow: Vec<IpNet>,
     logins: Logins,
     pulls: Option<Arc<Semaphore>>,
-    /// Until when it wants to be left alone.
-    pause: Mutex<Option<Timestamp>>,
+    /// Whether it asked to be left alone.
+    pause: Mutex<Option<Pause>>,
 }
+
+/// A registry that asked to be left alone.
+struct Pause {
+    until: Timestamp,
+    /// When one image is resolved all the same, to see whether it still wants that.
+    next_probe: Timestamp,
+}
+
+/// How often a paused registry is probed.
+const PROBE: Duration = Duration::from_mins(1);
 
 /// What a registry says of an image.
 pub struct Resolved {
@@ -341,18 +351,38 @@ fn bundle(environment: &Environment, pem: &str) -> Arc<str> {
 }
 
 impl Host {
-    /// How long it wants to be left alone, if it does.
+    /// How much longer it wants to be left alone. `None` if it does not, and once a minute if it does: the caller asks it then.
     fn paused(&self, now: Timestamp) -> Option<Duration> {
-        let pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
-        let remaining = Duration::try_from(pause.as_ref()?.duration_since(now));
-        remaining.ok().filter(|it| !it.is_zero())
+        let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
+        let pause = pause.as_mut()?;
+        let remaining = Duration::try_from(pause.until.duration_since(now)).unwrap_or_default();
+        if remaining.is_zero() {
+            return None;
+        }
+        if pause.next_probe <= now {
+            pause.next_probe = after(now, PROBE);
+            return None;
+        }
+        Some(remaining)
     }
 
+    /// Pauses for that long. The last answer counts: it knows best.
     fn leave_alone(&self, now: Timestamp, pause: Duration) {
-        let until = now.checked_add(pause).ok();
-        let mut present = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
-        *present = until.max(*present);
+        let pause = Pause {
+            until: after(now, pause),
+            next_probe: after(now, PROBE),
+        };
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(pause);
     }
+
+    /// Ends the pause: it answers again.
+    fn resume(&self) {
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+fn after(now: Timestamp, duration: Duration) -> Timestamp {
+    now.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
 impl ResolveError {

@@ -18,7 +18,6 @@ use scanhook_core::image::{Digest, Image, Pin};
 use scanhook_core::manifest::{ImageManifest, Manifest, ParseManifestError};
 use scanhook_core::plan::RegistryLogin;
 use scanhook_core::platform::Platform;
-use scanhook_core::retry::pause_of;
 use scanhook_core::target::Target;
 use scanhook_core::verdict::ErrorReason;
 use secrecy::ExposeSecret as _;
@@ -438,10 +437,18 @@ impl<'a> Session<'a> {
                         shown(url),
                         answer.status.as_u16()
                     );
-                    let failure = ResolveError::new(ErrorReason::Network, problem);
-                    (failure, Some(self.wish(&answer.headers).unwrap_or(pause)))
+                    let mut failure = ResolveError::new(ErrorReason::Network, problem);
+                    failure.pause = self.wish(&answer.headers);
+                    let pause = failure.pause.unwrap_or(pause);
+                    (failure, Some(pause))
                 }
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    // That its token server answers does not show that the registry does.
+                    if answer.status.is_success() && url.origin() == self.host.base.origin() {
+                        self.host.resume();
+                    }
+                    return Ok(answer);
+                }
                 Err(err) => {
                     let is_passing = matches!(err, CallError::Unreachable { again: true, .. });
                     (err.into(), is_passing.then_some(pause))
@@ -467,7 +474,7 @@ impl<'a> Session<'a> {
 
     fn wish(&self, headers: &HeaderMap) -> Option<Duration> {
         let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
-        pause_of(text, self.now())
+        self.registries.config.retry.pause_of(text, self.now())
     }
 }
 

@@ -152,6 +152,113 @@ async fn a_registry_that_asks_for_a_pause_gets_it() {
     assert_eq!(registry.asked().len(), asked);
 }
 
+/// A world whose registry has one image and answers so, as long as it answers anything.
+async fn limited(
+    limit: impl Fn() -> Option<Answer> + Send + Sync + 'static,
+) -> (World, FakeRegistry) {
+    let mut content = Content::default();
+    content.image("demo/pass", Some("1.0"), "a");
+    let registry =
+        FakeRegistry::start(move |asked| limit().unwrap_or_else(|| content.answer(asked))).await;
+    let setup = Setup {
+        registries: entry(""),
+        hosts: vec![(REGISTRY, registry.address)],
+        ..Setup::default()
+    };
+    (World::set_up(setup).await, registry)
+}
+
+#[tokio::test]
+async fn no_retry_after_keeps_a_message_longer_than_the_cap() {
+    for (status, wish, expected) in [
+        (429, "86400", 3600),
+        (429, "99999999999999999999", 3600),
+        (429, "Thu, 31 Dec 9998 23:59:59 GMT", 3600),
+        (503, "86400", 3600),
+        // Unix times, in seconds and milliseconds: ten minutes from now.
+        (429, "1795291800", 600),
+        (429, "1795291800000", 600),
+        (503, "Sat, 21 Nov 2026 20:10:00 GMT", 600),
+    ] {
+        let (world, _registry) = limited(move || Some(with(status, "retry-after", wish))).await;
+        let outcome = world.outcome(&by_tag("scan"), 1).await;
+        assert!(outcome.starts_with("retried: "), "{wish}: {outcome}");
+        assert_eq!(world.hidden_for().await, expected, "{status} {wish}");
+    }
+}
+
+#[tokio::test]
+async fn a_retry_after_that_can_not_be_read_pauses_nothing() {
+    for wish in ["-1", "soon", "1e9", ""] {
+        let (world, registry) = limited(move || Some(with(429, "retry-after", wish))).await;
+        let outcome = world.outcome(&by_tag("scan"), 1).await;
+        assert_eq!(outcome, "retried: rate_limited", "{wish}");
+        assert!((15..=30).contains(&world.hidden_for().await), "{wish}");
+        let asked = registry.asked().len();
+        world.outcome(&by_tag("other"), 1).await;
+        assert!(registry.asked().len() > asked, "{wish}");
+    }
+}
+
+#[tokio::test]
+async fn one_scan_a_minute_is_let_through_during_a_pause() {
+    let (world, registry) = limited(|| Some(with(429, "retry-after", "86400"))).await;
+    let asked = async |scan_id: &str| {
+        let before = registry.asked().len();
+        assert_eq!(
+            world.outcome(&by_tag(scan_id), 1).await,
+            "retried: rate_limited"
+        );
+        registry.asked().len() - before
+    };
+    assert_eq!(asked("first").await, 1);
+    world.clock.advance(Duration::from_secs(59));
+    assert_eq!(asked("too-soon").await, 0);
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(asked("probe").await, 1);
+    assert_eq!(asked("beside").await, 0);
+    world.clock.advance(Duration::from_mins(1));
+    assert_eq!(asked("next-probe").await, 1);
+}
+
+#[tokio::test]
+async fn a_success_ends_a_pause() {
+    let limits = std::sync::atomic::AtomicBool::new(true);
+    let limits = std::sync::Arc::new(limits);
+    let switch = std::sync::Arc::clone(&limits);
+    let (world, _registry) = limited(move || {
+        let is_on = switch.load(std::sync::atomic::Ordering::Relaxed);
+        is_on.then(|| with(429, "retry-after", "86400"))
+    })
+    .await;
+    let outcome = async |scan_id: &str| world.outcome(&by_tag(scan_id), 1).await;
+    assert_eq!(outcome("first").await, "retried: rate_limited");
+    limits.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(outcome("too-soon").await, "retried: rate_limited");
+    world.clock.advance(Duration::from_mins(1));
+    assert_eq!(outcome("probe").await, PASSED);
+    assert_eq!(outcome("after").await, "passed repeated");
+}
+
+#[tokio::test]
+async fn a_shorter_wish_takes_the_place_of_a_longer_one() {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let (world, _registry) = limited(move || {
+        let wishes = ["3000", "70"];
+        let count = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        wishes.get(count).map(|it| with(429, "retry-after", it))
+    })
+    .await;
+    let outcome = async |scan_id: &str| world.outcome(&by_tag(scan_id), 1).await;
+    assert_eq!(outcome("first").await, "retried: rate_limited");
+    world.clock.advance(Duration::from_mins(1));
+    assert_eq!(outcome("probe").await, "retried: rate_limited");
+    world.clock.advance(Duration::from_secs(59));
+    assert_eq!(outcome("too-soon").await, "retried: rate_limited");
+    world.clock.advance(Duration::from_secs(11));
+    assert_eq!(outcome("after").await, PASSED);
+}
+
 #[tokio::test]
 async fn no_more_images_are_pulled_at_once_than_the_registry_is_to_bear() {
     let mut content = Content::default();
