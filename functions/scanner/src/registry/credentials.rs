@@ -248,6 +248,9 @@ impl Logins {
     }
 }
 
+/// No such login lasts longer, whatever its server claims. Source: Amazon ECR API reference, `GetAuthorizationToken`.
+const LONGEST_LIFE: Duration = Duration::from_hours(12);
+
 /// A login counts as just made for as long as a scan with it may last in Lambda.
 const FRESH: Duration = Duration::from_mins(15);
 
@@ -264,7 +267,7 @@ impl Lasting {
             },
             made_at: Instant::now(),
             secret: None,
-            until: Instant::now() + lifetime.saturating_sub(SPARE),
+            until: Instant::now() + lifetime.min(LONGEST_LIFE).saturating_sub(SPARE),
         }
     }
 }
@@ -275,6 +278,13 @@ impl LoginError {
             reason: ErrorReason::Unauthorized,
             detail: detail.into(),
             is_unconfirmed: false,
+        }
+    }
+
+    pub(super) fn rate_limited(detail: impl Into<String>) -> Self {
+        Self {
+            reason: ErrorReason::RateLimited,
+            detail: detail.into(),
         }
     }
 

@@ -1,9 +1,12 @@
 //! A token from a place that the operator chose: where the key of a service account says, the directory, the metadata
 //! server.
 
+use std::time::Duration;
+
 use reqwest::header::HeaderValue;
-use reqwest::{Method, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::address::Reach;
 use super::credentials::LoginError;
@@ -22,12 +25,40 @@ pub(super) enum Grant<'a> {
 /// What a token server answers. Source: RFC 6749, section 5.1.
 #[derive(Deserialize)]
 pub(super) struct Token {
-    #[serde(default, rename = "access_token")]
-    pub(super) access: String,
-    /// In seconds.
-    pub(super) expires_in: Option<u64>,
+    #[serde(rename = "access_token")]
+    access: Option<String>,
+    /// In seconds. Some directories send it as a text, and what is not needed must not cost the token.
+    expires_in: Option<Value>,
     #[serde(rename = "refresh_token")]
-    pub(super) refresh: Option<String>,
+    refresh: Option<String>,
+}
+
+impl Token {
+    /// The access token.
+    pub(super) fn access(self) -> Result<String, LoginError> {
+        given(self.access)
+    }
+
+    /// The refresh token.
+    pub(super) fn refresh(self) -> Result<String, LoginError> {
+        given(self.refresh)
+    }
+
+    /// How long it lasts, if that is known.
+    pub(super) fn lifetime(&self) -> Option<Duration> {
+        let seconds = match self.expires_in.as_ref()? {
+            Value::String(text) => text.parse().ok(),
+            number => number.as_u64(),
+        };
+        seconds.map(Duration::from_secs)
+    }
+}
+
+/// An empty token is none.
+fn given(token: Option<String>) -> Result<String, LoginError> {
+    token
+        .filter(|it| !it.is_empty())
+        .ok_or_else(|| LoginError::network("the token server answers with no token"))
 }
 
 /// Asks for a token.
@@ -77,13 +108,12 @@ pub(super) async fn ask(http: &Http, grant: Grant<'_>) -> Result<Token, LoginErr
         })?;
     if !answer.status.is_success() {
         let problem = format!("{} gives no token: status {}", shown(&url), answer.status);
-        return Err(
-            if answer.status.is_client_error() && answer.status.as_u16() != 429 {
-                LoginError::unauthorized(problem)
-            } else {
-                LoginError::network(problem)
-            },
-        );
+        return Err(match answer.status {
+            StatusCode::REQUEST_TIMEOUT => LoginError::network(problem),
+            StatusCode::TOO_MANY_REQUESTS => LoginError::rate_limited(problem),
+            status if status.is_client_error() => LoginError::unauthorized(problem),
+            _ => LoginError::network(problem),
+        });
     }
     serde_json::from_slice(&answer.body)
         .map_err(|_| LoginError::network(format!("{} gives a token that is none", shown(&url))))

@@ -445,6 +445,65 @@ async fn without_a_key_the_metadata_server_gives_the_access_token() {
     );
 }
 
+/// What comes of an image of GAR whose metadata server answers so.
+async fn with_metadata(answer: Answer) -> String {
+    let host = "europe-docker.pkg.dev";
+    let (content, _) = content();
+    let login = basic("oauth2accesstoken", "fake-access-token");
+    let registry = FakeRegistry::start(wants(content, login)).await;
+    let metadata = FakeRegistry::start(move |_| answer.clone()).await;
+    let setup = Setup {
+        registries: format!("  {host}: {{ insecure: true, credentials: {{ type: gar }} }}"),
+        hosts: vec![(host, registry.address)],
+        environment: vec![("GCE_METADATA_HOST", metadata.address.to_string())],
+        ..Setup::default()
+    };
+    outcome(&World::set_up(setup).await, host, 2).await
+}
+
+#[tokio::test]
+async fn the_lifetime_of_a_token_never_costs_the_token() {
+    for lifetime in [
+        json!(u64::MAX),
+        json!(0),
+        json!(-1),
+        json!("3599"),
+        json!("soon"),
+        json!(3599.5),
+        json!(1e300),
+        json!([]),
+        Value::Null,
+    ] {
+        let token = json!({"access_token": "fake-access-token", "expires_in": lifetime});
+        let outcome = with_metadata(answer_json(&token)).await;
+        assert_eq!(outcome, PASSED, "{token}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_server_without_a_token_is_a_transient_failure() {
+    for (answer, expected) in [
+        (
+            answer_json(&json!({"access_token": ""})),
+            "retried: network",
+        ),
+        (
+            answer_json(&json!({"access_token": null})),
+            "retried: network",
+        ),
+        (answer_json(&json!({})), "retried: network"),
+        (answer_json(&json!([])), "retried: network"),
+        (status(408), "retried: network"),
+        (status(429), "retried: rate_limited"),
+        (status(500), "retried: network"),
+        (status(400), "dead letter: unauthorized"),
+        (status(403), "dead letter: unauthorized"),
+    ] {
+        let name = format!("{answer:?}");
+        assert_eq!(with_metadata(answer).await, expected, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_service_principal_gets_a_refresh_token_of_its_registry() {
     let host = "team.azurecr.io";
@@ -453,14 +512,14 @@ async fn a_service_principal_gets_a_refresh_token_of_its_registry() {
     let holds = wants(content, basic(null_user, "fake-refresh-token"));
     let registry = FakeRegistry::start(move |asked| match asked.path.as_str() {
         "/oauth2/exchange" if asked.body.contains("access_token=fake-directory-token") => {
-            answer_json(&json!({"refresh_token": "fake-refresh-token"}))
+            answer_json(&json!({"access_token": null, "refresh_token": "fake-refresh-token"}))
         }
         "/oauth2/exchange" => status(401),
         _ => holds(asked),
     })
     .await;
     let directory = FakeRegistry::start(|_| {
-        answer_json(&json!({"access_token": "fake-directory-token", "expires_in": 3599}))
+        answer_json(&json!({"access_token": "fake-directory-token", "expires_in": "3599"}))
     })
     .await;
     let setup = Setup {

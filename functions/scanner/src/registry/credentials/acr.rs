@@ -42,18 +42,15 @@ pub(super) async fn login(
         ("client_secret", password.expose_secret()),
         ("scope", SCOPE),
     ];
-    let directory = grant::ask(http, Grant::Post(&url, &form)).await?;
+    let directory = grant::ask(http, Grant::Post(&url, &form)).await?.access()?;
     let scheme = if trust.plain { "http" } else { "https" };
     let url = format!("{scheme}://{registry}/oauth2/exchange");
     let form = [
         ("grant_type", "access_token"),
         ("service", registry.as_str()),
         ("tenant", tenant),
-        ("access_token", directory.access.as_str()),
+        ("access_token", directory.as_str()),
     ];
     let token = grant::ask(http, Grant::Registry(&url, &form, trust)).await?;
-    let token = token
-        .refresh
-        .ok_or_else(|| LoginError::network("the registry exchanges a token for none"))?;
-    Ok(Lasting::new(USERNAME, token, LIFETIME))
+    Ok(Lasting::new(USERNAME, token.refresh()?, LIFETIME))
 }

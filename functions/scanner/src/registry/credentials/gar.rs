@@ -3,8 +3,6 @@
 //! Sources: Google Cloud, "Using OAuth 2.0 for server to server applications" (RFC 7523) and "About VM metadata". A token
 //! lasts an hour; the registry takes it as the password of `oauth2accesstoken`.
 
-use std::time::Duration;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
@@ -52,8 +50,8 @@ pub(super) async fn login(
         Some(key) => by_key(key, makers, http).await?,
         None => from_metadata(makers, http).await?,
     };
-    let lifetime = Duration::from_secs(token.expires_in.unwrap_or_default());
-    Ok(Lasting::new(USERNAME, token.access, lifetime))
+    let lifetime = token.lifetime().unwrap_or_default();
+    Ok(Lasting::new(USERNAME, token.access()?, lifetime))
 }
 
 async fn by_key(key: &Secret, makers: &Makers, http: &Http) -> Result<grant::Token, LoginError> {
