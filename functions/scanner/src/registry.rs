@@ -34,6 +34,7 @@ mod challenge;
 mod credentials;
 mod grant;
 mod http;
+mod link;
 mod listing;
 mod session;
 

@@ -2,10 +2,9 @@
 //!
 //! Source: OCI distribution specification, "Listing Tags"; the distribution project's HTTP API V2, "Catalog" and "Pagination".
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use jiff::Timestamp;
-use reqwest::header::{HeaderMap, LINK};
 use reqwest::{Method, Url};
 use scanhook_core::choice::Subject;
 use scanhook_core::image::{Digest, Image, Pin, Registry, Repository, Tag};
@@ -13,7 +12,7 @@ use scanhook_core::verdict::ErrorReason;
 use serde::Deserialize;
 
 use super::session::Session;
-use super::{Registries, ResolveError};
+use super::{Registries, ResolveError, link};
 
 /// How many names a page is asked to have. A registry may give fewer.
 const PAGE: usize = 1000;
@@ -26,13 +25,17 @@ const DOCKER: i64 = 1_356_998_400;
 
 const JSON: &str = "application/json";
 
+// A list may be null, as Distribution's is for a repository without tags; where it is absent, the answer is something else.
+
 #[derive(Deserialize)]
 struct WireTags {
+    #[serde(deserialize_with = "Option::deserialize")]
     tags: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
 struct WireCatalog {
+    #[serde(deserialize_with = "Option::deserialize")]
     repositories: Option<Vec<String>>,
 }
 
@@ -123,93 +126,80 @@ fn parsed<T, E>(names: &[String], parse: impl Fn(&str) -> Result<T, E>) -> Vec<T
     names.iter().filter_map(|it| parse(it).ok()).collect()
 }
 
-/// Reads a list to its end.
+/// Reads a list to its end. A list whose end is in doubt is an error: the names that it has so far would pass for all.
 async fn pages(
     mut session: Session<'_>,
     path: &str,
     names_in: impl Fn(&[u8]) -> Option<Vec<String>>,
 ) -> Result<Vec<String>, ResolveError> {
-    let mut names = Vec::new();
-    let mut asked = HashSet::new();
+    let registry = session.host().registry.clone();
+    let unreadable =
+        |problem: String| ResolveError::new(ErrorReason::Network, format!("{registry} {problem}"));
+    let (mut names, mut asked) = (BTreeSet::new(), HashSet::new());
     let mut query = format!("n={PAGE}");
-    for _ in 0..MOST_PAGES {
+    while asked.len() < MOST_PAGES {
         let answer = session
             .ask_for(Method::GET, &format!("{path}?{query}"), JSON)
-            .await?;
+            .await;
+        let answer = answer.map_err(|err| match err.reason {
+            // There is a list: some of it was read.
+            ErrorReason::ImageNotFound if !asked.is_empty() => {
+                unreadable(format!("does not have page {} of a list", asked.len() + 1))
+            }
+            _ => err,
+        })?;
         let page = names_in(&answer.body);
-        names.extend(page.ok_or_else(|| {
-            let problem = format!(
-                "{} answers with something else than a list",
-                session.host().registry
-            );
-            ResolveError::new(ErrorReason::Network, problem)
-        })?);
-        match next(&answer.headers, &session.host().base, path) {
-            Some(next) if asked.insert(next.clone()) => query = next,
-            // A list that leads back to itself has ended.
-            _ => return Ok(names),
+        let page =
+            page.ok_or_else(|| unreadable("answers with something else than a list".to_owned()))?;
+        let known = names.len();
+        let last = page.last().filter(|_| page.len() == PAGE).cloned();
+        names.extend(page);
+        asked.insert(query);
+        let next = link::next(&answer.headers).map_err(|err| unreadable(format!("sends {err}")))?;
+        query = match (next, last) {
+            (Some(target), _) => query_of(target, &session.host().base, path)
+                .ok_or_else(|| unreadable("links to a next page without a query".to_owned()))?,
+            // Without `Link` a full page need not be the last one. Source: OCI distribution specification 1.0, "Listing Tags".
+            (None, Some(last)) if names.len() > known => {
+                let last: String = form_urlencoded::byte_serialize(last.as_bytes()).collect();
+                format!("n={PAGE}&last={last}")
+            }
+            (None, _) => return Ok(names.into_iter().collect()),
+        };
+        if asked.contains(&query) {
+            return Err(unreadable(
+                "links from a list's page back to an earlier one".to_owned(),
+            ));
         }
     }
-    let problem = format!("the list of {} does not end", session.host().registry);
-    Err(ResolveError::new(ErrorReason::Network, problem))
+    Err(unreadable("has a list that does not end".to_owned()))
 }
 
-/// The query of the next page. Only that is taken of the link: it can't lead elsewhere. Source: RFC 8288.
-fn next(headers: &HeaderMap, base: &Url, path: &str) -> Option<String> {
-    let links = headers
-        .get_all(LINK)
-        .iter()
-        .filter_map(|it| it.to_str().ok());
-    // A target may have commas, but no angle brackets.
-    let mut links = links.flat_map(|it| it.split('<').skip(1).filter_map(|it| it.split_once('>')));
-    let (target, _) = links.find(|(_, parameters)| {
-        parameters.contains("rel=\"next\"") || parameters.contains("rel=next")
-    })?;
+/// The query of the next page. Only that is taken of the link: it can't lead elsewhere.
+fn query_of(target: &str, base: &Url, path: &str) -> Option<String> {
     let url = base.join(path).ok()?.join(target).ok()?;
     url.query().map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
-    use reqwest::header::HeaderValue;
-
     use super::*;
-
-    fn check(link: &str, expected: Option<&str>) {
-        let base = Url::parse("https://h.io/v2/").unwrap();
-        let headers = HeaderMap::from_iter([(LINK, HeaderValue::from_str(link).unwrap())]);
-        assert_eq!(
-            next(&headers, &base, "a/b/tags/list").as_deref(),
-            expected,
-            "{link}"
-        );
-    }
 
     #[test]
     fn only_the_query_of_a_link_is_followed() {
-        check(
-            r#"</v2/a/b/tags/list?n=2&last=1.0>; rel="next""#,
-            Some("n=2&last=1.0"),
-        );
-        check(
-            r#"<https://h.io/v2/a/b/tags/list?last=x>; rel="next""#,
-            Some("last=x"),
-        );
-        check(r"<?last=x>; rel=next", Some("last=x"));
-        check(
-            r#"<http://169.254.169.254/latest?last=x>; rel="next""#,
-            Some("last=x"),
-        );
-        check(
-            r#"</v2/?last=0>; rel="prev", </v2/?last=2>; rel="next""#,
-            Some("last=2"),
-        );
-        check(
-            r#"</v2/?last=1,rel=next,2>; rel="next""#,
-            Some("last=1,rel=next,2"),
-        );
-        check(r#"</v2/?last=0>; rel="prev""#, None);
-        check("nonsense", None);
-        check(r#"<nonsense; rel="next""#, None);
+        let base = Url::parse("https://h.io/v2/").unwrap();
+        for (target, expected) in [
+            ("/v2/a/b/tags/list?n=2&last=1.0", Some("n=2&last=1.0")),
+            ("https://h.io/v2/a/b/tags/list?last=x", Some("last=x")),
+            ("?last=x", Some("last=x")),
+            ("http://169.254.169.254/latest?last=x", Some("last=x")),
+            ("//evil.example.org/v2/?last=x", Some("last=x")),
+            ("/v2/?last=1,rel=next,2", Some("last=1,rel=next,2")),
+            ("/v2/a/b/tags/list/2", None),
+            ("http://", None),
+        ] {
+            let query = query_of(target, &base, "a/b/tags/list");
+            assert_eq!(query.as_deref(), expected, "{target}");
+        }
     }
 }

@@ -16,6 +16,7 @@ mod dynamodb;
 mod faults;
 mod hostile;
 mod ledger;
+mod listing;
 mod metrics;
 mod outcomes;
 mod privacy;
