@@ -36,6 +36,7 @@ mod grant;
 mod http;
 mod link;
 mod listing;
+mod problem;
 mod session;
 
 pub use address::{Dns, system_dns};

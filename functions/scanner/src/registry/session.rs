@@ -25,6 +25,7 @@ use serde::Deserialize;
 
 use super::challenge::{self, Challenge};
 use super::http::{Answer, Call, CallError, MAX_MANIFEST, MAX_TOKEN, shown};
+use super::problem::Problem;
 use super::{Host, Registries, ResolveError, Resolved, Subject};
 
 /// The types of manifests that are understood, and those that are known not to be images or not to be readable, so that
@@ -195,15 +196,13 @@ impl<'a> Session<'a> {
     /// what is no word about the image is followed by a GET (containerd/containerd#5860, crazy-max/diun#1614).
     async fn find(&mut self, tag: &str) -> Result<(Digest, Option<Manifest>), ResolveError> {
         let head = self.head(tag).await?;
-        let head_digest = head.digest();
-        let refusal = match self.accepted(head) {
-            Ok(_) => match head_digest {
-                Some(digest) => return Ok((digest, None)),
-                // The header is only recommended.
-                None => None,
-            },
-            Err((status, err)) if is_final_for_head(status) => return Err(err),
-            Err((_, err)) => Some(err),
+        let status = head.status;
+        let refusal = match self.accepted(head).map(|it| it.digest()) {
+            Ok(Some(digest)) => return Ok((digest, None)),
+            // The header is only recommended.
+            Ok(None) => None,
+            Err(err) if is_final_for_head(status) => return Err(err),
+            Err(err) => Some(err),
         };
         let answer = match (self.ask(Method::GET, tag).await, refusal) {
             (Ok(answer), _) => answer,
@@ -258,7 +257,7 @@ impl<'a> Session<'a> {
         accept: &'static str,
     ) -> Result<Answer, ResolveError> {
         let answer = self.answer(method, path, accept).await?;
-        self.accepted(answer).map_err(|(_, err)| err)
+        self.accepted(answer)
     }
 
     /// The answer of any status that means something, after authentication if that is asked for.
@@ -277,53 +276,42 @@ impl<'a> Session<'a> {
             let answer = self.call(method.clone(), &url, accept, authorization, MAX_MANIFEST);
             let answer = answer.await?;
             if answer.status == StatusCode::UNAUTHORIZED && !self.is_authenticated {
-                self.authenticate(&answer.headers).await?;
+                self.authenticate(&answer).await?;
                 continue;
             }
             return Ok(answer);
         }
     }
 
-    /// The answer if it is what was asked for, else what its status means.
-    fn accepted(&self, answer: Answer) -> Result<Answer, (StatusCode, ResolveError)> {
-        let status = answer.status;
-        let err = match status {
-            it if it.is_success() => return Ok(answer),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.refusal(status),
-            StatusCode::NOT_FOUND => {
-                let problem = format!("{} has no such image", self.host.registry);
-                ResolveError::new(ErrorReason::ImageNotFound, problem)
-            }
-            _ => {
-                let problem = format!(
-                    "{} answers with status {}",
-                    self.host.registry,
-                    status.as_u16()
-                );
-                ResolveError::new(ErrorReason::Network, problem)
-            }
+    /// The answer if it is what was asked for, else what it means.
+    fn accepted(&self, answer: Answer) -> Result<Answer, ResolveError> {
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let problem = answer.problem();
+        let registry = &self.host.registry;
+        let detail = match problem.reason {
+            ErrorReason::Unauthorized => return Err(self.refusal(&problem)),
+            ErrorReason::ImageNotFound => format!("{registry} has no such image: {problem}"),
+            _ => format!("{registry} answers with {problem}"),
         };
-        Err((status, err))
+        Err(ResolveError::new(problem.reason, detail))
     }
 
-    fn refusal(&self, status: StatusCode) -> ResolveError {
+    fn refusal(&self, refused: &Problem) -> ResolveError {
         let with = match (&self.login, self.is_withheld) {
             (None, _) => "without credentials",
             (Some(_), true) => "without the credentials, which its realm must not see",
             (Some(_), false) => "with its credentials",
         };
-        let problem = format!(
-            "{} refuses us {with}: status {}",
-            self.host.registry,
-            status.as_u16()
-        );
+        let problem = format!("{} refuses us {with}: {refused}", self.host.registry);
         ResolveError::new(ErrorReason::Unauthorized, problem)
     }
 
     /// Does what the registry wants to see done first.
-    async fn authenticate(&mut self, headers: &HeaderMap) -> Result<(), ResolveError> {
+    async fn authenticate(&mut self, refusal: &Answer) -> Result<(), ResolveError> {
         self.is_authenticated = true;
-        let challenges = headers.get_all(WWW_AUTHENTICATE).iter();
+        let challenges = refusal.headers.get_all(WWW_AUTHENTICATE).iter();
         let challenges: Vec<_> = challenges
             .filter_map(|it| it.to_str().ok())
             .flat_map(challenge::parse)
@@ -338,7 +326,7 @@ impl<'a> Session<'a> {
                 header("Bearer", &token)
             }
             (None, Some(login)) if challenges.contains(&Challenge::Basic) => basic(login),
-            _ => return Err(self.refusal(StatusCode::UNAUTHORIZED)),
+            _ => return Err(self.refusal(&refusal.problem())),
         };
         Ok(())
     }
@@ -384,15 +372,13 @@ impl<'a> Session<'a> {
             MAX_TOKEN,
         );
         let answer = answer.await?;
-        match answer.status {
-            it if it.is_success() => {}
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                return Err(self.refusal(answer.status));
+        if !answer.status.is_success() {
+            let problem = answer.problem();
+            if problem.reason == ErrorReason::Unauthorized {
+                return Err(self.refusal(&problem));
             }
-            status => {
-                let problem = format!("{} answers with status {}", shown(&url), status.as_u16());
-                return Err(ResolveError::new(ErrorReason::Network, problem));
-            }
+            let problem = format!("{} answers with {problem}", shown(&url));
+            return Err(ResolveError::new(ErrorReason::Network, problem));
         }
         let wire: Option<WireToken> = serde_json::from_slice(&answer.body).ok();
         let tokens = wire.into_iter().flat_map(|it| [it.token, it.access_token]);
@@ -427,16 +413,12 @@ impl<'a> Session<'a> {
             let trust_of = |it: &Url| self.registries.trust(&self.host, it);
             let pause = PAUSE * 2_u32.pow(tries - 1);
             let (failure, pause) = match self.registries.http.call(call, trust_of).await {
-                Ok(answer) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
+                Ok(answer) if answer.is_rate_limited() => {
                     let wish = self.wish(&answer.headers);
                     (rate_limited(&self.host, wish), wish)
                 }
                 Ok(answer) if is_passing(&method, answer.status) => {
-                    let problem = format!(
-                        "{} answers with status {}",
-                        shown(url),
-                        answer.status.as_u16()
-                    );
+                    let problem = format!("{} answers with {}", shown(url), answer.problem());
                     let mut failure = ResolveError::new(ErrorReason::Network, problem);
                     failure.pause = self.wish(&answer.headers);
                     let pause = failure.pause.unwrap_or(pause);

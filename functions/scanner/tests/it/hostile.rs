@@ -88,7 +88,7 @@ async fn each_bad_answer_is_an_error_with_a_reason() {
     endless: dead letter: unsupported_image: registry.example.com answers with more than any manifest has
     401 without a challenge: dead letter: unauthorized: registry.example.com refuses us with its credentials: status 401
     403: dead letter: unauthorized: registry.example.com refuses us with its credentials: status 403
-    404: dead letter: image_not_found: registry.example.com has no such image
+    404: dead letter: image_not_found: registry.example.com has no such image: status 404
     418: retried: network: registry.example.com answers with status 418
     500: retried: network: registry.example.com answers with status 500
     503: retried: network: registry.example.com answers with status 503
@@ -97,6 +97,52 @@ async fn each_bad_answer_is_an_error_with_a_reason() {
     redirects to a file: dead letter: unauthorized: "" would be asked by file
     redirects with a login: dead letter: unauthorized: registry.example.com is named with a login in its URL
     "#);
+}
+
+fn errors(status: u16, codes: &[&str]) -> Answer {
+    let errors: Vec<_> = codes
+        .iter()
+        .map(|it| json!({"code": it, "message": "m"}))
+        .collect();
+    let body = json!({ "errors": errors }).to_string().into_bytes();
+    Answer::Full(status, Vec::new(), body)
+}
+
+#[tokio::test]
+async fn an_error_code_decides_where_the_status_misleads() {
+    let mut told = String::new();
+    for (status, codes) in [
+        (404, &["MANIFEST_UNKNOWN", "DENIED"][..]),
+        (404, &["MANIFEST_UNKNOWN"]),
+        (400, &["NAME_UNKNOWN"]),
+        (400, &["TOOMANYREQUESTS"]),
+        (401, &["TOOMANYREQUESTS"]),
+        (403, &["TOOMANYREQUESTS"]),
+        (401, &["UNAUTHORIZED"]),
+        (412, &["PROJECTPOLICYVIOLATION"]),
+        (416, &[]),
+    ] {
+        let outcome = outcome(move |asked| {
+            // The tag is known, so that the answer in question is that of the manifest.
+            match asked.method.as_str() {
+                "HEAD" => with(200, "docker-content-digest", DIGEST),
+                _ => errors(status, codes),
+            }
+        });
+        let (outcome, detail) = outcome.await;
+        writeln!(told, "{status}: {outcome}: {detail}").unwrap();
+    }
+    insta::assert_snapshot!(told, @"
+    404: dead letter: unauthorized: registry.example.com refuses us with its credentials: status 404 (DENIED, MANIFEST_UNKNOWN)
+    404: dead letter: image_not_found: registry.example.com has no such image: status 404 (MANIFEST_UNKNOWN)
+    400: dead letter: image_not_found: registry.example.com has no such image: status 400 (NAME_UNKNOWN)
+    400: retried: rate_limited: registry.example.com asks for a pause
+    401: retried: rate_limited: registry.example.com asks for a pause
+    403: retried: rate_limited: registry.example.com asks for a pause
+    401: dead letter: unauthorized: registry.example.com refuses us with its credentials: status 401 (UNAUTHORIZED)
+    412: dead letter: unauthorized: registry.example.com refuses us with its credentials: status 412 (PROJECTPOLICYVIOLATION)
+    416: retried: network: registry.example.com answers with status 416
+    ");
 }
 
 #[tokio::test]
