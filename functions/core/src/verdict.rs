@@ -198,6 +198,18 @@ impl ErrorReason {
         self.class(u32::MAX) == Class::Transient
     }
 
+    /// Whether an operator can mend it and then redrive, rather than only have another image pushed.
+    pub fn is_mendable(self) -> bool {
+        !matches!(
+            self,
+            Self::BadMessage
+                | Self::ImageNotFound
+                | Self::PlatformMissing
+                | Self::ReportMismatch
+                | Self::UnsupportedImage
+        )
+    }
+
     /// The last receive on which it is tried, if that is before the queue's own limit.
     pub fn last_receive(self) -> u32 {
         match self {

@@ -56,19 +56,21 @@ pub(super) async fn finish<L: Ledger>(
 }
 
 /// Decides what becomes of a record by what of it failed: it comes back as long as any of that may pass, and becomes a
-/// dead letter when none may.
+/// dead letter when none may. Of several failures it names a permanent one first, and of those one that can be mended.
 pub(super) async fn conclude<L: Ledger>(
     scanner: &Scanner<L>,
     attempt: &Attempt<'_>,
     failed: Vec<Failed>,
 ) -> Settled {
     let now = (scanner.now)();
-    let Some(first) = failed.first() else {
+    let Some(main) = failed.iter().map(|it| &it.failure.error).min_by_key(|it| {
+        let is_permanent = it.class == Class::Permanent;
+        (!is_permanent, !it.reason.is_mendable())
+    }) else {
         return Settled::Deleted;
     };
     let (receive_count, attempts) = (attempt.receive_count, scanner.queue.attempts());
-    let reason = first.failure.error.reason.as_str();
-    Span::current().record("otel.status_description", reason);
+    Span::current().record("otel.status_description", main.reason.as_str());
     let later = scanner
         .settings
         .retry()
@@ -87,11 +89,7 @@ pub(super) async fn conclude<L: Ledger>(
         scanner.queue.hide(attempt.record, delay).await;
         Settled::Returned
     } else {
-        let permanent = failed
-            .iter()
-            .find(|it| it.failure.error.class == Class::Permanent);
-        let told = &permanent.unwrap_or(first).failure.error;
-        match scanner.queue.bury(letter(attempt, told, now)).await {
+        match scanner.queue.bury(letter(attempt, main, now)).await {
             Ok(()) => Settled::Deleted,
             Err(err) => {
                 tracing::error!("a record comes back instead: {err}");

@@ -209,6 +209,23 @@ async fn a_missing_platform_is_an_error_and_the_others_have_their_verdict() {
 }
 
 #[tokio::test]
+async fn of_several_failed_platforms_the_dead_letter_names_what_can_be_mended() {
+    for wanted in ["linux/ppc64le, linux/amd64", "linux/amd64, linux/ppc64le"] {
+        let mut content = Content::default();
+        let child = content.image("demo/registry-denied", None, "a");
+        let own = index(&[(&child, "linux/amd64")]);
+        let own = content.put("demo/registry-denied", Some("1.0"), &own);
+        let source = format!("platforms: [{wanted}]");
+        let (world, _registry) = world(content, &source, "").await;
+        let mut message = message_for("two", "demo/registry-denied");
+        message["image"]["digest"] = own.into();
+        let outcome = world.outcome(&message.to_string(), 1).await;
+        assert_eq!(outcome, "dead letter: unauthorized", "{wanted}");
+        assert_eq!(world.platforms("two").len(), 2);
+    }
+}
+
+#[tokio::test]
 async fn a_platform_that_has_its_verdict_is_not_scanned_again_with_the_others() {
     for force in [false, true] {
         let mut content = Content::default();
