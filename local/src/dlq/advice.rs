@@ -64,8 +64,9 @@ fn of(reason: ErrorReason) -> Advice {
             "Look in the log for the scan's id and report it with the lines around it. Then redrive.",
         ),
         ErrorReason::Network => (
-            "The registry or Sysdig could not be reached.",
-            "See whether the scanner reaches both: DNS, routes, proxy, firewall. Then redrive at a low rate.",
+            "The registry or Sysdig could not be reached, or answered with an error of its own.",
+            "See whether the scanner reaches both: DNS, routes, proxy, firewall. A status in the detail is an answer: see the \
+             registry's log. Then redrive at a low rate.",
         ),
         ErrorReason::NoReport => (
             "The CLI ended as if all were well, three times, and left no readable report; that is never taken for clean.",
@@ -111,9 +112,26 @@ fn of(reason: ErrorReason) -> Advice {
              repository in its source and delete the letter.",
         ),
         ErrorReason::Unauthorized => (
-            "The registry refused the credentials, and reading them again gave the same ones.",
-            "Renew registries.<host>.credentials, and see that they may pull this repository; without an entry the pull is \
-             anonymous. Then redrive with this reason.",
+            "The registry refused the pull, or led to where scanhook does not follow; reading the credentials again gave the \
+             same ones.",
+            "Read the detail, and look at the cause that it names:\n\
+             - `without credentials`: the registry takes no strangers, and registries has no credentials for its host. Add them.\n\
+             - `with its credentials`: they are wrong, expired or revoked, or may not pull this repository. Renew them, or grant \
+             the right.\n\
+             - `which its realm must not see`: the registry's token server is on another host, so the credentials were withheld. \
+             Give that host an entry of its own in registries; `{}` is enough.\n\
+             - `less than https`: the registry names a token server by http. Correct the registry's public URL.\n\
+             - `not public`: the token server or a redirect leads to a private address. Add its network to \
+             registries.<host>.allow of the registry, or give its host an entry in registries.\n\
+             - `redirects`, `would be asked by`: the registry leads in circles or to another scheme. Correct its public URL, or \
+             insecure in that host's entry.\n\
+             - `gives no token`: the role, key or service principal of the credentials is refused. See that it exists and may \
+             pull.\n\
+             - `PROJECTPOLICYVIOLATION`: Harbor's deployment security holds the image back. Switch it off for the project, or \
+             exclude the project in its source and delete the letter.\n\
+             - Any other text is the CLI's: it was refused where scanhook was not. Pull the image by hand with the same \
+             credentials.\n\
+             Then redrive with this reason.",
         ),
         ErrorReason::UnknownSource => (
             "The message names a source that the scanner's configuration does not have.",
@@ -121,8 +139,10 @@ fn of(reason: ErrorReason) -> Advice {
              until its messages are gone. Then redrive.",
         ),
         ErrorReason::UnsupportedImage => (
-            "It is no image that the CLI can scan: an unknown media type, an old manifest, or none for the platform.",
-            "If such artifacts are pushed on purpose, exclude their repository or tags in the source, and delete the letters. \
+            "It can't be scanned: its manifest is of Docker's schema 1 or of a type that the CLI does not know, an index entry is \
+             not understood, or an index is beyond scanhook's limits.",
+            "Read the detail. Push an image of schema 1 again with a present client, and divide an index that is beyond a limit. \
+             If such artifacts are pushed on purpose, exclude their repository or tags in the source, and delete the letters. \
              Redriving does not help.",
         ),
         ErrorReason::UntrustedTls => (
@@ -142,6 +162,46 @@ mod tests {
     /// One line of single spaces, so that the document may break lines where it likes.
     fn flat(text: &str) -> String {
         text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// What the advice quotes of details.
+    fn quoted(text: &str) -> impl Iterator<Item = &str> {
+        text.split('`').skip(1).step_by(2)
+    }
+
+    #[test]
+    fn the_advice_for_a_refusal_has_every_cause() {
+        let Advice { action, .. } = of(ErrorReason::Unauthorized);
+        for detail in [
+            "h.io refuses us without credentials: status 401",
+            "h.io refuses us with its credentials: status 404 (DENIED)",
+            "h.io refuses us without the credentials, which its realm must not see: status 401",
+            "h.io names the realm auth.example.org, which is less than https",
+            "auth.example.org is at an address that is not public; if it belongs to the registry, add its network to registries.*.allow",
+            "h.io redirects and redirects",
+            "h.io redirects to cdn.example.org, and from https to less",
+            "\"auth.example.org\" would be asked by http",
+            "ECR gives no token: AccessDeniedException",
+            "login.example.org gives no token: status 400 Bad Request",
+            "h.io refuses us with its credentials: status 412 (PROJECTPOLICYVIOLATION)",
+        ] {
+            assert!(quoted(action).any(|it| detail.contains(it)), "{detail}");
+        }
+    }
+
+    #[test]
+    fn the_advice_for_a_refusal_quotes_what_details_have() {
+        let client = [
+            include_str!("../../../functions/scanner/src/registry/session.rs"),
+            include_str!("../../../functions/scanner/src/registry/http.rs"),
+            include_str!("../../../functions/scanner/src/registry/grant.rs"),
+            include_str!("../../../functions/scanner/src/registry/problem.rs"),
+        ]
+        .concat();
+        let Advice { action, .. } = of(ErrorReason::Unauthorized);
+        for text in quoted(action).filter(|it| *it != "{}") {
+            assert!(client.contains(text), "{text}");
+        }
     }
 
     #[test]

@@ -180,7 +180,9 @@ pub(crate) fn show(case: &Case, now: Timestamp) -> anyhow::Result<()> {
     let advice = advice(view.reason);
     output::line(&format!(
         "\nWhat {} means:\n  {}\n\nWhat to do:\n  {}",
-        view.reason, advice.meaning, advice.action
+        view.reason,
+        advice.meaning,
+        indented(advice.action)
     ))?;
     if view.scanned_since {
         output::line(
