@@ -10,6 +10,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_sqs::config::{BehaviorVersion, Region};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use scanhook_settings::config::Config;
 use serde_json::{Value, json};
 
 use crate::registry::{Answer, Asked, Content, FakeRegistry, answer_json, status, with};
@@ -542,4 +543,24 @@ async fn a_service_principal_gets_a_refresh_token_of_its_registry() {
         "{}",
         asked.body
     );
+}
+
+#[test]
+fn the_pages_name_the_token_servers_entry_with_valid_examples() {
+    for (page, host) in [
+        (
+            include_str!("../../../../docs/registries/gitlab.md"),
+            "gitlab.example.com",
+        ),
+        (
+            include_str!("../../../../docs/registries/artifactory.md"),
+            "artifactory.example.com",
+        ),
+    ] {
+        let blocks = page.split("```yaml\n").skip(1);
+        let blocks: Vec<_> = blocks.map(|it| it.split("```").next().unwrap()).collect();
+        let config = Config::parse(&blocks.concat()).unwrap();
+        let host = scanhook_core::image::Registry::parse(host).unwrap();
+        assert_eq!(config.registry(&host).unwrap().pattern, host.as_str());
+    }
 }
