@@ -198,8 +198,8 @@ impl ErrorReason {
         self.class(u32::MAX) == Class::Transient
     }
 
-    /// Whether an operator can mend it and then redrive, rather than only have another image pushed.
-    pub fn is_mendable(self) -> bool {
+    /// Whether an operator can fix it and then redrive, rather than only have another image pushed.
+    pub fn is_fixable(self) -> bool {
         !matches!(
             self,
             Self::BadMessage

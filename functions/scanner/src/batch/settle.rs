@@ -56,7 +56,7 @@ pub(super) async fn finish<L: Ledger>(
 }
 
 /// Decides what becomes of a record by what of it failed: it comes back as long as any of that may pass, and becomes a
-/// dead letter when none may. Of several failures it names a permanent one first, and of those one that can be mended.
+/// dead letter when none may. Of several failures it names a permanent one first, and of those one that can be fixed.
 pub(super) async fn conclude<L: Ledger>(
     scanner: &Scanner<L>,
     attempt: &Attempt<'_>,
@@ -65,7 +65,7 @@ pub(super) async fn conclude<L: Ledger>(
     let now = (scanner.now)();
     let Some(main) = failed.iter().map(|it| &it.failure.error).min_by_key(|it| {
         let is_permanent = it.class == Class::Permanent;
-        (!is_permanent, !it.reason.is_mendable())
+        (!is_permanent, !it.reason.is_fixable())
     }) else {
         return Settled::Deleted;
     };

@@ -209,7 +209,7 @@ async fn a_missing_platform_is_an_error_and_the_others_have_their_verdict() {
 }
 
 #[tokio::test]
-async fn of_several_failed_platforms_the_dead_letter_names_what_can_be_mended() {
+async fn of_several_failed_platforms_the_dead_letter_names_what_can_be_fixed() {
     for wanted in ["linux/ppc64le, linux/amd64", "linux/amd64, linux/ppc64le"] {
         let mut content = Content::default();
         let child = content.image("demo/registry-denied", None, "a");
