@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use scanhook_core::image::{Image, Registry, Repository};
+use scanhook_core::image::{Image, Registry, Repository, Tag};
 use serde_json::{Value, json};
 
 use crate::registry::{Answer, Asked, Content, FakeRegistry, answer_json, status, with};
@@ -28,7 +28,7 @@ async fn tags(answer: impl Fn(&Asked) -> Answer + Send + Sync + 'static) -> Stri
     let tags = world.scanner.registries.tags(&host, &repository).await;
     match tags {
         Ok(tags) => {
-            let tags: Vec<_> = tags.iter().map(|it| it.as_str()).collect();
+            let tags: Vec<_> = tags.iter().map(Tag::as_str).collect();
             tags.join(" ")
         }
         Err(err) => format!("{}: {err}", err.reason.as_str()),
@@ -146,18 +146,18 @@ async fn a_list_that_is_empty_or_null_has_ended() {
 #[tokio::test]
 async fn a_full_page_without_a_link_is_followed_by_another_question() {
     let names: Vec<String> = (0..1500).map(|it| format!("t{it:04}")).collect();
-    let expected = names.join(" ");
     for knows_last in [true, false] {
         // One that knows no `last` gives the same thousand again, so that nothing is missing by its own word.
         let shown = if knows_last { 1500 } else { 1000 };
         let names: Vec<String> = names[..shown].to_vec();
+        let expected = names.join(" ");
         let told = tags(move |asked| {
             let last = asked.path.split_once("&last=").map_or("", |(_, last)| last);
             let rest = names.iter().filter(|it| !knows_last || it.as_str() > last);
             let some: Vec<_> = rest.take(1000).collect();
             answer_json(&json!({ "tags": some }))
         });
-        assert_eq!(told.await, expected[..shown * 6 - 1]);
+        assert_eq!(told.await, expected);
     }
 }
 
