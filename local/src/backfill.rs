@@ -222,14 +222,15 @@ fn no_ledger(data_dir: &Path) -> anyhow::Error {
 impl Run<'_> {
     async fn all(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
         let progress = output::progress(0, "backfilling");
-        let (repositories, is_catalog) = self.repositories().await?;
+        let (repositories, is_catalog) = self.repositories(stop).await?;
         for repository in repositories {
             if stop.is_cancelled() {
                 break;
             }
             self.done.repositories += 1;
             let registry = &self.source.registry;
-            match self.registries.tags(registry, &repository).await {
+            let tags = async || self.registries.tags(registry, &repository).await;
+            match patiently(stop, tags).await {
                 Ok(tags) => {
                     progress.inc_length(tags.len() as u64);
                     self.tags(&repository, tags, &progress, stop).await?;
@@ -238,7 +239,7 @@ impl Run<'_> {
                 Err(err) if is_catalog && err.reason == ErrorReason::ImageNotFound => {}
                 Err(err) => {
                     let name = format!("{registry}/{repository}");
-                    self.done.errors.insert(name, err.to_string());
+                    self.failed(name, &err, stop);
                 }
             }
         }
@@ -247,16 +248,27 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Writes down what could not be learned. A registry that still wants to be left alone ends the run.
+    fn failed(&mut self, what: String, err: &ResolveError, stop: &CancellationToken) {
+        if err.reason == ErrorReason::RateLimited {
+            stop.cancel();
+        }
+        self.done.errors.insert(what, err.to_string());
+    }
+
     /// The repositories that are asked for: the named ones, or those of the catalog that match; and which of the two.
-    async fn repositories(&self) -> anyhow::Result<(Vec<Repository>, bool)> {
+    async fn repositories(
+        &self,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<(Vec<Repository>, bool)> {
         let asked = &self.args.repositories;
         let named: Result<Vec<_>, _> = asked.iter().map(|it| Repository::parse(it)).collect();
         if let (false, Ok(named)) = (asked.is_empty(), named) {
             return Ok((named, false));
         }
         let globs = globs(asked).map_err(unusable)?;
-        let catalog = self.registries.repositories(&self.source.registry).await;
-        let catalog = catalog.context(
+        let catalog = async || self.registries.repositories(&self.source.registry).await;
+        let catalog = patiently(stop, catalog).await.context(
             "could not list the registry's repositories; name them with --repositories where the registry has no catalog",
         )?;
         let is_asked = |it: &Repository| asked.is_empty() || globs.is_match(it.as_str());
@@ -289,7 +301,7 @@ impl Run<'_> {
             });
             let since = self.since;
             let looks = stream::iter(images).map(async |image| {
-                let look = patiently(registries, &image, since, stop).await;
+                let look = patiently(stop, async || look(registries, &image, since).await).await;
                 (image, look)
             });
             let looked: Vec<_> = looks.buffered(QUESTIONS).collect().await;
@@ -298,12 +310,7 @@ impl Run<'_> {
                 match look {
                     Ok(Some(digest)) => requests.extend(self.request(image, digest)),
                     Ok(None) => self.done.filtered += 1,
-                    Err(err) => {
-                        if err.reason == ErrorReason::RateLimited {
-                            stop.cancel();
-                        }
-                        self.done.errors.insert(image.to_string(), err.to_string());
-                    }
+                    Err(err) => self.failed(image.to_string(), &err, stop),
                 }
             }
             self.queue(requests, stop).await?;
@@ -378,18 +385,16 @@ fn push(repository: &Repository, tag: &Tag, digest: Option<Digest>) -> PushEvent
     }
 }
 
-/// Looks as [`look`] does, and again while the registry asks for a pause that can be waited for.
-async fn patiently(
-    registries: &Registries,
-    image: &Image,
-    since: Option<Timestamp>,
+/// Asks, and again while the registry asks for a pause that can be waited for.
+async fn patiently<T>(
     stop: &CancellationToken,
-) -> Result<Option<Digest>, ResolveError> {
+    ask: impl AsyncFn() -> Result<T, ResolveError>,
+) -> Result<T, ResolveError> {
     let mut pauses = 0;
     loop {
-        let err = match look(registries, image, since).await {
+        let err = match ask().await {
             Err(err) if err.reason == ErrorReason::RateLimited => err,
-            looked => return looked,
+            asked => return asked,
         };
         let pause = err.pause.unwrap_or(PAUSE);
         pauses += 1;

@@ -87,7 +87,7 @@ def repositories(tags: int) -> dict[str, int]:
 
 
 def push_all(host: str, tags: int) -> dict[tuple[str, str], str]:
-    """Pushes images that differ by an annotation, and some signatures, and tells their digests by repository and tag."""
+    """Pushes images that differ by an annotation, some under a signature's tag, and tells their digests by repository and tag."""
     pushed = {}
     for repository, count in repositories(tags).items():
         layer = {"mediaType": LAYER, **push_blob(host, repository, b"a layer")}
@@ -107,8 +107,8 @@ def push_all(host: str, tags: int) -> dict[tuple[str, str], str]:
 
 
 def is_wanted(repository: str, tag: str) -> bool:
-    """By the source's configuration, and because signatures are no images."""
-    return repository != "dev/tool" and not tag.endswith(("-dev", ".sig"))
+    """By the source's configuration; that a tag has the form of a signature's decides nothing."""
+    return repository != "dev/tool" and not tag.endswith("-dev")
 
 
 def record(host: str, repository: str, digest: str, number: int, state: str) -> tuple[Any, ...]:
@@ -193,7 +193,7 @@ scanner: {{ api_token: "env:PROOF_TOKEN" }}
     planned = run("--dry-run")
     proof.equal("all tags of all repositories are seen", (planned["repositories"], planned["tags"]), (3, len(pushed)))
     filtered = sum(not is_wanted(*it) for it in pushed)
-    proof.equal("the source's filters count, and signatures are no images", planned["filtered"], filtered)
+    proof.equal("the source's filters count, and a tag's form does not", planned["filtered"], filtered)
     proof.equal("what has no verdict would be queued", planned["queued"], len(unknown))
     proof.equal("with --only-missing no dead letters", run("--dry-run", "--only-missing")["queued"], len(unknown - set(dead)))
     proof.equal("what was built before --since is left out", run("--dry-run", "--since", "2026-11-02T00:00:00Z")["queued"], 0)
@@ -252,8 +252,10 @@ class Difficult:
 
     tags: list[str]
     elsewhere: str = ""
+    link: str = '<{}>; rel="next"'
     pauses: int = 0
-    """How often it still asks for one."""
+    """How often it still asks for one, of each kind of question."""
+    list_pauses: int = 1
     asked: list[str] = field(default_factory=list)
     seen_by_realm: list[str | None] = field(default_factory=list)
 
@@ -275,6 +277,9 @@ class Difficult:
         if self.pauses and "/manifests/" in path:
             self.pauses -= 1
             return 429, {"retry-after": "6"}, b""
+        if self.list_pauses and path.endswith("/tags/list"):
+            self.list_pauses -= 1
+            return 429, {"retry-after": "6"}, b""
         match path.removeprefix("/v2/").split("/"):
             case ["_catalog"]:
                 return self.page("repositories", ["app", "untagged"], path, query)
@@ -290,7 +295,7 @@ class Difficult:
         rest = [it for it in names if it > last]
         headers = {}
         if len(rest) > 7:
-            headers["link"] = f'<http://{self.elsewhere}{path}?n=7&last={rest[6]}&x=a,b>; rel="next"'
+            headers["link"] = self.link.format(f"http://{self.elsewhere}{path}?n=7&last={rest[6]}&x=a,b")
         return 200, headers, json.dumps({name: rest[:7]}).encode()
 
 
@@ -353,10 +358,15 @@ scanner: {{ api_token: "env:PROOF_TOKEN" }}
         expected = {("app", digest_of(registry.manifest(it))) for it in registry.tags}
         proof.equal("every page is read, a repository without tags is none, and a digest is made of what has none", (done["queued"], done["errors"]), (30, {}))
         proof.equal("each content is queued once", backfill.queued() - before, Counter(expected))
-        proof.true("the pause that it asked for was kept", took >= 6, took)
+        proof.true("the pauses that it asked for were kept", took >= 12, took)
         proof.equal("where its links pointed, nobody was asked", strangers, [])
         basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         proof.equal("its token server was shown its credentials", set(registry.seen_by_realm), {f"Basic {basic}"})
+        registry.link = "{}"
+        in_doubt = backfill.run("--repositories", "app", code=1)
+        problem = f"{host} sends a Link header that can't be read"
+        proof.equal("a list whose end is in doubt is an error", (in_doubt["queued"], in_doubt["errors"]), (0, {f"{host}/app": problem}))
+        registry.link = '<{}>; rel="next"'
         registry.tags.append("2.0")
         registry.pauses = 10**6
         registry.asked.clear()
