@@ -114,7 +114,7 @@ mod tests {
             r#"</v2/?n=2&last=a,b;c> ; REL = "Next""#,
             r#"</v2/?n=2&last=a,b;c>; rel="prefetch next""#,
             r#"</v2/?n=2&last=a,b;c>; title="<x>; rel=\"prev\", y"; rel=next; type="application/json";"#,
-            r#"</v2/?n=2&last=a,b;c>; rel=next; rel=prev"#,
+            r"</v2/?n=2&last=a,b;c>; rel=next; rel=prev",
             r#"</v2/>; rel="first", </v2/?n=2&last=a,b;c>; rel="next",, </v2/?last=z>; rel="last""#,
             r#", </v2/?n=2&last=a,b;c>; crossorigin; rel="next""#,
         ] {
