@@ -103,9 +103,9 @@ class Server:
     sqs: Sqs
     env: dict[str, str]
 
-    def scans(self) -> list[dict[str, Any]]:
+    def scans(self, limit: int = 1000) -> list[dict[str, Any]]:
         """The ledger's records, oldest first."""
-        listed = self._scanhook("scans", "list", "--data-dir", self.data, "--limit", "1000", "--output", "json")
+        listed = self._scanhook("scans", "list", "--data-dir", self.data, "--limit", str(limit), "--output", "json")
         return json.loads(listed)[::-1]
 
     def send(self, source: str, image: str) -> list[dict[str, Any]]:
