@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import oci
+from backfill import put
 from harness import (
     Process,
     Proof,
@@ -35,6 +36,9 @@ from serve import DEAD_LETTERS, QUEUE, SCANHOOK, Server, link_stand_in, start_se
 MANIFESTS = ", ".join([oci.MANIFEST, oci.INDEX, "application/vnd.docker.distribution.manifest.v2+json"])
 
 
+SOCI = "application/vnd.amazon.soci.index.v2+json"
+
+
 @dataclass
 class Registry:
     """Debian's docker-registry, notifying scanhook of everything: blobs, pulls and deletes too."""
@@ -44,12 +48,14 @@ class Registry:
     debug: str
 
     def push(self, layout: oci.Layout, tag: str, repository: str, *options: str, to: str | None = None) -> None:
+        """Pushes what a layout has under a tag, by this tag, by another one or by its digest."""
+        to = to or tag
         self._skopeo(
             "copy",
             "--dest-tls-verify=false",
             *options,
             f"oci:{layout.directory}:{tag}",
-            f"docker://{self.host}/{repository}:{to or tag}",
+            f"docker://{self.host}/{repository}{'@' if ':' in to else ':'}{to}",
         )
 
     def pull(self, repository: str, tag: str) -> None:
@@ -123,14 +129,22 @@ def record_runs(directory: Path) -> Cli:
     return cli
 
 
-def scan_of(record: dict[str, Any]) -> tuple[str, str, str, str | None]:
+def listed(descriptor: oci.Descriptor, platform: str, **marks: Any) -> oci.Descriptor:
+    """An entry of an index."""
+    names = ("os", "architecture", "variant")
+    bare = {key: descriptor[key] for key in ("mediaType", "digest", "size")}
+    return {**bare, "platform": dict(zip(names, platform.split("/"), strict=False)), **marks}
+
+
+def scan_of(record: dict[str, Any]) -> tuple[str, str, str, str]:
     """What tells one scan from another: image, tag, digest and what came of it."""
     outcome = record["verdict"] if record["reason"] is None else f"{record['verdict']}: {record['reason']}"
     return (record["image"].split("/", 1)[1], record["tag"], record["digest"], outcome)
 
 
-def settled(server: Server) -> list[tuple[str, str, str, str | None]]:
-    return [scan_of(it) for it in server.scans() if it["state"] == "done"]
+def settled(server: Server) -> list[tuple[str, str, str, str]]:
+    """The scans that are done, in an order that doesn't depend on when each of an index's children was."""
+    return sorted(scan_of(it) for it in server.scans() if it["state"] == "done")
 
 
 def prove(proof: Proof, shop: Workshop) -> None:
@@ -147,21 +161,21 @@ scanner: {{ api_token: "env:PROOF_API_TOKEN" }}
     server = start_server(shop, config, "--scanner-cli", cli.program, env=env)
     registry, _ = start_registry(shop, port, f"{server.url}/webhooks/debian", token)
     layout = oci.Layout(shop.directory / "layout")
-    expected: list[tuple[str, str, str | None, str]] = []
+    expected: list[tuple[str, str, str, str]] = []
 
-    def scanned(claim: str, repository: str, tag: str, outcome: str, digest: str, child: str | None = None) -> None:
-        """Claims that exactly this scan was added, of a child of an index if there is one."""
+    def scanned(claim: str, repository: str, tag: str, outcome: str, digest: str, *children: str) -> None:
+        """Claims that exactly this scan was added, or those of an index's children."""
         proof.equal(f"{claim}: the registry tells the digest that was pushed", registry.digest(repository, tag), digest)
-        expected.append((repository, tag, child or digest, outcome))
+        expected.extend((repository, tag, it, outcome) for it in children or [digest])
         until(claim, lambda: len(settled(server)) >= len(expected))
-        proof.equal(f"{claim}: {repository}:{tag} {outcome}", settled(server), expected)
+        proof.equal(f"{claim}: {repository}:{tag} {outcome}", settled(server), sorted(expected))
 
     def skipped(claim: str, reason: str, count: int, act: Any) -> None:
         """Claims that `count` further deliveries were skipped for that reason, and nothing was queued."""
         before = reasons([server])
         act()
         until(claim, lambda: reasons([server])[reason] >= before[reason] + count)
-        proof.equal(f"{claim}: nothing is scanned ({reason})", settled(server), expected)
+        proof.equal(f"{claim}: nothing is scanned ({reason})", settled(server), sorted(expected))
 
     proof.part("pushes")
     first = layout.image("first")
@@ -187,6 +201,36 @@ scanner: {{ api_token: "env:PROOF_API_TOKEN" }}
     layout.tag(layout.chart("chart"), "chart")
     skipped("a Helm chart", "not_an_image", 3, lambda: registry.push(layout, "chart", "team/chart"))
     proof.true("the registry has the chart", registry.digest("team/chart", "chart") is not None)
+
+    proof.part("an index with a decoy")
+    first_image, marked, arm64 = layout.image("decoy"), layout.image("marked"), layout.image("other", "arm64")
+    foreign = layout.artifact("application/vnd.nobody.knows.v1+json", oci.LAYER, "foreign")
+    soci = layout.artifact(SOCI, "application/octet-stream", "soci")
+    # Without its `artifactType`, which skopeo drops from an index.
+    entries = [
+        listed(soci, "linux/amd64", annotations={"com.amazon.soci.image-manifest-digest": marked["digest"]}),
+        listed(first_image, "linux/amd64/v1"),
+        listed(foreign, "linux/amd64"),
+        listed(marked, "linux/x86_64", annotations={"vnd.docker.reference.type": "attestation-manifest"}),
+        listed(arm64, "linux/arm64"),
+    ]
+    index = layout.index(*entries)
+    # Nothing but its form makes it a signature's.
+    shaped = index["digest"].replace(":", "-")
+    layout.tag(index, shaped)
+    registry.push(layout, shaped, "team/decoy", "--all")
+    taken_for_amd64 = [it["digest"] for it in (first_image, foreign, marked)]
+    scanned("each image that could run as linux/amd64", "team/decoy", shaped, "passed", index["digest"], *taken_for_amd64)
+
+    hidden = layout.image("hidden")
+    inner = layout.index(listed(arm64, "linux/arm64"), hidden)
+    layout.tag(inner, "inner")
+    registry.push(layout, "inner", "team/decoy", "--all", to=inner["digest"])
+    # skopeo copies no nested indexes, so the outer one is put there by itself.
+    outer = layout.index(listed(inner, "linux/amd64"), listed(arm64, "linux/arm64"))
+    content = (layout.directory / "blobs" / "sha256" / outer["digest"].removeprefix("sha256:")).read_bytes()
+    put(f"http://{registry.host}/v2/team/decoy/manifests/nested", oci.INDEX, content)
+    scanned("the image in a nested index", "team/decoy", "nested", "passed", outer["digest"], hidden["digest"])
 
     proof.part("the same and the moved")
     runs = len(cli.runs())
@@ -238,7 +282,7 @@ scanner: {{ api_token: "env:PROOF_API_TOKEN" }}
     proof.equal("none waits in the registry", metrics["Pending"], 0)
     proof.equal("scanhook refused none", [line for it in both for line in it.lines("delivery.refused")], [])
     queued = sum(line["queued"] for line in taken(both))
-    proof.equal("as many scans were queued as are listed", queued, len(expected))
+    proof.equal("as many scans were queued as are listed", queued, len({it["scan_id"] for it in server.scans()}))
     proof.equal("what was skipped had these reasons", set(reasons(both)), {"untagged", "not_an_image", "not_a_push"})
     images = [
         f"pull://{registry.host}/{repository}:{tag}@{digest}"
@@ -246,7 +290,7 @@ scanner: {{ api_token: "env:PROOF_API_TOKEN" }}
         if outcome != "passed: repeated"
     ]
     runs_of = [next(it for it in run.split() if it.startswith("pull://")) for run in cli.runs()]
-    proof.equal("the CLI was run once for each content, by its digest", runs_of, images)
+    proof.equal("the CLI was run once for each content, by its digest", sorted(runs_of), sorted(images))
     proof.equal("the queue is empty", server.sqs.depth(QUEUE), 0)
     proof.equal("so is the dead-letter queue", server.sqs.depth(DEAD_LETTERS), 0)
 
