@@ -178,13 +178,26 @@ struct Any {
 struct Found {
     /// Images, and what may be one, with their places and the number of entries beside them.
     subjects: Vec<(String, usize, Subject)>,
-    candidates: Vec<Digest>,
+    candidates: usize,
+    /// The candidates that were looked at, and whether only as a blob.
+    seen: Vec<(Digest, bool)>,
     passed_over: Vec<PassedOver>,
     /// Every entry of every index on the way.
     listed: Vec<Digest>,
     /// How many entries there are in all.
     entries: usize,
     read: usize,
+}
+
+impl Found {
+    fn count_candidate(&mut self, wish: &Platform) -> Result<(), Stop> {
+        self.candidates += 1;
+        if self.candidates > MAX_CANDIDATES {
+            let limit = format!("the index has more than {MAX_CANDIDATES} entries for {wish}");
+            return Err(Stop::Limit(limit));
+        }
+        Ok(())
+    }
 }
 
 /// Why the search ends without a result.
@@ -218,8 +231,7 @@ impl Index<'_> {
         if found.subjects.is_empty() {
             return Ok(vec![Subject::Missing(wish.clone())]);
         }
-        let candidates = found.candidates.len();
-        let others = found.entries.saturating_sub(candidates);
+        let others = found.entries.saturating_sub(found.candidates);
         let subjects = found
             .subjects
             .into_iter()
@@ -230,7 +242,7 @@ impl Index<'_> {
                     target.choice = Some(Choice {
                         entry,
                         entries,
-                        candidates,
+                        candidates: found.candidates,
                         passed_over: found.passed_over.clone(),
                         others,
                     });
@@ -283,6 +295,7 @@ impl Index<'_> {
         let digest = match understood(entry) {
             Ok(digest) => digest,
             Err(problem) => {
+                found.count_candidate(wish)?;
                 let problem = format!("entry {place} of the index {problem}");
                 found
                     .subjects
@@ -290,7 +303,10 @@ impl Index<'_> {
                 return Ok(());
             }
         };
-        if found.candidates.contains(digest) {
+        let is_blob = matches!(entry.label, Label::Blob(_));
+        // A missing blob is passed over, but not where another entry lists it as a manifest.
+        let is_seen = |(it, as_blob): &(Digest, bool)| it == digest && (is_blob || !as_blob);
+        if found.seen.iter().any(is_seen) {
             return Ok(());
         }
         count(&mut found.read)?;
@@ -300,11 +316,9 @@ impl Index<'_> {
             found.entries -= 1;
             return self.search(wish, entries, &format!("{place}."), depth + 1, found);
         }
-        found.candidates.push(digest.clone());
-        if found.candidates.len() > MAX_CANDIDATES {
-            let limit = format!("the index has more than {MAX_CANDIDATES} entries for {wish}");
-            return Err(Stop::Limit(limit));
-        }
+        found.count_candidate(wish)?;
+        let as_blob = is_blob && *looked == Looked::Absent;
+        found.seen.push((digest.clone(), as_blob));
         let target = self.target(digest);
         let subject = match (looked, &entry.label) {
             (Looked::Manifest(Manifest::Image(manifest)), _) => {
@@ -735,6 +749,24 @@ mod tests {
         assert_eq!(check(&[], &found), "scan b linux/amd64 2/3 of 1 [] 2");
     }
 
+    /// Found by fuzzing.
+    #[test]
+    fn a_missing_manifest_is_not_passed_over_because_another_entry_calls_it_a_blob() {
+        let mut blob = blobs(1).remove(0);
+        blob.digest = Ok(digest("a"));
+        blob.platform = entry("a linux/amd64").platform;
+        let entries = vec![blob, entry("a linux/amd64"), entry("b -")];
+        let found = [
+            ("e", Looked::Manifest(Manifest::Index(entries))),
+            ("a", Looked::Absent),
+            ("b", image()),
+        ];
+        assert_eq!(
+            check(&[], &found),
+            "unread a linux/amd64 2/3 of 2 [\"1\"] 1"
+        );
+    }
+
     /// google/go-containerregistry#2427, regclient#776.
     #[test]
     fn an_entry_that_is_not_understood_is_an_error_where_it_is_a_candidate() {
@@ -752,10 +784,18 @@ mod tests {
             entry("b linux/amd64"),
         ]);
         insta::assert_snapshot!(check(&[], &[("e", both.clone()), ("b", image())]), @r#"
-        error e linux/amd64 1/3 of 1 [] 2: entry 1 of the index is of a type that is not understood: "x/y"
-        error e linux/amd64 2/3 of 1 [] 2: entry 2 of the index has a digest that is not understood: "blake3:00"
-        scan b linux/amd64 3/3 of 1 [] 2
+        error e linux/amd64 1/3 of 3 [] 0: entry 1 of the index is of a type that is not understood: "x/y"
+        error e linux/amd64 2/3 of 3 [] 0: entry 2 of the index has a digest that is not understood: "blake3:00"
+        scan b linux/amd64 3/3 of 3 [] 0
         "#);
+        let many = list(vec![
+            strange(unknown(), Ok(digest("a")));
+            MAX_CANDIDATES + 1
+        ]);
+        assert_eq!(
+            check(&[], &[("e", many)]),
+            "error e linux/amd64 -: the index has more than 8 entries for linux/amd64"
+        );
         // Of no concern to another platform, but never left out in silence.
         assert_eq!(
             check(&["linux/s390x"], &[("e", both), ("b", image())]),
