@@ -46,7 +46,7 @@ from serve import QUEUE, SCANHOOK, Server, start_server
 
 TAGS = 130
 USER, PASSWORD = "robot", "fake-registry-password"
-SIGNATURES = 3
+SHAPED = 3
 BUILT = "2026-11-01T00:00:00Z"
 
 
@@ -99,7 +99,7 @@ def push_all(host: str, tags: int) -> dict[tuple[str, str], str]:
             manifest = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]}
             body = json.dumps(manifest | {"annotations": {"number": f"{repository} {content}"}}).encode()
             tag = f"{number}-dev" if number % 25 == 24 else f"1.{number}"
-            if number < SIGNATURES:
+            if number < SHAPED:
                 tag = f"{digest_of(body).replace(':', '-')}.sig"
             put(f"http://{host}/v2/{repository}/manifests/{tag}", MANIFEST, body)
             pushed[repository, tag] = digest_of(body)
@@ -247,7 +247,7 @@ scanner: {{ api_token: "env:PROOF_TOKEN" }}
 @dataclass
 class Difficult:
     """A registry that wants tokens of its own token server, gives seven names a page and links elsewhere for the next, has neither a
-    digest's header nor tags for one of its repositories, and asks for a pause now and then.
+    digest's header nor tags for one of its repositories, refuses HEAD of some, and asks for a pause now and then.
     """
 
     tags: list[str]
@@ -264,7 +264,7 @@ class Difficult:
         none = {"mediaType": CONFIG, "digest": digest_of(b""), "size": 0}
         return json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": none, "layers": [], "annotations": {"tag": tag}}).encode()
 
-    def answer(self, path: str, query: dict[str, list[str]], headers: Any) -> tuple[int, dict[str, str], bytes]:
+    def answer(self, method: str, path: str, query: dict[str, list[str]], headers: Any) -> tuple[int, dict[str, str], bytes]:
         host, authorization = headers["host"], headers["authorization"]
         if path == "/token":
             self.seen_by_realm.append(authorization)
@@ -285,6 +285,8 @@ class Difficult:
                 return self.page("repositories", ["app", "untagged"], path, query)
             case ["app", "tags", "list"]:
                 return self.page("tags", self.tags, path, query)
+            case ["app", "manifests", "1.7" | "1.8"] if method == "HEAD":
+                return 404, {}, b""
             case ["app", "manifests", tag] if tag in self.tags:
                 return 200, {"content-type": MANIFEST}, self.manifest(tag)
             case _:
@@ -308,7 +310,7 @@ def serving(answer: Any) -> Iterator[str]:
 
         def do_GET(self) -> None:
             url = urlsplit(self.path)
-            status, headers, body = answer(url.path, parse_qs(url.query), self.headers)
+            status, headers, body = answer(self.command, url.path, parse_qs(url.query), self.headers)
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -338,7 +340,7 @@ def difficult_registry(proof: Proof, shop: Workshop, server: Server) -> None:
     registry = Difficult(sorted(f"1.{it}" for it in range(30)), pauses=1)
     strangers: list[str] = []
 
-    def stranger(path: str, _query: Any, _headers: Any) -> tuple[int, dict[str, str], bytes]:
+    def stranger(_method: str, path: str, _query: Any, _headers: Any) -> tuple[int, dict[str, str], bytes]:
         strangers.append(path)
         return 404, {}, b""
 
@@ -357,7 +359,7 @@ scanner: {{ api_token: "env:PROOF_TOKEN" }}
         took = time.monotonic() - began
         expected = {("app", digest_of(registry.manifest(it))) for it in registry.tags}
         proof.equal("every page is read, a repository without tags is none, and a digest is made of what has none", (done["queued"], done["errors"]), (30, {}))
-        proof.equal("each content is queued once", backfill.queued() - before, Counter(expected))
+        proof.equal("each content is queued once, also where HEAD gets 404", backfill.queued() - before, Counter(expected))
         proof.true("the pauses that it asked for were kept", took >= 12, took)
         proof.equal("where its links pointed, nobody was asked", strangers, [])
         basic = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()

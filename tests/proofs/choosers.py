@@ -341,7 +341,7 @@ def source_of(index: Index) -> str:
 
 
 def deliver(server: Server, host: str, indexes: list[Index]) -> None:
-    """Tells scanhook of these pushes, as a docker-registry does."""
+    """Delivers these pushes to scanhook, as a docker-registry does."""
     headers = {"content-type": "application/vnd.docker.distribution.events.v1+json", "authorization": f"Bearer {TOKEN}"}
     for source in ("default", "amd64", "arm64"):
         pushes = [it for it in indexes if source_of(it) == source]
