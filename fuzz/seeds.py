@@ -1,11 +1,46 @@
-"""Writes the seeds of every target from the conformance cases, and a dictionary of the keys and texts in them."""
+"""Writes the seeds of every target, most from the conformance cases, and a dictionary of the keys and texts in them."""
 
 import base64
 import glob
 import json
 import os
+import random
 
 CASES = "../tests/conformance"
+
+OCI, DOCKER = "application/vnd.oci.image", "application/vnd.docker"
+
+
+def descriptor(media_type, **more):
+    return {"mediaType": media_type, "digest": f"sha256:{'a' * 64}", "size": 7, **more}
+
+
+def manifest(config, *layers):
+    return {
+        "schemaVersion": 2,
+        "mediaType": f"{OCI}.manifest.v1+json",
+        "config": descriptor(config),
+        "layers": [descriptor(it) for it in layers],
+        "artifactType": "application/vnd.example.thing",
+    }
+
+
+PLATFORM = {"os": "windows", "architecture": "amd64", "variant": "v1", "os.version": "10.0.20348"}
+ENTRY = descriptor(
+    f"{OCI}.manifest.v1+json", platform=PLATFORM, annotations={"io.github.containers.compression.zstd": "true"}
+)
+MANIFESTS = [
+    manifest(f"{OCI}.config.v1+json", f"{OCI}.layer.v1.tar+gzip", "application/vnd.dev.cosign.simplesigning.v1+json"),
+    manifest(f"{DOCKER}.container.image.v1+json", f"{DOCKER}.image.rootfs.foreign.diff.tar.gzip"),
+    manifest("application/vnd.nobody.knows", "application/vnd.erofs.layer.v1", "application/vnd.example.erofs+zstd"),
+    manifest("application/octet-stream", "application/json", "text/html", ""),
+    manifest("application/vnd.cncf.helm.config.v1+json", "application/vnd.acr.helm.chart"),
+    manifest("application/vnd.oci.empty.v1+json", "application/vnd.in-toto+json"),
+    manifest("application/vnd.buildkit.cacheconfig.v0"),
+    {"schemaVersion": 2, "mediaType": f"{OCI}.index.v1+json", "manifests": [ENTRY, ENTRY]},
+    {"mediaType": f"{DOCKER}.distribution.manifest.list.v2+json", "manifests": [], "config": None, "layers": None},
+    {"schemaVersion": 1, "fsLayers": []},
+]
 
 
 def written(value):
@@ -80,6 +115,11 @@ for index, kind in enumerate(kinds):
         )
         if pushes:
             seed("selection", f"{kind}-{name}", b"\0" + (patterns(source) + pushes).encode())
+for at, it in enumerate(MANIFESTS):
+    words |= words_of(it)
+    seed("manifests", f"manifest-{at}", bytes([0, at]) + json.dumps(it).encode())
+for at in range(16):
+    seed("manifests", f"index-{at}", bytes([1]) + random.Random(at).randbytes(64 * at))
 words |= {"true", "false", "null", "{", "}", "[", "]", ":", ",", "1e9", "sha256:" + "a" * 64, "../", "$(id)", "library/"}
 with open("corpus/dictionary", "w") as file:
     file.writelines(f'"{escaped(it)}"\n' for it in sorted(words) if len(it.encode()) <= 64)
