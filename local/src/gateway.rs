@@ -64,13 +64,12 @@ async fn answer(function: Router, webhook: Arc<Webhook>, request: Request) -> Re
     let invoked = AssertUnwindSafe(invoke(function, event))
         .catch_unwind()
         .await;
-    let response: http::Response<Bytes> = match invoked {
-        Ok(Some(answer)) => apigw::response(&answer),
+    let response: http::Response<Bytes> = if let Ok(Some(answer)) = invoked {
+        apigw::response(&answer)
+    } else {
         // The runtime reports a panic and API Gateway tells the caller no more than that.
-        Ok(None) | Err(_) => {
-            refuse(Rejection::Internal);
-            apigw::internal_server_error()
-        }
+        refuse(Rejection::Internal);
+        apigw::internal_server_error()
     };
     response.map(Body::from)
 }

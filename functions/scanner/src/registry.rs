@@ -327,7 +327,7 @@ fn parse_certificates(pem: &str) -> Result<Vec<Certificate>, String> {
     }
 }
 
-/// Where the system's certificates are: the first of these that exists. Source: Go's `crypto/x509`, root_linux.go, since
+/// Where the system's certificates are: the first of these that exists. Source: Go's `crypto/x509`, `root_linux.go`, since
 /// the bundle takes the place of what the CLI would read.
 const SYSTEM_CERTIFICATES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",

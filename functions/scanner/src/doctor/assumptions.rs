@@ -352,9 +352,9 @@ mod tests {
         };
         let finding = |id, has_certificates, is_plain, pass| {
             let observed = Observed {
+                pass,
                 has_certificates,
                 is_plain,
-                pass,
                 ..observed()
             };
             conclusion(id, &observed).0

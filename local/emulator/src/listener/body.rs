@@ -47,7 +47,7 @@ pub enum Cut {
 impl Cut {
     /// Whether this is the error of a body that was cut off.
     pub fn caused(err: &(dyn Error + 'static)) -> bool {
-        std::iter::successors(Some(err), |it| (**it).source()).any(|it| it.is::<Self>())
+        err.is::<Self>() || err.source().is_some_and(Self::caused)
     }
 }
 
