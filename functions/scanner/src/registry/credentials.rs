@@ -274,23 +274,20 @@ impl Lasting {
 
 impl LoginError {
     pub(super) fn unauthorized(detail: impl Into<String>) -> Self {
-        Self {
-            reason: ErrorReason::Unauthorized,
-            detail: detail.into(),
-            is_unconfirmed: false,
-        }
+        Self::new(ErrorReason::Unauthorized, detail)
     }
 
     pub(super) fn rate_limited(detail: impl Into<String>) -> Self {
-        Self {
-            reason: ErrorReason::RateLimited,
-            detail: detail.into(),
-        }
+        Self::new(ErrorReason::RateLimited, detail)
     }
 
     pub(super) fn network(detail: impl Into<String>) -> Self {
+        Self::new(ErrorReason::Network, detail)
+    }
+
+    fn new(reason: ErrorReason, detail: impl Into<String>) -> Self {
         Self {
-            reason: ErrorReason::Network,
+            reason,
             detail: detail.into(),
             is_unconfirmed: false,
         }
