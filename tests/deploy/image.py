@@ -14,8 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from any_registry import new_digest, proxy
 from containers import BASE, PODMAN, build, buildah, inspect, make_base, podman, start_container
-from deliveries import DEBIAN, HARBOR, harbor_push, new_digest
+from deliveries import DEBIAN, HARBOR, harbor_push
 from harness import ROOT, Proof, Workshop, base_environment, free_port, http, listens, run_proof, until
 from lambda_emulator import Function, failed_identifiers, http_event, sqs_event, sqs_variables
 from mirror import VERSION, mirror, staged
@@ -33,8 +34,7 @@ ADDED = {
 """What the image has beyond its base."""
 
 
-SOURCE = """registries: {{ "{images}": {{ insecure: true }} }}
-sources:
+SOURCE = """sources:
   ci: {{ kind: generic, registry: "{images}", auth: [{{ type: bearer, secret: "env:PROOF_DEBIAN" }}] }}"""
 """A source whose images lie in a registry that answers."""
 
@@ -109,13 +109,14 @@ def scans_as_lambda_runs_it(proof: Proof, shop: Workshop) -> None:
     images = f"127.0.0.1:{free_port()}"
     digest = start_registry(shop, images, images)
     configured = CONFIG.replace("sources:", SOURCE.format(images=images), 1)
+    configured = configured.replace("registries: {", f'registries: {{ "{images}": {{ insecure: true }},', 1)
     server = start_server(shop, configured, "--no-scan", env=base_environment(**TOKENS, **API_TOKEN))
     config = shop.directory / "scanhook.yaml"
     config.chmod(0o644)
     shop.directory.chmod(0o755)
     port = free_port()
     variables = {
-        **base_environment(**API_TOKEN, **sqs_variables(server.sqs, QUEUE, DEAD_LETTERS)),
+        **base_environment(**API_TOKEN, **sqs_variables(server.sqs, QUEUE, DEAD_LETTERS), **proxy()),
         "SCANHOOK_CONFIG": "file:/run/scanhook.yaml",
         "AWS_LAMBDA_FUNCTION_TIMEOUT": "120",
     }

@@ -17,8 +17,9 @@ import kubernetes_validate
 import yaml
 from cloudcoil.models.keda import v1alpha1 as keda
 
+from any_registry import new_digest, proxy
 from containers import BASE, build, inspect, make_base, podman, start_container
-from deliveries import HARBOR, harbor_push, new_digest
+from deliveries import HARBOR, harbor_push
 from harness import ROOT, Proof, Workshop, answers, base_environment, free_port, http, run_proof, until
 from mirror import mirror, staged
 from serve import SCANHOOK
@@ -55,7 +56,7 @@ def loses_nothing(proof: Proof, shop: Workshop, command: list[str]) -> None:
     port = free_port()
     # As in the image, but on a port that is free here.
     arguments = [f"127.0.0.1:{port}" if it == "0.0.0.0:8080" else it for it in command] + ["--sqs-listen", "127.0.0.1:0"]
-    given = [it for name, value in {**TOKENS, **API_TOKEN}.items() for it in ("--env", f"{name}={value}")]
+    given = [it for name, value in {**TOKENS, **API_TOKEN, **proxy()}.items() for it in ("--env", f"{name}={value}")]
     volumes = ["--volume", f"{settings}:/etc/scanhook/scanhook.yaml:ro", "--volume", f"{data}:/var/lib/scanhook"]
     hardened = ["--read-only", "--tmpfs", "/tmp:mode=1777", "--cap-drop", "all", "--security-opt", "no-new-privileges"]
     name, url = f"serve-{os.getpid()}", f"http://127.0.0.1:{port}"

@@ -22,8 +22,9 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
+from any_registry import listen, new_digest
 from containers import BASE, PODMAN, build, make_base, podman
-from deliveries import JSON, harbor_push, new_digest
+from deliveries import JSON, harbor_push
 from harness import ROOT, TARGET, Answer, Proof, Workshop, base_environment, http, listens, run_proof, until
 from image import RECIPE
 from mirror import mirror, staged
@@ -44,7 +45,7 @@ ECR = "000000000000.dkr.ecr.us-east-1.amazonaws.com"
 WEBHOOK_SECRET = f"fake-{secrets.token_hex(24)}"
 API_TOKEN = f"fake-api-token-{secrets.token_hex(8)}"
 CONFIG = f"""
-registries: {{ "{IMAGES}": {{ insecure: true }} }}
+registries: {{ "{IMAGES}": {{ insecure: true }}, harbor.example.com: {{ insecure: true }} }}
 sources:
   ci:
     kind: generic
@@ -100,6 +101,7 @@ class Cloud:
         # The first container on podman's network makes its bridge.
         run = [*PODMAN, "run", "--rm", "--network", "podman", "--entrypoint", "true", BASE]
         subprocess.run(run, env={**os.environ, **settings}, check=True, capture_output=True)
+        listen("0.0.0.0", 80)
         self.digest = start_registry(self.shop, "0.0.0.0:5000", "127.0.0.1:5000")
         store = self.shop.directory / "registry.yml"
         store.write_text(
@@ -113,7 +115,7 @@ class Cloud:
             GATEWAY_PORT=str(GATEWAY),
             MINISTACK_HOST="localhost",
             LAMBDA_DOCKER_NETWORK="podman",
-            LAMBDA_DOCKER_FLAGS=f"--read-only --tmpfs /tmp --add-host host.docker.internal:{BRIDGE}",
+            LAMBDA_DOCKER_FLAGS=f"--read-only --tmpfs /tmp --add-host host.docker.internal:{BRIDGE} --add-host harbor.example.com:{BRIDGE}",
             AWS_ENDPOINT_URL=self.endpoint,
             HOME=str(self.shop.directory),
         )

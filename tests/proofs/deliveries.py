@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import secrets
 from urllib.parse import quote_plus
 
 from stage import TOKENS
@@ -16,10 +15,6 @@ from stage import TOKENS
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 EVENTS_V1 = "application/vnd.docker.distribution.events.v1+json"
-
-
-def new_digest() -> str:
-    return f"sha256:{secrets.token_hex(32)}"
 
 
 def harbor_push(repository: str, digest: str) -> bytes:

@@ -11,16 +11,17 @@ import subprocess
 import sys
 import time
 
-from deliveries import new_digest
+from any_registry import new_digest, proxy
 from harness import Answer, Proof, Workshop, base_environment, http, require_binaries, run_proof, until
 from serve import DEAD_LETTERS, QUEUE, SCANHOOK, SqsRefused, link_stand_in, start_server
 
 CONFIG = """
+registries: { registry.example.com: { insecure: true } }
 sources:
   debian: { kind: distribution, registry: registry.example.com, auth: [{ type: bearer, secret: "env:PROOF_TOKEN" }] }
 scanner: { api_token: "env:PROOF_API_TOKEN" }
 """
-ENV = base_environment(PROOF_TOKEN="fake-token-0123456789", PROOF_API_TOKEN="fake-api-token")
+ENV = base_environment(PROOF_TOKEN="fake-token-0123456789", PROOF_API_TOKEN="fake-api-token", **proxy())
 
 
 def refusals(proof: Proof, shop: Workshop) -> None:
@@ -136,7 +137,6 @@ def scanner_crash(proof: Proof, shop: Workshop) -> None:
     cli = link_stand_in(shop.directory / "cli")
     arguments = ("--scanner-cli", cli)
     server = start_server(shop, CONFIG, *arguments, "--fault", "scanner-crash=100%", "--seed", "1", env=ENV)
-    # With its digest: no registry answers for this host, and the scan goes on with what the event says.
     [delivered] = server.send("debian", f"registry.example.com/team/slow:1.0@{new_digest()}")
     proof.equal("a delivery is taken", delivered["status"], 202)
     words = "the function crashed, as --fault scanner-crash asks"

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from deliveries import DEBIAN, EVENTS_V1, FORM, HARBOR, as_form, distribution_push, ghcr_push, harbor_push, new_digest, signature
+from any_registry import new_digest
+from deliveries import DEBIAN, EVENTS_V1, FORM, HARBOR, as_form, distribution_push, ghcr_push, harbor_push, signature
 from harness import BINARIES, Proof, Workshop, base_environment, free_port, listens, require_binaries, run_proof, until
 from lambda_emulator import TEXT_TYPES, VENV, Function, find_emulator, http_event, sqs_variables, start_function
 from serve import DEAD_LETTERS, QUEUE, SCANHOOK, start_server

@@ -20,7 +20,8 @@ from typing import Any
 
 import boto3
 import scanner_function
-from deliveries import HARBOR, harbor_push, new_digest
+from any_registry import new_digest
+from deliveries import HARBOR, harbor_push
 from harness import (
     BINARIES,
     ROOT,

@@ -13,7 +13,8 @@ import sys
 import time
 from typing import Any
 
-from deliveries import JSON, harbor_push, new_digest
+from any_registry import new_digest, proxy
+from deliveries import JSON, harbor_push
 from harness import BINARIES, Proof, Workshop, free_port, listens, require_binaries, run_proof, until
 from lambda_emulator import Function, find_emulator, http_event, sqs_event, start_function
 from secret_stores import SERVERS, client
@@ -29,7 +30,7 @@ ATTEMPTS = 10
 def config(*sources: str) -> str:
     one = "kind: harbor, registry: harbor.example.com, auth: [{ type: token, secret: 'ssm:/scanhook/webhook/harbor' }]"
     named = "".join(f"  {name}: {{ {one} }}\n" for name in sources)
-    return f"sources:\n{named}scanner: {{ api_token: 'ssm:/scanhook/scanner/sysdig' }}\n"
+    return f"registries: {{ harbor.example.com: {{ insecure: true }} }}\nsources:\n{named}scanner: {{ api_token: 'ssm:/scanhook/scanner/sysdig' }}\n"
 
 
 def push(webhook: Function, source: str) -> int:
@@ -83,7 +84,7 @@ def prove(proof: Proof, shop: Workshop) -> None:
     emulator = find_emulator(None)
     webhook = start_function(shop, emulator, BINARIES / "webhook", 29, **variables)
     # A scratch space of its own: other proofs run beside this one.
-    own = {"SCANHOOK_DLQ_URL": dead, "TMPDIR": str(shop.directory)}
+    own = {"SCANHOOK_DLQ_URL": dead, "TMPDIR": str(shop.directory), **proxy()}
     scanner = start_function(shop, emulator, BINARIES / "scanner", 120, **own, **variables)
 
     proof.part("a source that is not configured")

@@ -23,7 +23,8 @@ from typing import Any
 import boto3
 import scanner_function
 from botocore.config import Config
-from deliveries import HARBOR, harbor_push, new_digest
+from any_registry import new_digest, proxy
+from deliveries import HARBOR, harbor_push
 from harness import BINARIES, Proof, Workshop, base_environment, free_port, require_binaries, run_proof, until
 from lambda_emulator import http_event, sqs_variables
 from serve import DEAD_LETTERS, QUEUE, SCANHOOK, Server, link_stand_in, start_server, text_attributes
@@ -233,9 +234,8 @@ MALFORMED = scanner_function.MALFORMED
 def by_serve(shop: Workshop) -> tuple[Server, dict[str, str]]:
     """The dead letters of these messages in `scanhook serve`, and that server."""
     cli = link_stand_in(shop.directory / "cli")
-    server = start_server(shop, CONFIG, "--scanner-cli", cli, env=base_environment(**TOKENS, **API_TOKEN))
+    server = start_server(shop, CONFIG, "--scanner-cli", cli, env=base_environment(**TOKENS, **API_TOKEN, **proxy()))
     for name in REAL:
-        # With a digest: no registry answers for this host, and the scan goes on with what the event says.
         server.send("harbor", f"harbor.example.com/prod/{name}:1.0@{new_digest()}")
     server.sqs.send(QUEUE, MALFORMED)
     until("serve's queue is empty", lambda: server.sqs.depth(QUEUE) == 0, 60)
@@ -271,7 +271,7 @@ def by_ministack(shop: Workshop, ministack: Ministack, server: Server) -> dict[s
         "PATH": f"{shop.directory / 'cli'}:/usr/bin:/bin",
     }
     ministack.create_function("webhook", stripped(shop, "webhook"), 29, **variables, **TOKENS)
-    ministack.create_function("scanner", stripped(shop, "scanner"), 60, **variables, **API_TOKEN)
+    ministack.create_function("scanner", stripped(shop, "scanner"), 60, **variables, **API_TOKEN, **proxy())
     # On Lambda each environment has a /tmp of its own; here all are on one machine.
     ministack.functions.put_function_concurrency(FunctionName="scanner", ReservedConcurrentExecutions=1)
     for name in REAL:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import emf
+from any_registry import new_digest, proxy
 from deliveries import DEBIAN, HARBOR, JSON, distribution_push, harbor_push
 from harness import (
     BINARIES,
@@ -49,15 +50,10 @@ Delivery = tuple[str, dict[str, str], bytes]
 """Path, headers and body."""
 
 
-def digest(number: int) -> str:
-    return f"sha256:{number:064x}"
-
-
 def deliveries() -> list[Delivery]:
     """One of each sort that is counted differently; scans of the stand-in CLI end as the repository's name says."""
     harbor = "/webhooks/harbor"
-    pushes = [(harbor, HARBOR, harbor_push(f"prod/{name}", digest(number)))
-        for number, name in enumerate(["pass", "fail", "no-policy", "unsupported", "pass"])]
+    pushes = [(harbor, HARBOR, harbor_push(f"prod/{name}", new_digest())) for name in ["pass", "fail", "no-policy", "unsupported", "pass"]]
     wrong = {**HARBOR, "Authorization": "fake-wrong-token-0123456789"}
     return [
         *pushes,
@@ -131,7 +127,7 @@ def through_serve(proof: Proof, shop: Workshop) -> Counter[emf.Series]:
     proof.part("serve: what Prometheus is told")
     place = shop.directory / "serve"
     place.mkdir()
-    env = base_environment(**TOKENS, **API_TOKEN)
+    env = base_environment(**TOKENS, **API_TOKEN, **proxy())
     env["PATH"] = f"{link_stand_in(place / 'cli').parent}:{env['PATH']}"
     server = start_server(Workshop(place, shop.processes), CONFIG, env=env)
     fresh = http("GET", f"{server.url}/metrics").body.decode()
@@ -176,11 +172,11 @@ def a_first_count_is_noticed(proof: Proof, shop: Workshop, fresh: str, later: st
 
 def hostile_names_make_no_label(proof: Proof, server: Server) -> None:
     path = "/webhooks/debian"
-    event = json.loads(distribution_push("team/app", digest(1)))["events"][0]
+    event = json.loads(distribution_push("team/app", new_digest()))["events"][0]
     def push(number: int) -> dict[str, object]:
         name = f"hostile/hostile-{number}"
         url = event["target"]["url"].replace("team/app", name)
-        return {**event, "id": f"hostile-{number}", "target": {**event["target"], "repository": name, "url": url, "digest": digest(number + 100)}}
+        return {**event, "id": f"hostile-{number}", "target": {**event["target"], "repository": name, "url": url, "digest": new_digest()}}
     before = http("GET", f"{server.url}/metrics").body.decode()
     queued = 0
     for first in range(0, HOSTILE, TOGETHER):

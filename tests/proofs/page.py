@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from any_registry import new_digest, proxy
 from browser import Outside, Page, browser
 from deliveries import HARBOR, harbor_push
 from harness import Proof, Workshop, base_environment, http, require_binaries, require_programs, run_proof, until
@@ -27,6 +28,7 @@ from serve import DEAD_LETTERS, SCANHOOK, Server, link_stand_in, start_server
 from stage import API_TOKEN, TOKENS
 
 CONFIG = """
+registries: { harbor.example.com: { insecure: true } }
 sources:
   harbor: { kind: harbor, registry: harbor.example.com, auth: [{ type: token, secret: "env:PROOF_HARBOR" }] }
 scanner: { api_token: "env:PROOF_API_TOKEN", api_url: "http://127.0.0.1:1", timeout: 1m, concurrency: 4 }
@@ -45,29 +47,25 @@ Sizes = list[tuple[str, int, int, str]]
 SIZES: Sizes = [("light", 1200, 1000, "light"), ("dark", 1200, 1000, "dark"), ("narrow", 390, 1000, "light")]
 
 
-def digest(number: int) -> str:
-    return f"sha256:{number:064x}"
-
-
-def deliver(server: Server, name: str, number: int, **headers: str) -> int:
-    push = harbor_push(f"prod/{name}", digest(number))
+def deliver(server: Server, name: str, **headers: str) -> int:
+    push = harbor_push(f"prod/{name}", new_digest())
     return http("POST", f"{server.url}/webhooks/harbor", {**HARBOR, **headers}, push).status
 
 
 def filled_server(shop: Workshop) -> Server:
     """A server with scans of the last day, of which some run, some failed and some are dead letters."""
-    env = base_environment(**TOKENS, **API_TOKEN)
+    env = base_environment(**TOKENS, **API_TOKEN, **proxy())
     env["PATH"] = f"{link_stand_in(shop.directory / 'cli').parent}:{env['PATH']}"
     server = start_server(shop, CONFIG, env=env)
-    for number, name in enumerate(SCANNED):
-        deliver(server, name, number)
+    for name in SCANNED:
+        deliver(server, name)
     until("all are scanned", lambda: sum(it["state"] in ("done", "dead_letter") for it in server.scans()) == len(SCANNED))
     server.process.terminate()
     spread_over_a_day(server.data / "ledger.sqlite")
     server = start_server(shop, CONFIG, env=env)
-    for number, name in enumerate(["hang", "hang-ignoring-term", "network", "fail", "fail/" * 20 + "of-a-long-name"]):
-        deliver(server, name, 1000 + number)
-    deliver(server, "pass", 0, Authorization="fake-wrong-token-0123456789")
+    for name in ["hang", "hang-ignoring-term", "network", "fail", "fail/" * 20 + "of-a-long-name"]:
+        deliver(server, name)
+    deliver(server, "pass", Authorization="fake-wrong-token-0123456789")
     http("POST", f"{server.url}/webhooks/nobody", HARBOR, b"{}")
     until("the last ones are scanned", lambda: sum(it["state"] == "retrying" for it in server.scans()) == 1)
     return server

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deliveries import HARBOR, harbor_push, new_digest
+from any_registry import new_digest
+from deliveries import HARBOR, harbor_push
 from harness import Proof, descendants
 from lambda_emulator import Function, failed_identifiers, http_event, sqs_event
 from serve import DEAD_LETTERS, QUEUE, text_attributes

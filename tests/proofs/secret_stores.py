@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-from deliveries import DEBIAN, JSON, distribution_push, harbor_push, new_digest
+from any_registry import new_digest
+from deliveries import DEBIAN, JSON, distribution_push, harbor_push
 from harness import (
     BINARIES,
     Proof,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from any_registry import proxy
 from harness import Proof, Workshop
 from lambda_emulator import Function, sqs_variables, start_function
 from serve import DEAD_LETTERS, QUEUE, Server, start_server
@@ -27,6 +28,7 @@ TOKENS = {
 API_TOKEN = {"PROOF_API_TOKEN": f"fake-api-token-{secrets.token_hex(8)}"}
 
 CONFIG = f"""
+registries: {{ "*.example.com": {{ insecure: true }} }}
 sources:
   harbor: {{ kind: harbor, registry: harbor.example.com, auth: [{{ type: token, secret: "env:PROOF_HARBOR" }}] }}
   debian: {{ kind: distribution, registry: debian.example.com, auth: [{{ type: bearer, secret: "env:PROOF_DEBIAN" }}] }}
@@ -54,6 +56,7 @@ class Stage:
             "PATH": f"{stand_in}:{os.environ['PATH']}",
             "SCANHOOK_CONFIG": f"file:{self.server.config}",
             **sqs_variables(self.server.sqs, QUEUE, DEAD_LETTERS),
+            **proxy(),
             **variables,
         }
         return start_function(self.shop, self.emulator, self.binaries / name, timeout, **own)

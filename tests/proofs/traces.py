@@ -23,8 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from any_registry import new_digest, proxy
 from collector import Collector, Span, tree
-from deliveries import HARBOR, harbor_push, new_digest
+from deliveries import HARBOR, harbor_push
 from harness import BINARIES, Disproved, Proof, Workshop, base_environment, free_port, http, require_binaries, run_proof, until
 from lambda_emulator import Function, failed_identifiers, find_emulator, http_event, sqs_event
 from real_collector import RealCollector
@@ -113,7 +114,7 @@ def serve_tells_collectors_too(stage: Stage, real: RealCollector) -> None:
     proof.part("serve: the traces of a scan with a verdict and of one without")
     stage.server.process.terminate()
     cli = stage.shop.directory / "cli/sysdig-cli-scanner"
-    env = stage.server.env | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    env = stage.server.env | proxy() | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
     server = start_server(stage.shop, CONFIG, "--scanner-cli", cli, env=env)
     for repository, problem in [("prod/fail", False), ("prod/unsupported", True)]:
         trace_id, senders_span = secrets.token_hex(16), secrets.token_hex(8)

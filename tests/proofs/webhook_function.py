@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from any_registry import new_digest
 from deliveries import (
     DEBIAN,
     FORM,
@@ -19,7 +20,6 @@ from deliveries import (
     ghcr_push,
     harbor_push,
     hub_push,
-    new_digest,
     signature,
 )
 from harness import Proof

@@ -30,14 +30,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from any_registry import listen, new_digest
 from backfill import serving
-from deliveries import new_digest
 from harness import Disproved, Process, Proof, Workshop, base_environment, http, require_binaries, run_proof, until
 from ledger import SERVERS, TABLE, start_dynamodb
 from serve import DEAD_LETTERS, QUEUE, SCANHOOK, Server, link_stand_in, start_server
 
-REGISTRY = "127.0.0.1:1"
-"""Nobody answers there, so that scans go on with the digest that the message tells."""
+REGISTRY = listen()
 HIDDEN = 5
 """Seconds that a message is hidden at a time; the least that a worker takes."""
 AWAY = 8.0

@@ -13,6 +13,8 @@
 
 #[path = "../tests/it/ledger.rs"]
 mod ledger;
+#[path = "../tests/it/registry.rs"]
+mod registry;
 #[path = "../tests/it/world.rs"]
 mod world;
 
