@@ -43,7 +43,7 @@ pub struct Entry {
     /// The platform it is listed for.
     pub platform: Option<Spelling>,
     /// Whether newer Podman and CRI-O prefer it among equals.
-    /// Source: containers/image, `internal/manifest/oci_index.go`, "OCI1InstanceAnnotationCompressionZSTD".
+    /// Source: containers/image, `internal/manifest/oci_index.go`, `OCI1InstanceAnnotationCompressionZSTD`.
     pub is_zstd: bool,
 }
 
@@ -350,7 +350,7 @@ mod tests {
             let digest = it
                 .digest
                 .as_ref()
-                .map_or_else(String::clone, |it| it.as_str()[..9].to_owned());
+                .map_or_else(String::clone, |it| it.as_str().chars().take(9).collect());
             format!("{digest:?} {:?} {platform} {}", it.label, it.is_zstd)
         };
         insta::assert_snapshot!(entries.iter().map(shown).collect::<Vec<_>>().join("\n"), @r#"
@@ -415,7 +415,7 @@ mod tests {
         let deep = format!("{}1{}", "[".repeat(50_000), "]".repeat(50_000));
         for value in [r#""\ud800""#, "1e999999", &deep, r#"{"a":1,"a":2}"#] {
             let more = image.replacen('{', &format!("{{\"org.example\":{value},"), 1);
-            assert_eq!(check_text(&more), "image of 1000 bytes", "{:.20}", value);
+            assert_eq!(check_text(&more), "image of 1000 bytes", "{value:.20}");
         }
     }
 }

@@ -91,7 +91,7 @@ pub fn is_file_system(media_type: &str) -> bool {
 /// `.erofs` before a `+`) and `images.MediaTypeErofsLayer`; the draft erofs/erofs-image-spec.
 fn is_erofs(media_type: &str) -> bool {
     let base = media_type.split('+').next().unwrap_or_default();
-    base.ends_with(".erofs") || base.starts_with("application/vnd.erofs.layer.")
+    base.rsplit('.').next() == Some("erofs") || base.starts_with("application/vnd.erofs.layer.")
 }
 
 /// Whether this is the type of an image's manifest or index, also of Docker's first schema.

@@ -262,7 +262,7 @@ fn ranks(wanted: &Spelling) -> Vec<(&str, String)> {
 }
 
 /// The variants in which containers/image looks for `wanted`, the first first.
-/// Source: containers/image, `internal/pkg/platform/platform_matcher.go`, "WantedPlatforms".
+/// Source: containers/image, `internal/pkg/platform/platform_matcher.go`, `WantedPlatforms`.
 fn spellings(wanted: &Spelling) -> Vec<String> {
     let mut variants = vec![wanted.variant.clone()];
     if wanted.architecture == "arm" {
