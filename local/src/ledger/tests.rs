@@ -1,6 +1,7 @@
 //! One suite for every store of claims and records, and what only SQLite has.
 
-use scanhook_core::image::Image;
+use scanhook_core::choice::Choice;
+use scanhook_core::image::{Digest, Image};
 use scanhook_core::message::QueueMessage;
 use scanhook_core::platform::Platform;
 use scanhook_core::report::{Evaluation, Findings, Report};
@@ -51,6 +52,7 @@ suite! {
     a_verdict_stays_when_its_message_comes_once_more
     a_verdict_stays_when_an_earlier_attempt_tells_late_of_its_failure
     records_of_each_platform_are_found_by_the_scan_in_order
+    records_of_several_images_for_one_platform_stand_side_by_side
     records_that_expired_are_gone
     the_latest_records_are_listed_across_pages
     filters_choose_what_is_listed
@@ -478,6 +480,30 @@ async fn records_of_each_platform_are_found_by_the_scan_in_order(
         .await
         .unwrap();
     assert_eq!(latest, [next, arm, amd]);
+}
+
+async fn records_of_several_images_for_one_platform_stand_side_by_side(
+    ledger: impl Ledger + History,
+    other: impl Ledger + History,
+) {
+    let of = |digit: &str| ScanRecord {
+        platform: Some(Platform::parse("linux/amd64").unwrap()),
+        digest: Some(Digest::parse(&format!("sha256:{}", digit.repeat(64))).unwrap()),
+        choice: Some(Choice {
+            entry: digit.to_owned(),
+            entries: 2,
+            candidates: 2,
+            passed_over: Vec::new(),
+            others: 0,
+        }),
+        ..record("01A", "a", 0)
+    };
+    let (first, second) = (of("1"), of("2"));
+    for record in [&record("01A", "a", 0), &second, &first, &second] {
+        ledger.record(record).await.unwrap();
+    }
+    let found = other.find(&id("01A"), at(1)).await.unwrap();
+    assert_eq!(found, [first, second]);
 }
 
 async fn records_that_expired_are_gone(

@@ -34,7 +34,7 @@ pub(crate) struct State {
     pub(crate) health: Health,
     pub(crate) claims: HashMap<ClaimKey, Held>,
     /// The latest record of each scan.
-    pub(crate) records: BTreeMap<(ScanId, Option<Platform>), ScanRecord>,
+    pub(crate) records: BTreeMap<(ScanId, String), ScanRecord>,
     /// How many claims were granted.
     pub(crate) granted: usize,
     /// For which scans it was not there.
@@ -118,18 +118,20 @@ impl Ledger for MemoryLedger {
 
     async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError> {
         self.change(&record.scan_id, |state| {
-            let (scan_id, platform) = (record.scan_id.clone(), record.platform.clone());
-            if platform.is_some() {
-                state.records.remove(&(scan_id.clone(), None));
+            let key = (record.scan_id.clone(), record.place());
+            if record.platform.is_some() {
+                state
+                    .records
+                    .remove(&(record.scan_id.clone(), String::new()));
             }
-            let earlier = state.records.get(&(scan_id.clone(), platform.clone()));
+            let earlier = state.records.get(&key);
             let is_repeated = record.reason.as_deref() == Some("repeated");
             if is_repeated
                 && earlier.is_some_and(|it| it.state == scanhook_core::record::State::Done)
             {
                 return;
             }
-            state.records.insert((scan_id, platform), record.clone());
+            state.records.insert(key, record.clone());
         })
     }
 }

@@ -8,6 +8,7 @@
 
 mod batches;
 mod binary;
+mod cases;
 mod certificates;
 mod classification;
 mod credentials;
