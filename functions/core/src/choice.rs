@@ -314,14 +314,14 @@ impl Index<'_> {
         }
         count(&mut found.read)?;
         let looked = look(self.manifests, digest)?;
+        let as_blob = is_blob && *looked == Looked::Absent;
+        found.seen.push((digest.clone(), as_blob));
         if let Looked::Manifest(Manifest::Index(entries)) = looked {
             // Its own entries are the candidates.
             found.entries -= 1;
             return self.search(wish, entries, &format!("{place}."), depth + 1, found);
         }
         found.count_candidate(wish)?;
-        let as_blob = is_blob && *looked == Looked::Absent;
-        found.seen.push((digest.clone(), as_blob));
         let target = self.target(digest);
         let subject = match (looked, &entry.label) {
             (Looked::Manifest(Manifest::Image(manifest)), _) => {
@@ -750,6 +750,24 @@ mod tests {
             ("b", image()),
         ];
         assert_eq!(check(&[], &found), "scan b linux/amd64 2/3 of 1 [] 2");
+    }
+
+    /// Found by fuzzing.
+    #[test]
+    fn an_index_that_is_a_candidate_by_its_spelling_and_by_its_rank_is_searched_once() {
+        let found = [
+            (
+                "e",
+                index(&["a linux/arm", "b linux/arm/v6", "b linux/arm/v5", "d -"]),
+            ),
+            ("a", artifact()),
+            ("b", index(&[])),
+            ("d", image()),
+        ];
+        assert_eq!(
+            check(&["linux/arm/v7"], &found),
+            r#"scan d linux/arm/v7 4/4 of 2 ["1"] 1"#
+        );
     }
 
     /// Found by fuzzing.
