@@ -137,11 +137,9 @@ impl<'a> Session<'a> {
         let tag_moved = match &self.image.pin {
             // Whatever keeps the tag from being looked up, the digest is what counts.
             Pin::TagAndDigest(tag, _) => {
-                let present = self
-                    .head(tag.as_str())
-                    .await
-                    .ok()
-                    .and_then(|it| it.digest());
+                let present = self.head(tag.as_str()).await.ok();
+                let present = present.filter(|it| it.status.is_success());
+                let present = present.and_then(|it| it.digest());
                 let present = present.filter(|it| it.parts().0 == digest.parts().0);
                 present.map(|it| it != digest)
             }
