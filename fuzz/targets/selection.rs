@@ -8,7 +8,9 @@
 use bytes::Bytes;
 use globset::{Glob, GlobBuilder, GlobSet};
 use libfuzzer_sys::fuzz_target;
-use scanhook_core::event::{Content, Event, EventInfo, PushEvent, SkipReason};
+use scanhook_core::event::{
+    Content, Event, EventInfo, NamedRegistry, PushEvent, SkipReason,
+};
 use scanhook_core::image::{Digest, Registry, Repository, Tag};
 use scanhook_core::kinds::{self, Options};
 use scanhook_core::select::select;
@@ -38,6 +40,17 @@ fn wants(include: &[Glob], exclude: &[Glob], text: &str) -> bool {
     (include.is_empty() || matches(include, text)) && !matches(exclude, text)
 }
 
+/// The one form of a host: lower case, without a scheme, a slash behind it, and the port that HTTPS has anyway.
+fn normal(host: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    let host = host
+        .strip_prefix("https://")
+        .or(host.strip_prefix("http://"))
+        .unwrap_or(&host);
+    let host = host.strip_suffix('/').unwrap_or(host);
+    host.strip_suffix(":443").unwrap_or(host).to_owned()
+}
+
 fn push(line: &[u8], is_artifact: bool) -> Option<PushEvent> {
     let line = std::str::from_utf8(line).ok()?;
     let mut words = line.split(' ');
@@ -46,7 +59,7 @@ fn push(line: &[u8], is_artifact: bool) -> Option<PushEvent> {
     let tag = words.next().and_then(|it| Tag::parse(it).ok());
     let digest = words.next().and_then(|it| Digest::parse(it).ok());
     Some(PushEvent {
-        host: host.map(str::to_owned),
+        registry: host.into(),
         repository,
         tag,
         digest,
@@ -96,13 +109,10 @@ fuzz_target!(|input: &[u8]| {
     let pushes: Vec<_> = pushes.collect();
     let is_excluded = |it: &PushEvent| {
         let tag = it.tag.as_ref().map(Tag::as_str);
-        let host = it.host.as_deref().map(|it| {
-            let it = it
-                .strip_prefix("https://")
-                .or(it.strip_prefix("http://"))
-                .unwrap_or(it);
-            it.strip_suffix('/').unwrap_or(it).to_ascii_lowercase()
-        });
+        let host = match &it.registry {
+            NamedRegistry::Host(it) => Some(normal(it)),
+            _ => None,
+        };
         it.content == Content::Artifact
             || host.is_some_and(|it| !["h.example.com", "h.internal:8443"].contains(&it.as_str()))
             || (tag.is_none() && (it.digest.is_none() || source.untagged == Untagged::Skip))

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use futures_util::{StreamExt as _, stream};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
-use scanhook_core::event::{Content, Event, EventInfo, PushEvent};
+use scanhook_core::event::{Content, Event, EventInfo, NamedRegistry, PushEvent};
 use scanhook_core::history::ScanFilter;
 use scanhook_core::image::{Digest, Image, Pin, Repository, Tag};
 use scanhook_core::message::QueueMessage;
@@ -376,7 +376,7 @@ impl Run<'_> {
 /// The event that a push of the tag would have been.
 fn push(repository: &Repository, tag: &Tag, digest: Option<Digest>) -> PushEvent {
     PushEvent {
-        host: None,
+        registry: NamedRegistry::Unnamed,
         repository: repository.clone(),
         tag: Some(tag.clone()),
         digest,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use scanhook_core::auth::{Credential, Presented};
-use scanhook_core::image::Image;
+use scanhook_core::image::{Image, Registry};
 use scanhook_core::kinds::{Sample, SamplePush};
 use scanhook_core::source::Source;
 use scanhook_settings::Environment;
@@ -228,8 +228,15 @@ fn sample(args: &SendArgs, source: &Source) -> anyhow::Result<Sample> {
 #[expect(clippy::disallowed_methods, reason = "the command's clock")]
 pub(crate) fn make_sample(source: &Source, image: &Image) -> Sample {
     let id = ulid::Ulid::generate().to_string();
+    // Where images are pulled from another host than ECR's own, its events still name that one.
+    let can_be_named = |it: &&Registry| source.kind.can_own(std::iter::once(*it));
+    let mut hosts = std::iter::once(&image.registry).chain(source.own_hosts());
+    let registry = hosts.find(can_be_named).unwrap_or(&image.registry);
     (source.kind.sample)(&SamplePush {
-        image,
+        image: &Image {
+            registry: registry.clone(),
+            ..image.clone()
+        },
         id: &id,
         at: jiff::Timestamp::now(),
     })

@@ -1,13 +1,14 @@
 //! What a parser finds in a delivery, the same for every kind of registry.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::image::{Digest, Repository, Tag};
-use crate::media_type;
+use crate::image::{Digest, Registry, Repository, Tag};
+use crate::media_type::{self, Shown};
 
 /// Text of a payload that travels on to the queue and to logs: at most 256 characters, none of them a control
 /// character or one that SQS refuses (U+FFFE and U+FFFF, which JSON does not escape). A copy shares its text.
@@ -77,26 +78,81 @@ impl EventInfo {
     }
 }
 
-/// What the payload says of the content that was pushed.
+/// What the payload shows of the content that was pushed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
-    /// An image, or nothing says otherwise.
+    /// An image, or nothing shows otherwise.
     Image,
-    /// Something that only things other than images have.
+    /// Something that no runtime would run.
     Artifact,
 }
 
 impl Content {
-    /// Judges by every media and artifact type the payload tells.
-    pub fn of<'a>(types: impl IntoIterator<Item = Option<&'a str>>) -> Self {
-        if types
-            .into_iter()
-            .flatten()
-            .any(media_type::is_artifact_config)
-        {
+    /// Judges by the type of the config and by those of the layers, as far as the payload has them. No layers show nothing:
+    /// most payloads leave them out.
+    pub(crate) fn of_manifest<'a>(
+        config: Option<&'a str>,
+        layers: impl IntoIterator<Item = Option<&'a str>>,
+    ) -> Self {
+        let config = config.unwrap_or_default();
+        let mut layers = layers.into_iter().map(Option::unwrap_or_default).peekable();
+        let is_artifact = if layers.peek().is_some() {
+            matches!(media_type::judge(config, layers), Shown::Artifact(_))
+        } else {
+            media_type::is_artifact_config(config)
+        };
+        if is_artifact {
             Self::Artifact
         } else {
             Self::Image
+        }
+    }
+
+    /// Judges by a list that holds the config, the layers or the children of an index, and does not say which is which: one
+    /// type that images have is enough for an image.
+    pub(crate) fn of_references<'a>(types: impl IntoIterator<Item = Option<&'a str>>) -> Self {
+        let mut types = types.into_iter().map(Option::unwrap_or_default).peekable();
+        let is_images = |it: &str| {
+            media_type::is_image_config(it)
+                || media_type::is_file_system(it)
+                || media_type::is_manifest(it)
+        };
+        if types.peek().is_none() || types.any(is_images) {
+            Self::Image
+        } else {
+            Self::Artifact
+        }
+    }
+}
+
+/// Which registry a payload names. It is only compared, never used: images are pulled from the configured host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedRegistry {
+    /// None.
+    Unnamed,
+    /// A host, in the payload's spelling.
+    Host(String),
+    /// An account of Amazon ECR in a region, which several hosts stand for.
+    Ecr {
+        /// The account.
+        account: String,
+        /// The region.
+        region: String,
+    },
+}
+
+impl From<Option<&str>> for NamedRegistry {
+    fn from(host: Option<&str>) -> Self {
+        host.map_or(Self::Unnamed, |it| Self::Host(it.to_owned()))
+    }
+}
+
+impl fmt::Display for NamedRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unnamed => f.write_str("-"),
+            Self::Host(host) => f.write_str(host),
+            Self::Ecr { account, region } => write!(f, "account {account} in {region}"),
         }
     }
 }
@@ -104,8 +160,8 @@ impl Content {
 /// Something was pushed to a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PushEvent {
-    /// The host as the payload names it, if it does. Only compared, never used.
-    pub host: Option<String>,
+    /// The registry, as the payload names it.
+    pub registry: NamedRegistry,
     /// Where to.
     pub repository: Repository,
     /// Under which tag, if under one.
@@ -147,11 +203,13 @@ pub enum SkipReason {
     RepeatedInDelivery,
     /// One of several events of a delivery names nothing that could be scanned; the others are taken.
     Malformed,
+    /// The delivery has more images than are queued of one; none of them is.
+    TooManyImages,
 }
 
 impl SkipReason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Ping,
         Self::NotAPush,
         Self::NotAnImage,
@@ -161,6 +219,7 @@ impl SkipReason {
         Self::ForeignRegistry,
         Self::RepeatedInDelivery,
         Self::Malformed,
+        Self::TooManyImages,
     ];
 
     /// The word for it in answers, logs and metrics.
@@ -175,6 +234,7 @@ impl SkipReason {
             Self::ForeignRegistry => "foreign_registry",
             Self::RepeatedInDelivery => "repeated_in_delivery",
             Self::Malformed => "malformed",
+            Self::TooManyImages => "too_many_images",
         }
     }
 }
@@ -190,6 +250,9 @@ pub struct Skip {
     pub tag: Option<Tag>,
     /// The digest, if there is one.
     pub digest: Option<Digest>,
+    /// The host that was expected, if the event names another registry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Registry>,
 }
 
 impl Skip {
@@ -200,6 +263,7 @@ impl Skip {
             image: None,
             tag: None,
             digest: None,
+            expected: None,
         }
     }
 }

@@ -7,6 +7,7 @@
 //! specification, "Pulling manifests".
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -38,9 +39,13 @@ pub enum ParseImageError {
 
 macro_rules! text_newtype {
     ($name:ident, $doc:literal, $error:ident, $check:path) => {
+        text_newtype!(#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)] struct $name, $doc, $error, $check);
+    };
+    ($(#[$compared:meta])? struct $name:ident, $doc:literal, $error:ident, $check:path) => {
         #[doc = $doc]
         #[doc = " A copy shares its text."]
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+        #[derive(Debug, Clone, Deserialize)]
+        $(#[$compared])?
         #[serde(try_from = "String")]
         pub struct $name(Arc<str>);
 
@@ -89,8 +94,9 @@ macro_rules! text_newtype {
 }
 
 text_newtype!(
-    Registry,
-    "A registry's host, lower case, with its port if it has one: `harbor.example.com:8443`.",
+    struct Registry,
+    "A registry's host, lower case, with its port if it has one: `harbor.example.com:8443`. Compared in its normal form, \
+     used as it is spelled.",
     Registry,
     is_registry
 );
@@ -120,16 +126,36 @@ impl Registry {
     /// Reads a host as payloads and configuration spell it: a scheme and a trailing slash are cut off, case is
     /// folded, every name of Docker Hub becomes `docker.io`. A path, user information or anything else is an error.
     pub fn normalise(text: &str) -> Result<Self, ParseImageError> {
+        let text = text.to_ascii_lowercase();
         let host = text
             .strip_prefix("https://")
             .or_else(|| text.strip_prefix("http://"))
-            .unwrap_or(text);
-        let host = host.strip_suffix('/').unwrap_or(host).to_ascii_lowercase();
-        if DOCKER_HUB.contains(&host.as_str()) {
+            .unwrap_or(&text);
+        let registry = Self::parse(host.strip_suffix('/').unwrap_or(host))?;
+        if DOCKER_HUB.contains(&registry.normal()) {
             Self::parse("docker.io")
         } else {
-            Self::try_from(host)
+            Ok(registry)
         }
+    }
+
+    /// The one form in which hosts are compared: without the port that HTTPS has anyway.
+    pub fn normal(&self) -> &str {
+        self.0.strip_suffix(":443").unwrap_or(&self.0)
+    }
+}
+
+impl PartialEq for Registry {
+    fn eq(&self, other: &Self) -> bool {
+        self.normal() == other.normal()
+    }
+}
+
+impl Eq for Registry {}
+
+impl Hash for Registry {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.normal().hash(state);
     }
 }
 

@@ -3,16 +3,21 @@
 //!
 //! **Invariant**: the kind is configured. Nothing in a delivery chooses a parser: Gitea sends GitHub's headers.
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::auth::{Algorithm, Encoding, HmacScheme};
 use crate::delivery::VerifiedDelivery;
+use crate::ecr::EcrHost;
 use crate::event::{Event, ParsePayloadError};
-use crate::image::Image;
+use crate::image::{Image, Registry};
+use crate::wire::{UniqueValue, readable};
 
 mod acr;
 mod artifactory;
@@ -159,6 +164,19 @@ pub fn find(name: &str) -> Option<&'static Kind> {
     ALL.into_iter().find(|it| it.name == name)
 }
 
+impl Kind {
+    /// Whether a payload of this kind could be of one of these hosts at all: ECR's name an account and a region.
+    pub fn can_own<'a>(&self, mut hosts: impl Iterator<Item = &'a Registry>) -> bool {
+        *self != ecr::KIND || hosts.any(|it| EcrHost::parse(it).is_some())
+    }
+
+    /// Whether it repeats a delivery that is refused for ever, while later ones wait. GitLab's registry does so unless
+    /// `maxretries` is set.
+    pub fn repeats_refusals(&self) -> bool {
+        [&distribution::KIND, &gitlab::KIND].contains(&self)
+    }
+}
+
 impl PartialEq for Kind {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
@@ -173,34 +191,79 @@ impl fmt::Debug for Kind {
     }
 }
 
-/// Reads a body that is an object; a list would be taken for a struct, element by element.
-fn json<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, ParsePayloadError> {
-    if is_list(body) {
-        return Err(ParsePayloadError::malformed(".", "a list"));
+/// A JSON text of a payload, read into wire structs that borrow from it.
+struct Json<'a> {
+    text: &'a [u8],
+    readable: OnceCell<Option<Vec<u8>>>,
+}
+
+impl<'a> Json<'a> {
+    fn of(text: &'a [u8]) -> Self {
+        Self {
+            text,
+            readable: OnceCell::new(),
+        }
     }
-    json_or_list(body)
+
+    /// Reads an object; a list would be taken for a struct, element by element.
+    fn object<'b, T: Deserialize<'b>>(&'b self) -> Result<T, ParsePayloadError> {
+        if self.is_list() {
+            return Err(ParsePayloadError::malformed(".", "a list"));
+        }
+        self.object_or_list()
+    }
+
+    fn is_list(&self) -> bool {
+        self.text.trim_ascii_start().starts_with(b"[")
+    }
+
+    fn object_or_list<'b, T: Deserialize<'b>>(&'b self) -> Result<T, ParsePayloadError> {
+        self.read(malformed::<T>)
+    }
+
+    /// Reads what no struct of ours is for, with no key repeated.
+    fn value(&self) -> Result<Value, ParsePayloadError> {
+        let UniqueValue(value) = self.read(|_, err| malformed_at(&position(err), err))?;
+        Ok(value)
+    }
+
+    fn read<'b, T: Deserialize<'b>>(
+        &'b self,
+        problem: fn(&'b [u8], &serde_json::Error) -> ParsePayloadError,
+    ) -> Result<T, ParsePayloadError> {
+        serde_json::from_slice(self.text).or_else(|err| self.again(&err, problem))
+    }
+
+    /// Reads the text once more, without the values that can't be read: none of them may be needed.
+    #[cold]
+    fn again<'b, T: Deserialize<'b>>(
+        &'b self,
+        err: &serde_json::Error,
+        problem: fn(&'b [u8], &serde_json::Error) -> ParsePayloadError,
+    ) -> Result<T, ParsePayloadError> {
+        match self.readable.get_or_init(|| readable(self.text)) {
+            Some(text) => serde_json::from_slice(text).map_err(|err| problem(text, &err)),
+            None => Err(problem(self.text, err)),
+        }
+    }
 }
 
-fn is_list(body: &[u8]) -> bool {
-    body.trim_ascii_start().starts_with(b"[")
-}
-
-fn json_or_list<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, ParsePayloadError> {
-    serde_json::from_slice(body).map_err(|err| malformed::<T>(body, &err))
-}
-
-/// Reads a body once more to tell where it can't be read.
+/// Finds the place that can't be read: a field of ours, or where the text is no JSON. Other keys are the sender's words.
 #[cold]
-fn malformed<'a, T: serde::Deserialize<'a>>(
-    body: &'a [u8],
-    err: &serde_json::Error,
-) -> ParsePayloadError {
-    let mut again = serde_json::Deserializer::from_slice(body);
-    let at = match serde_path_to_error::deserialize::<_, T>(&mut again) {
-        Ok(_) => ".".to_owned(),
-        Err(err) => err.path().to_string(),
-    };
-    ParsePayloadError::malformed(&at, &err.to_string())
+fn malformed<'a, T: Deserialize<'a>>(text: &'a [u8], err: &serde_json::Error) -> ParsePayloadError {
+    let mut again = serde_json::Deserializer::from_slice(text);
+    match serde_path_to_error::deserialize::<_, T>(&mut again) {
+        Err(found) if err.is_data() => malformed_at(&found.path().to_string(), err),
+        _ => malformed_at(&position(err), err),
+    }
+}
+
+fn malformed_at(at: &str, err: &serde_json::Error) -> ParsePayloadError {
+    ParsePayloadError::malformed(at, &err.to_string())
+}
+
+fn position(err: &serde_json::Error) -> String {
+    format!("line {}, column {}", err.line(), err.column())
 }
 
 /// Whether a body can be read into this kind's wire structs, and nothing more: what a measurement compares with.
@@ -245,12 +308,12 @@ pub(crate) mod tests {
     use globset::{Glob, GlobSet};
     use proptest::prelude::*;
     use secrecy::SecretString;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::auth::{Credential, Scheme};
     use crate::delivery::{Delivery, verify};
-    use crate::image::{Registry, Tag};
+    use crate::image::Tag;
     use crate::select::select;
     use crate::source::{Filter, Source, SourceName, Untagged};
 
@@ -300,7 +363,7 @@ pub(crate) mod tests {
             Event::Push(push) => format!(
                 "{:?} {}/{} tag={} digest={} type={} id={} actor={} at={}",
                 push.content,
-                push.host.as_deref().unwrap_or("-"),
+                push.registry,
                 push.repository,
                 push.tag.as_ref().map_or("-", |it| it.as_str()),
                 push.digest
@@ -345,11 +408,8 @@ pub(crate) mod tests {
                 "{}",
                 kind.name
             );
-            assert!(
-                push.host.is_none() || push.host.as_deref() == Some(host),
-                "{}",
-                kind.name
-            );
+            let source = source(kind);
+            assert!(source.owns(&push.registry), "{}", kind.name);
         }
     }
 
@@ -386,7 +446,21 @@ pub(crate) mod tests {
             "400 the body is not JSON of the expected shape, at push_data"
         );
         let told = parse(hub, &[], br#"{"push_data":{"tag":"1"},"repository":{}} x"#);
-        assert_eq!(told, "400 the body is not JSON of the expected shape, at .");
+        assert_eq!(
+            told,
+            "400 the body is not JSON of the expected shape, at line 1, column 43"
+        );
+        // A key that is none of ours may hold anything.
+        for body in [
+            &br#"{"push_data":{"tag":"1","a-secret":tru}}"#[..],
+            br#"{"a-secret":{"a-secret":"#,
+        ] {
+            let told = parse(hub, &[], body);
+            assert!(!told.contains("a-secret"), "{told}");
+        }
+        let generic = find("generic").unwrap();
+        let told = parse(generic, &[], br#"{"a-secret":{"x":1,"x":2}}"#);
+        assert!(told.contains("at line 1"), "{told}");
     }
 
     proptest! {

@@ -6,7 +6,7 @@
 //! scanned), [`plan`] (what is run), [`report`], [`redact`] and [`classify`] (what came of it), [`verdict`] (what that
 //! means), [`retry`] (when it is tried again), [`record`] (what is kept of it),
 //! [`history`] (what of that is asked for).
-//! [`image`], [`platform`], [`media_type`] and [`trace`] are used throughout.
+//! [`image`], [`ecr`], [`platform`], [`media_type`] and [`trace`] are used throughout.
 //!
 //! **Invariant**: no async runtime, AWS crate, clock, randomness, environment or other I/O. Times and ids come in
 //! as arguments.
@@ -15,6 +15,7 @@ pub mod auth;
 pub mod choice;
 pub mod classify;
 pub mod delivery;
+pub mod ecr;
 pub mod event;
 pub mod history;
 pub mod image;

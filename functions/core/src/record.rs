@@ -27,7 +27,7 @@ impl ClaimKey {
         policies.sort_unstable();
         policies.dedup();
         let parts = [
-            image.registry.as_str(),
+            image.registry.normal(),
             image.repository.as_str(),
             target.digest().as_str(),
         ];

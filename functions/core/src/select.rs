@@ -15,6 +15,9 @@ pub struct ScanRequest {
     pub event: EventInfo,
 }
 
+/// At most so many images of one delivery are queued.
+pub const MAX_IMAGES: usize = 1_000;
+
 /// A delivery, decided.
 #[derive(Debug, Default)]
 pub struct Selected {
@@ -24,13 +27,19 @@ pub struct Selected {
     pub skips: Vec<Skip>,
     /// The code that the sender wants to see again.
     pub validation: Option<FreeText>,
+    /// Whether there were more images than [`MAX_IMAGES`].
+    pub is_over_limit: bool,
 }
 
-/// Decides each event of a delivery by its source's configuration.
+/// Decides each event of a delivery by its source's configuration. Of one that has too many images nothing is queued.
 pub fn select(source: &Source, events: Vec<Event>) -> Selected {
     let mut selected = Selected::default();
     for event in events {
         selected.add(source, event);
+    }
+    if selected.is_over_limit {
+        let unwanted = selected.requests.drain(..).map(too_many);
+        selected.skips.extend(unwanted);
     }
     selected
 }
@@ -39,7 +48,7 @@ impl Selected {
     /// Decides one more event: there is one more request, one more skip, or a validation.
     pub fn add(&mut self, source: &Source, event: Event) {
         let decided = match event {
-            Event::Push(push) => request(source, push, &mut self.requests),
+            Event::Push(push) => self.request(source, push),
             Event::Other(reason) => Err(Skip::of_event(reason)),
             Event::Malformed(_) => Err(Skip::of_event(SkipReason::Malformed)),
             Event::Validation(code) => {
@@ -52,37 +61,47 @@ impl Selected {
             Err(skip) => self.skips.push(skip),
         }
     }
-}
 
-fn request(
-    source: &Source,
-    push: PushEvent,
-    earlier: &mut [ScanRequest],
-) -> Result<ScanRequest, Skip> {
-    if let Some(reason) = skip_reason(source, &push) {
-        return Err(skip(source, reason, push));
+    /// Whether the delivery is refused as a whole, for its images are too many. A sender that repeats a refusal for ever
+    /// is told of skips instead.
+    pub fn is_refused(&self, source: &Source) -> bool {
+        self.is_over_limit && !source.kind.repeats_refusals()
     }
-    let Some(pin) = Pin::new(push.tag.clone(), push.digest.clone()) else {
-        return Err(skip(source, SkipReason::Untagged, push));
-    };
-    let same = earlier
-        .iter_mut()
-        .filter(|it| it.image.repository == push.repository)
-        .find_map(|it| Some((joined(&it.image.pin, &pin)?, it)));
-    if let Some((joined, same)) = same {
-        same.image.pin = joined;
-        return Err(skip(source, SkipReason::RepeatedInDelivery, push));
+
+    fn request(&mut self, source: &Source, push: PushEvent) -> Result<ScanRequest, Skip> {
+        if let Some(reason) = skip_reason(source, &push) {
+            return Err(skip(source, reason, push));
+        }
+        let Some(pin) = Pin::new(push.tag.clone(), push.digest.clone()) else {
+            return Err(skip(source, SkipReason::Untagged, push));
+        };
+        if self.is_over_limit {
+            return Err(skip(source, SkipReason::TooManyImages, push));
+        }
+        let same = self
+            .requests
+            .iter_mut()
+            .filter(|it| it.image.repository == push.repository)
+            .find_map(|it| Some((joined(&it.image.pin, &pin)?, it)));
+        if let Some((joined, same)) = same {
+            same.image.pin = joined;
+            return Err(skip(source, SkipReason::RepeatedInDelivery, push));
+        }
+        if self.requests.len() == MAX_IMAGES {
+            self.is_over_limit = true;
+            return Err(skip(source, SkipReason::TooManyImages, push));
+        }
+        let image = Image {
+            registry: source.registry.clone(),
+            repository: push.repository,
+            pin,
+        };
+        Ok(ScanRequest {
+            source: source.name.clone(),
+            image,
+            event: push.info,
+        })
     }
-    let image = Image {
-        registry: source.registry.clone(),
-        repository: push.repository,
-        pin,
-    };
-    Ok(ScanRequest {
-        source: source.name.clone(),
-        image,
-        event: push.info,
-    })
 }
 
 /// What two pins say together if they are of one manifest: the same, or one of them knows the tag of the other's digest.
@@ -101,10 +120,9 @@ fn joined(one: &Pin, other: &Pin) -> Option<Pin> {
 
 fn skip_reason(source: &Source, push: &PushEvent) -> Option<SkipReason> {
     let tag = push.tag.as_ref().map(Tag::as_str);
-    let is_foreign = push.host.as_deref().is_some_and(|it| !source.owns_host(it));
     if push.content == Content::Artifact {
         Some(SkipReason::NotAnImage)
-    } else if is_foreign {
+    } else if !source.owns(&push.registry) {
         Some(SkipReason::ForeignRegistry)
     } else if push.is_untagged() && source.untagged == Untagged::Skip {
         Some(SkipReason::Untagged)
@@ -117,6 +135,18 @@ fn skip_reason(source: &Source, push: &PushEvent) -> Option<SkipReason> {
     }
 }
 
+/// The skip of an image that is one of too many.
+fn too_many(request: ScanRequest) -> Skip {
+    let image = request.image;
+    Skip {
+        reason: SkipReason::TooManyImages,
+        image: Some(image.name()),
+        tag: image.pin.tag().cloned(),
+        digest: image.pin.digest().cloned(),
+        expected: None,
+    }
+}
+
 /// A skip names the source's own registry: a foreign one is a stranger's word.
 fn skip(source: &Source, reason: SkipReason, push: PushEvent) -> Skip {
     Skip {
@@ -124,6 +154,7 @@ fn skip(source: &Source, reason: SkipReason, push: PushEvent) -> Skip {
         image: Some(format!("{}/{}", source.registry, push.repository)),
         tag: push.tag,
         digest: push.digest,
+        expected: (reason == SkipReason::ForeignRegistry).then(|| source.registry.clone()),
     }
 }
 
@@ -133,6 +164,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::event::NamedRegistry;
     use crate::image::{Digest, Registry, Repository};
     use crate::kinds;
     use crate::source::Filter;
@@ -173,7 +205,7 @@ mod tests {
         digest: Option<&str>,
     ) -> Event {
         Event::Push(PushEvent {
-            host: host.map(str::to_owned),
+            registry: host.into(),
             repository: Repository::parse(repository).unwrap(),
             tag: tag.map(|it| Tag::parse(it).unwrap()),
             digest: digest.map(|it| Digest::parse(it).unwrap()),
@@ -243,6 +275,144 @@ mod tests {
             let tag = format!("{}{suffix}", DIGEST.replace(':', "-"));
             let events = vec![push(None, "prod/api", Some(&tag), Some(DIGEST))];
             assert_eq!(select(&source(), events).requests.len(), 1, "{tag}");
+        }
+    }
+
+    #[test]
+    fn of_more_images_than_the_limit_none_is_queued() {
+        let pushes = |count: usize| {
+            let tags = (0..count).map(|it| push(None, "prod/api", Some(&format!("t{it}")), None));
+            tags.collect::<Vec<_>>()
+        };
+        let mut events = pushes(MAX_IMAGES);
+        events.extend(pushes(5));
+        events.push(Event::Other(SkipReason::Ping));
+        let selected = select(&source(), events.clone());
+        assert_eq!(selected.requests.len(), MAX_IMAGES);
+        assert!(!selected.is_refused(&source()));
+        events.extend(pushes(MAX_IMAGES + 1));
+        let selected = select(&source(), events);
+        assert!(selected.requests.is_empty() && selected.is_refused(&source()));
+        let count = |reason| {
+            selected
+                .skips
+                .iter()
+                .filter(|it| it.reason == reason)
+                .count()
+        };
+        assert_eq!(count(SkipReason::TooManyImages), MAX_IMAGES + 1);
+        assert_eq!(count(SkipReason::RepeatedInDelivery), MAX_IMAGES + 5);
+        for kind in kinds::ALL {
+            let source = Source { kind, ..source() };
+            let repeats_for_ever = matches!(kind.name, "distribution" | "gitlab");
+            let selected = select(&source, pushes(MAX_IMAGES + 1));
+            assert_eq!(
+                selected.is_refused(&source),
+                !repeats_for_ever,
+                "{}",
+                kind.name
+            );
+        }
+    }
+
+    #[test]
+    fn the_skip_of_a_foreign_registry_names_the_one_that_was_expected() {
+        let events = vec![
+            push(Some("evil.example.com"), "prod/api", Some("1"), None),
+            push(None, "dev/api", Some("1"), None),
+        ];
+        let skips = select(&source(), events).skips;
+        let expected = skips[0].expected.as_ref().map(Registry::as_str);
+        assert_eq!(expected, Some("h.example.com"));
+        assert_eq!(skips[1].expected, None);
+    }
+
+    #[test]
+    fn hosts_are_compared_in_one_form_and_images_pulled_from_the_one_that_was_written() {
+        for registry in ["h.example.com", "h.example.com:443"] {
+            let source = Source {
+                registry: Registry::normalise(registry).unwrap(),
+                hosts: vec![Registry::normalise("H.Internal:443").unwrap()],
+                ..source()
+            };
+            for host in [
+                "h.example.com",
+                "h.example.com:443",
+                "H.Example.COM:443",
+                "https://h.example.com:443/",
+                "HTTPS://h.example.com",
+                "h.internal",
+                "h.internal:443",
+            ] {
+                let selected = select(&source, vec![push(Some(host), "prod/api", Some("1"), None)]);
+                assert_eq!(selected.requests.len(), 1, "{registry} {host}");
+                assert_eq!(selected.requests[0].image.registry.as_str(), registry);
+            }
+            for host in [
+                "h.example.com:80",
+                "h.example.com:4430",
+                "h.example.com:443:443",
+                "h.example.com.",
+                "h.example.com.:443",
+                ":443",
+            ] {
+                let selected = select(&source, vec![push(Some(host), "prod/api", Some("1"), None)]);
+                let reason = selected.skips[0].reason;
+                assert_eq!(reason, SkipReason::ForeignRegistry, "{registry} {host}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_account_and_a_region_are_compared_with_those_of_every_host() {
+        let ecr = |registry: &str, hosts: &[&str]| Source {
+            kind: kinds::find("ecr").unwrap(),
+            registry: Registry::parse(registry).unwrap(),
+            hosts: hosts
+                .iter()
+                .map(|it| Registry::parse(it).unwrap())
+                .collect(),
+            ..source()
+        };
+        let is_queued = |source: &Source, account: &str, region: &str| {
+            let mut event = push(None, "prod/api", Some("1"), None);
+            if let Event::Push(push) = &mut event {
+                push.registry = NamedRegistry::Ecr {
+                    account: account.to_owned(),
+                    region: region.to_owned(),
+                };
+            }
+            let requests = select(source, vec![event]).requests;
+            assert!(
+                requests
+                    .iter()
+                    .all(|it| it.image.registry == source.registry)
+            );
+            !requests.is_empty()
+        };
+        for host in [
+            "123456789012.dkr.ecr.eusc-de-east-1.amazonaws.eu",
+            "123456789012.dkr-ecr-fips.eusc-de-east-1.on.aws",
+            "123456789012.dkr.ecr.eusc-de-east-1.example.org:8443",
+        ] {
+            for source in [
+                ecr(host, &[]),
+                ecr("cache.example.com", &[host]),
+                ecr("123456789012.dkr.ecr.eu-west-1.amazonaws.com", &[host]),
+            ] {
+                assert!(
+                    is_queued(&source, "123456789012", "eusc-de-east-1"),
+                    "{host}"
+                );
+                assert!(
+                    !is_queued(&source, "123456789013", "eusc-de-east-1"),
+                    "{host}"
+                );
+                assert!(
+                    !is_queued(&source, "123456789012", "eusc-de-east-2"),
+                    "{host}"
+                );
+            }
         }
     }
 

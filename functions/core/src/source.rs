@@ -6,6 +6,8 @@ use std::sync::Arc;
 use globset::GlobSet;
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::ecr::EcrHost;
+use crate::event::NamedRegistry;
 use crate::image::Registry;
 use crate::kinds::{Kind, Options};
 
@@ -120,10 +122,28 @@ pub struct Source {
 }
 
 impl Source {
-    /// Whether a host that a payload names, in any spelling, is this source's registry.
-    pub fn owns_host(&self, host: &str) -> bool {
-        host == self.registry.as_str()
-            || Registry::normalise(host)
-                .is_ok_and(|it| it == self.registry || self.hosts.contains(&it))
+    /// Whether the registry that a payload names is this source's. One that names none may only mean this one.
+    pub fn owns(&self, named: &NamedRegistry) -> bool {
+        match named {
+            NamedRegistry::Unnamed => true,
+            NamedRegistry::Host(host) => {
+                host == self.registry.as_str()
+                    || Registry::normalise(host).is_ok_and(|it| self.owns_host(&it))
+            }
+            NamedRegistry::Ecr { account, region } => self
+                .own_hosts()
+                .filter_map(EcrHost::parse)
+                .any(|it| it.account == account && it.region == region),
+        }
+    }
+
+    /// Whether this host is `registry` or one of `hosts`.
+    pub fn owns_host(&self, host: &Registry) -> bool {
+        self.own_hosts().any(|it| it == host)
+    }
+
+    /// `registry` and `hosts`.
+    pub fn own_hosts(&self) -> impl Iterator<Item = &Registry> {
+        std::iter::once(&self.registry).chain(&self.hosts)
     }
 }

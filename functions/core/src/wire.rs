@@ -13,6 +13,65 @@ use serde_json::{Map, Value};
 
 use crate::image::{Digest, Tag};
 
+/// So deep a payload's values are read; serde's JSON gives up at 128.
+const DEPTH: usize = 100;
+
+/// What takes the place of a value that can't be read. It is of a type that no field has: needed, it is missing.
+const UNREADABLE: &[u8] = b"false";
+
+/// Writes a JSON text anew, without the values that can't be held: a string with half a surrogate pair or of bytes that are
+/// no UTF-8, a number out of range, and what is nested deeper than anything that is looked at. Keys of that sort are written
+/// as they are spelled, so that those that are repeated still are. `None` if the text is no JSON.
+pub(crate) fn readable(json: &[u8]) -> Option<Vec<u8>> {
+    // Does not recurse, nor look into strings and numbers. What passes it has strings that end and brackets in pairs.
+    serde_json::from_slice::<IgnoredAny>(json).ok()?;
+    let mut written = Vec::with_capacity(json.len());
+    let (mut rest, mut depth) = (json, 0_usize);
+    while let Some(first) = rest.first() {
+        let (token, behind) = rest.split_at(token_length(rest));
+        let is_key = behind.trim_ascii_start().starts_with(b":");
+        depth += usize::from(matches!(first, b'[' | b'{'));
+        match first {
+            b'[' | b'{' if depth == DEPTH + 1 => written.extend_from_slice(UNREADABLE),
+            _ if depth > DEPTH => {}
+            b'"' if serde_json::from_slice::<String>(token).is_ok() => {
+                written.extend_from_slice(token);
+            }
+            b'"' if is_key => {
+                let key = Value::from(String::from_utf8_lossy(token));
+                written.extend_from_slice(key.to_string().as_bytes());
+            }
+            b'-' | b'0'..=b'9' if serde_json::from_slice::<f64>(token).is_ok() => {
+                written.extend_from_slice(token);
+            }
+            b'"' | b'-' | b'0'..=b'9' => written.extend_from_slice(UNREADABLE),
+            _ => written.extend_from_slice(token),
+        }
+        depth -= usize::from(matches!(first, b']' | b'}'));
+        rest = behind;
+    }
+    Some(written)
+}
+
+/// The length of the string or number that a text begins with; anything else is taken byte by byte.
+fn token_length(json: &[u8]) -> usize {
+    let is_number = |it: &u8| matches!(it, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
+    let length = match json.first() {
+        Some(b'"') => {
+            let mut is_escaped = false;
+            let ends = |it: &u8| {
+                let ends = *it == b'"' && !is_escaped;
+                is_escaped = *it == b'\\' && !is_escaped;
+                ends
+            };
+            json.iter().skip(1).position(ends).map(|it| it + 2)
+        }
+        Some(first) if is_number(first) => json.iter().position(|it| !is_number(it)),
+        _ => Some(1),
+    };
+    length.unwrap_or(json.len())
+}
+
 /// A string, or nothing.
 #[derive(Default)]
 pub(crate) struct Text<'a>(pub(crate) Option<Cow<'a, str>>);
@@ -316,6 +375,37 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_held_is_left_out_of_a_text_and_the_rest_stays() {
+        let check = |json: &str, expected: &str| {
+            let written = readable(json.as_bytes()).map(|it| String::from_utf8(it).unwrap());
+            assert_eq!(written.as_deref(), Some(expected), "{json}");
+        };
+        check(
+            r#"{"a" : "\ud83d", "b":"\ud83d\udc33\"\\", "c":[1e999,-1e999, 1e300,"\udc33x"],"d":null}"#,
+            r#"{"a" : false, "b":"\ud83d\udc33\"\\", "c":[false,false, 1e300,false],"d":null}"#,
+        );
+        // A key is kept apart from others, and from what it would be without its escape.
+        check(
+            r#"{"\ud83da":1,"\ud83db" :2,"a":3}"#,
+            r#"{"\"\\ud83da\"":1,"\"\\ud83db\"" :2,"a":3}"#,
+        );
+        let deep = |depth: usize, inner: &str| {
+            format!("{}{inner}{}", r#"{"a":["#.repeat(depth), "]}".repeat(depth))
+        };
+        let kept = deep(DEPTH / 2, "1");
+        check(&kept, &kept);
+        check(
+            &deep(DEPTH / 2, r#"{"a":[1]},2"#),
+            &deep(DEPTH / 2, "false,2"),
+        );
+        check(&deep(200_000, "1"), &deep(DEPTH / 2, "false"));
+        for not_json in ["", "{", "[}", "{\"a\":tru}", "\"", "[1e]"] {
+            assert_eq!(readable(not_json.as_bytes()), None, "{not_json}");
+        }
+        assert_eq!(readable(b"[\"a\xed\xa0\xbd\",1]").unwrap(), b"[false,1]");
+    }
 
     #[test]
     fn times_are_read_in_every_form_registries_send() {

@@ -11,7 +11,7 @@ use scanhook_core::image::Image;
 use scanhook_core::plan::{INHERITED, Inherited, RegistryLogin, ScanPlan};
 use scanhook_core::platform::Platform;
 use scanhook_core::retry::RetryPolicy;
-use scanhook_core::source::SourceName;
+use scanhook_core::source::{Source, SourceName};
 use scanhook_core::target::Target;
 use scanhook_settings::Environment;
 use scanhook_settings::aws::Aws;
@@ -70,6 +70,11 @@ impl ScannerSettings {
     /// How long content counts as scanned.
     pub fn dedup_window(&self) -> Duration {
         self.config.dedup_window
+    }
+
+    /// The source of that name, if it is configured.
+    pub fn source(&self, name: &SourceName) -> Option<&Source> {
+        self.config.sources.get(name).map(|it| &it.source)
     }
 
     /// The policies for images of that source; `None` if it is not configured.

@@ -259,7 +259,7 @@ impl Registries {
         let plain = entry.is_some_and(|it| it.insecure);
         let allow = entry.map(|it| it.allow.clone()).unwrap_or_default();
         let scheme = if plain { "http" } else { "https" };
-        let api = API_HOSTS.iter().find(|(it, _)| *it == registry.as_str());
+        let api = API_HOSTS.iter().find(|(it, _)| *it == registry.normal());
         let api = api.map_or(registry.as_str(), |(_, api)| api);
         let credentials = index.and_then(|it| self.credentials.get(it).cloned());
         let pulls = entry.and_then(|it| it.pulls);
@@ -310,7 +310,7 @@ impl Registries {
                 credentials: true,
             };
         }
-        let pair = (host.registry.as_str(), url.host_str().unwrap_or_default());
+        let pair = (host.registry.normal(), url.host_str().unwrap_or_default());
         Trust {
             reach: Reach::Foreign(host.allow.clone()),
             entry: None,

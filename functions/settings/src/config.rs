@@ -173,7 +173,20 @@ impl Config {
         }
         let registries = wire.registries.0.into_iter();
         let registries = registries.map(|(pattern, wire)| registry(pattern, wire));
-        let registries = registries.collect::<Result<_, _>>()?;
+        let registries: Vec<RegistryConfig> = registries.collect::<Result<_, _>>()?;
+        for (index, entry) in registries.iter().enumerate() {
+            if registries
+                .iter()
+                .take(index)
+                .any(|it| it.pattern == entry.pattern)
+            {
+                let problem = format!(
+                    "the host {:?} is repeated: hosts are compared in lower case and without :443",
+                    entry.pattern
+                );
+                return Err(error("registries", problem));
+            }
+        }
         let scanner = wire.scanner.map(scanner).transpose()?;
         let dedup_window = wire.dedup.window.map_or(Duration::from_mins(10), |it| it.0);
         Ok(Self {
@@ -198,8 +211,7 @@ impl Config {
     /// Whether the configuration itself names this host, as a registry or as that of a source.
     pub fn names(&self, registry: &Registry) -> bool {
         let mut sources = self.sources.values().map(|it| &it.source);
-        self.registry(registry).is_some()
-            || sources.any(|it| it.registry == *registry || it.hosts.contains(registry))
+        self.registry(registry).is_some() || sources.any(|it| it.owns_host(registry))
     }
 }
 

@@ -1,8 +1,10 @@
-//! The answers to deliveries that are not taken: fixed texts that tell a stranger nothing.
+//! The answers to deliveries that are not taken: fixed texts that tell a stranger nothing, and to a sender that has shown its
+//! credential the place in its payload.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
 
 /// Why a delivery is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +13,8 @@ pub enum Rejection {
     UnreadableBody,
     /// Authentic, but no payload of this source's kind.
     NotAPayload,
+    /// Authentic, but of more images than are queued of one delivery.
+    TooManyImages,
     /// No valid credential, whatever the cause.
     Unauthorized,
     /// No such source or route.
@@ -38,7 +42,9 @@ impl Rejection {
     /// The status of the answer.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::UnreadableBody | Self::NotAPayload => StatusCode::BAD_REQUEST,
+            Self::UnreadableBody | Self::NotAPayload | Self::TooManyImages => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -56,6 +62,7 @@ impl Rejection {
         match self {
             Self::UnreadableBody => "unreadable_body",
             Self::NotAPayload => "not_a_payload",
+            Self::TooManyImages => "too_many_images",
             Self::Unauthorized => "unauthorized",
             Self::NotFound => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
@@ -68,45 +75,44 @@ impl Rejection {
         }
     }
 
-    /// A problem document (RFC 9457).
-    fn body(self) -> &'static str {
+    fn title(self) -> &'static str {
         match self {
-            Self::UnreadableBody => {
-                r#"{"type":"about:blank","title":"The body could not be read","status":400}"#
-            }
-            Self::NotAPayload => {
-                r#"{"type":"about:blank","title":"Not a payload of this source's kind","status":400}"#
-            }
-            Self::Unauthorized => {
-                r#"{"type":"about:blank","title":"No valid credential","status":401}"#
-            }
-            Self::NotFound => r#"{"type":"about:blank","title":"No such resource","status":404}"#,
-            Self::MethodNotAllowed => {
-                r#"{"type":"about:blank","title":"Method not allowed","status":405}"#
-            }
-            Self::Timeout => {
-                r#"{"type":"about:blank","title":"The request did not arrive in time","status":408}"#
-            }
-            Self::TooLarge => {
-                r#"{"type":"about:blank","title":"The body is too large","status":413}"#
-            }
-            Self::UnsupportedEncoding => {
-                r#"{"type":"about:blank","title":"Content encoding not supported","status":415}"#
-            }
-            Self::Internal => r#"{"type":"about:blank","title":"Internal error","status":500}"#,
-            Self::TooMany(_) => {
-                r#"{"type":"about:blank","title":"Too many deliveries","status":429}"#
-            }
-            Self::Unavailable => {
-                r#"{"type":"about:blank","title":"Not available now, try again","status":503}"#
-            }
+            Self::UnreadableBody => "The body could not be read",
+            Self::NotAPayload => "Not a payload of this source's kind",
+            Self::TooManyImages => "Too many images in one delivery",
+            Self::Unauthorized => "No valid credential",
+            Self::NotFound => "No such resource",
+            Self::MethodNotAllowed => "Method not allowed",
+            Self::Timeout => "The request did not arrive in time",
+            Self::TooLarge => "The body is too large",
+            Self::UnsupportedEncoding => "Content encoding not supported",
+            Self::Internal => "Internal error",
+            Self::TooMany(_) => "Too many deliveries",
+            Self::Unavailable => "Not available now, try again",
         }
     }
-}
 
-impl IntoResponse for Rejection {
-    fn into_response(self) -> Response {
-        let mut response = Response::new(Body::from(self.body()));
+    /// The answer, with a detail for a sender that has shown its credential.
+    pub(crate) fn with_detail(self, detail: Option<&str>) -> Response {
+        /// RFC 9457.
+        #[derive(Serialize)]
+        struct Problem<'a> {
+            r#type: &'static str,
+            title: &'static str,
+            status: u16,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            detail: Option<&'a str>,
+        }
+        let problem = Problem {
+            r#type: "about:blank",
+            title: self.title(),
+            status: self.status().as_u16(),
+            detail,
+        };
+        let Ok(json) = serde_json::to_vec(&problem) else {
+            unreachable!("strings always serialise")
+        };
+        let mut response = Response::new(Body::from(json));
         *response.status_mut() = self.status();
         let headers = response.headers_mut();
         headers.insert(
@@ -122,5 +128,11 @@ impl IntoResponse for Rejection {
             headers.insert(header::RETRY_AFTER, retry_after);
         }
         response
+    }
+}
+
+impl IntoResponse for Rejection {
+    fn into_response(self) -> Response {
+        self.with_detail(None)
     }
 }

@@ -19,7 +19,7 @@ use scanhook_core::delivery::{Delivery, VerifiedDelivery, join_repeated};
 use scanhook_core::event::{FreeText, ParsePayloadError, Skip};
 use scanhook_core::image::{Digest, Tag};
 use scanhook_core::message::{QueueMessage, ScanId};
-use scanhook_core::select::{Selected, select};
+use scanhook_core::select::{MAX_IMAGES, Selected, select};
 use scanhook_core::source::{Source, SourceName};
 use scanhook_core::trace::TraceContext;
 use scanhook_settings::traces;
@@ -98,10 +98,21 @@ struct Taken {
     validation: Option<FreeText>,
 }
 
-/// Why a delivery was not taken, with what only our log is told.
+/// Why a delivery was not taken, with the place in the payload or what only our log is told.
 struct Refused {
     rejection: Rejection,
     detail: Option<String>,
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let detail = match self.rejection {
+            // Only of an authentic delivery is the payload looked at. The rest is told by our log alone.
+            Rejection::NotAPayload | Rejection::TooManyImages => self.detail.as_deref(),
+            _ => None,
+        };
+        self.rejection.with_detail(detail)
+    }
 }
 
 impl From<Rejection> for Refused {
@@ -158,7 +169,7 @@ async fn deliver(
         }
         match outcome {
             Ok(taken) => taken.into_response(),
-            Err(refused) => refused.rejection.into_response(),
+            Err(refused) => refused.into_response(),
         }
     };
     answered.instrument(span).await
@@ -218,11 +229,27 @@ async fn take(
     if let Some(Err(wait)) = sender.limiter.as_ref().map(Limiter::take) {
         return Err(Rejection::TooMany(wait.as_secs() + 1).into());
     }
+    let selected = decide(&sender.source, &delivery)?;
+    if selected.is_over_limit {
+        // Whoever watches the log is told even where the sender can't be refused.
+        tracing::warn!(
+            event = "delivery.too_many_images",
+            images = selected.skips.len(),
+            "nothing is queued of a delivery with more than {MAX_IMAGES} images"
+        );
+    }
+    if selected.is_refused(&sender.source) {
+        return Err(Refused {
+            rejection: Rejection::TooManyImages,
+            detail: Some(format!("the delivery has more than {MAX_IMAGES} images")),
+        });
+    }
     let Selected {
         requests,
         skips,
         validation,
-    } = decide(&sender.source, &delivery)?;
+        ..
+    } = selected;
     let count = requests.len();
     let span = tracing::info_span!("send", otel.kind = "producer", messages = count);
     let trace = Some(traces::place_of(&span, place));

@@ -10,7 +10,7 @@ use scanhook_core::auth::{Credential, Scheme};
 use scanhook_core::delivery::{Delivery, VerifiedDelivery, join_repeated, verify};
 use scanhook_core::event::{Event, ParsePayloadError, PushEvent, SkipReason};
 use scanhook_core::image::{Image, Tag};
-use scanhook_core::select::Selected;
+use scanhook_core::select::{MAX_IMAGES, Selected};
 use scanhook_core::source::{Filter, Source};
 use serde::Serialize;
 
@@ -167,12 +167,30 @@ fn decide(source: &Source, events: Vec<Event>, report: &mut Report) {
             });
         }
     }
+    if selected.is_over_limit {
+        let queued = report.events.iter_mut().filter(|it| it.outcome == "queued");
+        for event in queued {
+            event.outcome = "skipped";
+            event.reason = Some(SkipReason::TooManyImages.as_str());
+            event.why = too_many();
+        }
+        selected.requests.clear();
+    }
+    if selected.is_refused(source) {
+        report.status = 400;
+        report.problem = Some(too_many());
+        return;
+    }
     report.validation = selected.validation.map(|it| it.as_str().to_owned());
     report.status = if selected.requests.is_empty() {
         200
     } else {
         202
     };
+}
+
+fn too_many() -> String {
+    format!("the delivery has more than {MAX_IMAGES} images")
 }
 
 /// What is wrong, with all of it: the reader has the payload.
@@ -190,7 +208,7 @@ fn why(source: &Source, reason: SkipReason, event: &Event) -> String {
         (SkipReason::Ping, _) => "a test of the connection".to_owned(),
         (SkipReason::NotAPush, _) => "its type or action is no push".to_owned(),
         (SkipReason::NotAnImage, Event::Push(_)) => {
-            "a type in the payload is one that images never have".to_owned()
+            "the types in the payload are of something that no runtime would run".to_owned()
         }
         (SkipReason::ForeignRegistry, Event::Push(push)) => foreign(source, push),
         (SkipReason::Untagged, Event::Push(push)) if push.digest.is_none() => {
@@ -205,6 +223,7 @@ fn why(source: &Source, reason: SkipReason, event: &Event) -> String {
             let tag = push.tag.as_ref().map_or("", Tag::as_str);
             filtered(&source.tags, tag, ["tags.include", "tags.exclude"])
         }
+        (SkipReason::TooManyImages, _) => too_many(),
         (SkipReason::RepeatedInDelivery, _) => {
             "the same image stands earlier in this delivery".to_owned()
         }
@@ -213,13 +232,10 @@ fn why(source: &Source, reason: SkipReason, event: &Event) -> String {
 }
 
 fn foreign(source: &Source, push: &PushEvent) -> String {
-    let known: Vec<_> = std::iter::once(&source.registry)
-        .chain(&source.hosts)
-        .collect();
-    let known: Vec<_> = known.into_iter().map(ToString::to_string).collect();
+    let known: Vec<_> = source.own_hosts().map(ToString::to_string).collect();
     format!(
         "the payload names {:?}; `registry` and `hosts` are {}",
-        push.host.as_deref().unwrap_or_default(),
+        push.registry.to_string(),
         known.join(", ")
     )
 }

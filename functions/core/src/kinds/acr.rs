@@ -9,7 +9,7 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Options, Sample, SamplePush, is_list, json, json_headers, json_or_list};
+use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{
     Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason, each,
@@ -90,8 +90,6 @@ struct WireData<'a> {
 
 #[derive(Deserialize, Default)]
 struct WireTarget<'a> {
-    #[serde(borrow, default, rename = "mediaType")]
-    media_type: Text<'a>,
     #[serde(borrow, default)]
     digest: Text<'a>,
     #[serde(borrow, default)]
@@ -109,11 +107,11 @@ struct WireRequest<'a> {
 super::bare_parse_into!(WireEnvelope);
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
-    let body = delivery.body();
-    let envelopes = if is_list(body) {
-        json_or_list::<WireBatch<'_>>(body)?.0
+    let body = Json::of(delivery.body());
+    let envelopes = if body.is_list() {
+        body.object_or_list::<WireBatch<'_>>()?.0
     } else {
-        vec![json(body)?]
+        vec![body.object()?]
     };
     each(&envelopes, |it| event(it, options))
 }
@@ -147,11 +145,12 @@ fn event(envelope: &WireEnvelope<'_>, options: &Options) -> Result<Event, ParseP
     if !is_push && !is_validation {
         return Ok(Event::Other(SkipReason::NotAPush));
     }
-    let read;
+    let (text, read);
     let data = match &envelope.data {
         Nested::Object(data) => data,
-        Nested::Json(text) => {
-            read = json(text.as_bytes())?;
+        Nested::Json(json) => {
+            text = Json::of(json.as_bytes());
+            read = text.object()?;
             &read
         }
     };
@@ -202,11 +201,12 @@ fn push(
         ));
     }
     Ok(Event::Push(PushEvent {
-        host: request.host.get().map(str::to_owned),
+        registry: request.host.get().into(),
         repository,
         tag: target.tag.tag(),
         digest: target.digest.digest(),
-        content: Content::of([target.media_type.get()]),
+        // The type of the manifest shows nothing of its config.
+        content: Content::Image,
         info: EventInfo::new(action, id, None, at.0),
     }))
 }

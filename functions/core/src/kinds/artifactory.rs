@@ -7,10 +7,12 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{HmacPreset, Kind, Options, RepoKey, Sample, SamplePush, json, json_headers};
+use super::{HmacPreset, Json, Kind, Options, RepoKey, Sample, SamplePush, json_headers};
 use crate::auth::{Algorithm, Encoding};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
+use crate::event::{
+    Content, Event, EventInfo, NamedRegistry, ParsePayloadError, PushEvent, SkipReason,
+};
 use crate::image::{Digest, Repository, Tag};
 use crate::wire::{Text, object};
 
@@ -65,15 +67,14 @@ struct WireData<'a> {
     #[serde(borrow, default)]
     image_name: Text<'a>,
     #[serde(borrow, default)]
-    image_type: Text<'a>,
-    #[serde(borrow, default)]
     tag: Text<'a>,
 }
 
 super::bare_parse_into!(WireHook);
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
-    let hook: WireHook<'_> = json(delivery.body())?;
+    let body = Json::of(delivery.body());
+    let hook: WireHook<'_> = body.object()?;
     let (Some(domain), Some(event_type)) = (hook.domain.get(), hook.event_type.get()) else {
         return Err(ParsePayloadError::missing(
             "event type",
@@ -107,17 +108,13 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
     let tag = tag
         .map(|it| Tag::parse(it).map_err(|_| ParsePayloadError::missing("tag", "data.tag")))
         .transpose()?;
-    let is_image = data.image_type.get().is_none_or(|it| it == "docker");
     Ok(vec![Event::Push(PushEvent {
-        host: None,
+        registry: NamedRegistry::Unnamed,
         repository: repository(data, options)?,
         tag,
         digest,
-        content: if is_image {
-            Content::Image
-        } else {
-            Content::Artifact
-        },
+        // `image_type` is `oci` for images of an OCI repository, too.
+        content: Content::Image,
         info: EventInfo::new(event_type, None, None, None),
     })])
 }
@@ -205,13 +202,13 @@ mod tests {
     }
 
     #[test]
-    fn other_artifacts_domains_and_tests_are_told_apart() {
-        assert!(
-            check(&push(
-                r#""path":"c/1/manifest.json","tag":"1","image_type":"oci""#
-            ))
-            .starts_with("Artifact ")
-        );
+    fn the_type_of_an_oci_repositorys_images_shows_nothing() {
+        let of_oci = push(r#""path":"c/1/manifest.json","tag":"1","image_type":"oci""#);
+        assert!(check(&of_oci).starts_with("Image "));
+    }
+
+    #[test]
+    fn other_domains_and_tests_are_told_apart() {
         let good = push(r#""path":"a/1/manifest.json","tag":"1""#);
         for (part, other) in [
             ("\"docker\"", "\"artifact\""),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Options, Sample, SamplePush, json};
+use super::{Json, Kind, Options, Sample, SamplePush};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
@@ -111,7 +111,8 @@ pub(super) fn parse(
     delivery: &VerifiedDelivery,
     _: &Options,
 ) -> Result<Vec<Event>, ParsePayloadError> {
-    let envelope: WireEnvelope<'_> = json(delivery.body())?;
+    let body = Json::of(delivery.body());
+    let envelope: WireEnvelope<'_> = body.object()?;
     Ok(envelope.events.iter().map(event).collect())
 }
 
@@ -122,27 +123,31 @@ fn event(event: &WireEvent<'_>) -> Event {
     let target = &event.target;
     let url = target.url.get();
     let media_type = target.media_type.get();
-    // Only manifests have tags; without a type, that is what tells one.
-    let is_manifest = media_type.map_or(target.tag.get().is_some(), media_type::is_manifest)
-        // Registries up to 2.1 call manifests application/octet-stream (distribution#1617).
-        || url.is_some_and(is_manifest_url);
+    // Registries up to 2.1 call manifests application/octet-stream (distribution#1617).
+    let is_manifest = url.is_some_and(|it| is_of(it, "manifests"))
+        // Only manifests have tags.
+        || target.tag.get().is_some()
+        || media_type.is_some_and(media_type::is_manifest);
+    let is_blob = url.is_some_and(|it| is_of(it, "blobs"))
+        || media_type.is_some_and(|it| it == BLOB || media_type::is_file_system(it));
+    if is_blob && !is_manifest {
+        return Event::Other(SkipReason::NotAnImage);
+    }
     let repository = target
         .repository
         .get()
         .and_then(|it| Repository::parse(it).ok());
-    let (true, Some(repository)) = (is_manifest, repository) else {
-        return Event::Other(SkipReason::NotAnImage);
+    let Some(repository) = repository else {
+        let missing = ParsePayloadError::missing("repository", "events[].target.repository");
+        return Event::Malformed(missing);
     };
     Event::Push(PushEvent {
         // X-Forwarded-Host changes the target's URL only, so that one is nearer to what people pull from.
-        host: url
-            .and_then(host_of)
-            .or(event.request.host.get())
-            .map(str::to_owned),
+        registry: url.and_then(host_of).or(event.request.host.get()).into(),
         repository,
         tag: target.tag.tag(),
         digest: target.digest.digest(),
-        content: Content::of(target.references.iter().map(|it| it.media_type.get())),
+        content: Content::of_references(target.references.iter().map(|it| it.media_type.get())),
         info: EventInfo::new(
             "push",
             event.id.get(),
@@ -152,9 +157,12 @@ fn event(event: &WireEvent<'_>) -> Event {
     })
 }
 
-/// Whether the URL ends in `/manifests/<reference>`; a repository's name may have such a component, too.
-fn is_manifest_url(url: &str) -> bool {
-    url.rsplit('/').nth(1) == Some("manifests")
+/// The type that it gives to every blob. Source: distribution/distribution, `registry/storage/blobstore.go`.
+const BLOB: &str = "application/octet-stream";
+
+/// Whether the URL ends in `/<what>/<reference>`; a repository's name may have such a component, too.
+fn is_of(url: &str, what: &str) -> bool {
+    url.rsplit('/').nth(1) == Some(what)
 }
 
 fn host_of(url: &str) -> Option<&str> {
@@ -248,14 +256,14 @@ mod tests {
         Artifact 127.0.0.1:5000/a tag=1 digest=sha256:012345 type=push id=e1 actor=- at=2026-11-21T20:00:00Z
         not_a_push
         not_a_push
-        not_an_image
+        malformed the payload names no valid repository, looked for at events[].target.repository
         ");
         assert_eq!(parse(&[odd]), "not_a_push");
         assert_eq!(parse(&["7".to_owned()]), "not_a_push");
     }
 
     #[test]
-    fn without_a_type_the_tag_tells_a_manifest() {
+    fn without_a_type_only_a_blobs_url_tells_a_blob() {
         let tagged = push(&format!(
             r#"{{"digest":"{DIGEST}","repository":"a","tag":"1"}}"#
         ));
@@ -263,7 +271,62 @@ mod tests {
         let untagged = push(&format!(
             r#"{{"digest":"{DIGEST}","repository":"a","tag":""}}"#
         ));
-        assert_eq!(parse(&[untagged]), "not_an_image");
+        assert!(parse(&[untagged.clone()]).starts_with("Image 127.0.0.1:5000/a tag=- "));
+        let url = format!(r#""url":"http://h/v2/a/blobs/{DIGEST}","tag""#);
+        assert_eq!(parse(&[untagged.replace("\"tag\"", &url)]), "not_an_image");
+    }
+
+    #[test]
+    fn a_manifest_of_a_type_that_nobody_knows_is_queued() {
+        for target in [
+            r#""tag":"1""#.to_owned(),
+            format!(r#""url":"http://h/v2/a/manifests/{DIGEST}""#),
+            r#""url":"http://h/v2/a""#.to_owned(),
+        ] {
+            let unknown = push(&format!(
+                r#"{{"mediaType":"application/vnd.nobody.knows.this","digest":"{DIGEST}","repository":"a",{target}}}"#
+            ));
+            assert!(parse(&[unknown]).starts_with("Image "), "{target}");
+        }
+        for blob in [
+            "application/octet-stream",
+            "application/vnd.oci.image.layer.v1.tar+gzip",
+            "application/vnd.docker.image.rootfs.diff.tar.gzip",
+        ] {
+            let blob = push(&format!(
+                r#"{{"mediaType":"{blob}","digest":"{DIGEST}","repository":"a"}}"#
+            ));
+            assert_eq!(parse(&[blob]), "not_an_image");
+        }
+    }
+
+    #[test]
+    fn one_image_type_among_the_references_is_enough() {
+        let with = |types: &[&str]| {
+            let references: Vec<_> = types.iter().map(|it| json!({"mediaType": it})).collect();
+            let references = json!(references);
+            let told = parse(&[push(&format!(
+                r#"{{"mediaType":"{MANIFEST}","digest":"{DIGEST}","repository":"a","tag":"1","references":{references}}}"#
+            ))]);
+            told.split(' ').next().unwrap_or_default().to_owned()
+        };
+        const OTHER: &str = "application/vnd.nobody.knows.this";
+        for image in [
+            "application/vnd.oci.image.config.v1+json",
+            "application/octet-stream",
+            "application/vnd.oci.image.layer.v1.tar",
+            "application/vnd.oci.image.manifest.v1+json",
+            "",
+        ] {
+            assert_eq!(with(&[OTHER, image]), "Image", "{image}");
+            assert_eq!(
+                with(&[image, "application/vnd.oci.empty.v1+json"]),
+                "Image",
+                "{image}"
+            );
+        }
+        assert_eq!(with(&[]), "Image");
+        assert_eq!(with(&[OTHER, "application/vnd.in-toto+json"]), "Artifact");
     }
 
     #[test]

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Options, Sample, SamplePush, json, json_headers};
+use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent};
+use crate::event::{Content, Event, EventInfo, NamedRegistry, ParsePayloadError, PushEvent};
 use crate::image::{Tag, docker_hub_repository};
 use crate::wire::{Instant, Text};
 
@@ -70,10 +70,11 @@ struct WireRepository<'a> {
 super::bare_parse_into!(WirePush);
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
+    let body = Json::of(delivery.body());
     let WirePush {
         push_data,
         repository,
-    } = json(delivery.body())?;
+    } = body.object()?;
     let path = match (
         repository.repo_name.get(),
         repository.namespace.get(),
@@ -96,11 +97,11 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
         .tag()
         .ok_or(ParsePayloadError::missing("tag", "push_data.tag"))?;
     Ok(vec![Event::Push(PushEvent {
-        host: None,
+        registry: NamedRegistry::Unnamed,
         repository: path.map_err(|_| ParsePayloadError::missing("repository", "repository"))?,
         tag: Some(tag),
         digest: None,
-        content: Content::of([push_data.media_type.get()]),
+        content: Content::of_manifest(push_data.media_type.get(), []),
         info: EventInfo::new("push", None, push_data.pusher.get(), push_data.pushed_at.0),
     })])
 }

@@ -9,10 +9,13 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Options, Sample, SamplePush, json};
+use super::{Json, Kind, Options, Sample, SamplePush};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
-use crate::image::{Registry, Repository};
+use crate::ecr::{EcrHost, is_account};
+use crate::event::{
+    Content, Event, EventInfo, NamedRegistry, ParsePayloadError, PushEvent, SkipReason,
+};
+use crate::image::Repository;
 use crate::wire::{Instant, Text, object};
 
 pub(super) static KIND: Kind = Kind {
@@ -75,8 +78,6 @@ struct WireDetail<'a> {
     image_digest: Text<'a>,
     #[serde(borrow, default)]
     image_tag: Text<'a>,
-    #[serde(borrow, default)]
-    manifest_media_type: Text<'a>,
     /// Of the config.
     #[serde(borrow, default)]
     artifact_media_type: Text<'a>,
@@ -98,7 +99,8 @@ struct WireData<'a> {
 super::bare_parse_into!(WireEvent);
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
-    let event: WireEvent<'_> = json(delivery.body())?;
+    let body = Json::of(delivery.body());
+    let event: WireEvent<'_> = body.object()?;
     let detail = &event.detail;
     let is_push = match (event.detail_type.get(), event.cloud_event_type.get()) {
         (Some("ECR Image Action"), _) => detail.action_type.get() == Some("PUSH"),
@@ -111,10 +113,7 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
     if !is_push || detail.result.get() != Some("SUCCESS") {
         return Ok(vec![Event::Other(SkipReason::NotAPush)]);
     }
-    let content = Content::of([
-        detail.manifest_media_type.get(),
-        detail.artifact_media_type.get(),
-    ]);
+    let content = Content::of_manifest(detail.artifact_media_type.get(), []);
     let name = [
         &detail.repository_name,
         &detail.image_tag,
@@ -146,7 +145,21 @@ fn push(
     content: Content,
 ) -> Result<Vec<Event>, ParsePayloadError> {
     let repository = repository.get().and_then(|it| Repository::parse(it).ok());
-    let host = host(account.unwrap_or_default(), region.unwrap_or_default());
+    let account = account
+        .filter(|it| is_account(it))
+        .ok_or(ParsePayloadError::missing(
+            "account",
+            "account, or data.registryId or source of a CloudEvent",
+        ))?;
+    let region = region
+        .filter(|it| {
+            it.bytes()
+                .all(|it| it.is_ascii_alphanumeric() || it == b'-')
+        })
+        .ok_or(ParsePayloadError::missing(
+            "region",
+            "region, or source of a CloudEvent",
+        ))?;
     if tag.get().is_none() && digest.get().is_none() {
         return Err(ParsePayloadError::missing(
             "tag or digest",
@@ -154,10 +167,10 @@ fn push(
         ));
     }
     Ok(vec![Event::Push(PushEvent {
-        host: Some(
-            host.ok_or(ParsePayloadError::missing("registry", "account or region"))?
-                .into(),
-        ),
+        registry: NamedRegistry::Ecr {
+            account: account.to_owned(),
+            region: region.to_owned(),
+        },
         repository: repository.ok_or(ParsePayloadError::missing(
             "repository",
             "detail.repository-name",
@@ -169,22 +182,10 @@ fn push(
     })])
 }
 
-/// The registry of an account in a region. Source: Amazon ECR user guide, "Private registries".
-fn host(account: &str, region: &str) -> Option<Registry> {
-    let is_account = account.len() == 12 && account.bytes().all(|it| it.is_ascii_digit());
-    let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
-    let host =
-        Registry::parse(&format!("{account}.dkr.ecr.{region}.amazonaws.com{suffix}")).ok()?;
-    (is_account && !region.is_empty() && !region.contains(['.', ':'])).then_some(host)
-}
-
 fn sample(push: &SamplePush<'_>) -> Sample {
     let image = push.image;
-    let mut labels = image.registry.as_str().split('.');
-    let (account, region) = (
-        labels.next().unwrap_or_default(),
-        labels.nth(2).unwrap_or_default(),
-    );
+    let host = EcrHost::parse(&image.registry);
+    let (account, region) = host.map_or(("", ""), |it| (it.account, it.region));
     let body = json!({
         "version": "0", "id": push.id, "detail-type": "ECR Image Action", "source": "aws.ecr",
         "account": account, "time": push.at, "region": region, "resources": [],
@@ -222,9 +223,8 @@ mod tests {
     #[test]
     fn a_push_is_of_the_registry_of_its_account_and_region() {
         let tagged = event("ECR Image Action", "PUSH", r#","image-tag":"v1""#);
-        insta::assert_snapshot!(check(&tagged), @"Image 123456789012.dkr.ecr.eu-central-1.amazonaws.com/team/app tag=v1 digest=sha256:012345 type=PUSH id=e actor=- at=2026-11-21T20:00:00Z");
-        insta::assert_snapshot!(check(&tagged.replace("eu-central-1", "cn-north-1")), @"Image 123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn/team/app tag=v1 digest=sha256:012345 type=PUSH id=e actor=- at=2026-11-21T20:00:00Z");
-        insta::assert_snapshot!(check(&event("ECR Image Action", "PUSH", r#","image-tag":"""#)), @"Image 123456789012.dkr.ecr.eu-central-1.amazonaws.com/team/app tag=- digest=sha256:012345 type=PUSH id=e actor=- at=2026-11-21T20:00:00Z");
+        insta::assert_snapshot!(check(&tagged), @"Image account 123456789012 in eu-central-1/team/app tag=v1 digest=sha256:012345 type=PUSH id=e actor=- at=2026-11-21T20:00:00Z");
+        insta::assert_snapshot!(check(&event("ECR Image Action", "PUSH", r#","image-tag":"""#)), @"Image account 123456789012 in eu-central-1/team/app tag=- digest=sha256:012345 type=PUSH id=e actor=- at=2026-11-21T20:00:00Z");
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_cloud_event_of_a_push_is_taken_too() {
         let body = r#"{"specversion":"1.0","id":"c","type":"com.amazon.ecr.image.push","source":"urn:aws:ecr:us-east-1:123456789012:repository/my-repo","data":{"repositoryName":"my-repo","imageTag":"v1","registryId":"123456789012"}}"#;
-        insta::assert_snapshot!(check(body), @"Image 123456789012.dkr.ecr.us-east-1.amazonaws.com/my-repo tag=v1 digest=- type=PUSH id=c actor=- at=-");
+        insta::assert_snapshot!(check(body), @"Image account 123456789012 in us-east-1/my-repo tag=v1 digest=- type=PUSH id=c actor=- at=-");
         let without_account = body.replace(r#","registryId":"123456789012""#, "");
         assert_eq!(check(&without_account), check(body));
     }

@@ -12,7 +12,7 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Options, Sample, SamplePush, json, json_headers};
+use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
@@ -80,7 +80,8 @@ pub(super) fn bare_parse(body: &[u8]) -> bool {
 }
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
-    let push: WirePush<'_> = json(delivery.body())?;
+    let body = Json::of(delivery.body());
+    let push: WirePush<'_> = body.object()?;
     let Some(message) = push.message else {
         return event(&push, delivery.header(&MESSAGE_ID), &Instant::default());
     };
@@ -91,7 +92,8 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     let data = BASE64
         .decode(data)
         .map_err(|err| ParsePayloadError::malformed("message.data", &err.to_string()))?;
-    let inner: WirePush<'_> = json(&data)?;
+    let data = Json::of(&data);
+    let inner: WirePush<'_> = data.object()?;
     event(&inner, message.message_id.get(), &message.publish_time)
 }
 
@@ -126,7 +128,7 @@ fn event(
         .map(|it| Tag::parse(it).map_err(|_| ParsePayloadError::missing("tag", "tag")))
         .transpose()?;
     Ok(vec![Event::Push(PushEvent {
-        host: Some(host.to_owned()),
+        registry: Some(host).into(),
         repository: Repository::parse(path).map_err(|_| NO_IMAGE)?,
         tag,
         digest: digest.and_then(|(_, it)| Digest::parse(it).ok()),

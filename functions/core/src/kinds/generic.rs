@@ -8,11 +8,11 @@ use http::HeaderName;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::{Kind, Options, Sample, SamplePush, json_headers, json_or_list};
+use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason, each};
 use crate::image::{Digest, Repository, Tag};
-use crate::wire::{Instant, UniqueValue};
+use crate::wire::Instant;
 
 pub(super) static KIND: Kind = Kind {
     name: "generic",
@@ -54,7 +54,7 @@ pub struct Mapping {
     pub digest: Option<String>,
     /// The registry's host, which is only compared.
     pub host: Option<String>,
-    /// A media or artifact type.
+    /// The media type of the config.
     pub media_type: Option<String>,
     /// The event's id.
     pub id: Option<String>,
@@ -122,11 +122,11 @@ impl Condition {
 
 #[cfg(feature = "bench")]
 pub(super) fn bare_parse(body: &[u8]) -> bool {
-    std::hint::black_box(serde_json::from_slice::<UniqueValue>(body)).is_ok()
+    std::hint::black_box(serde_json::from_slice::<crate::wire::UniqueValue>(body)).is_ok()
 }
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
-    let UniqueValue(body) = json_or_list(delivery.body())?;
+    let body = Json::of(delivery.body()).value()?;
     let mapping = options.payload.as_deref().unwrap_or(&DEFAULT);
     let events = body
         .pointer(&mapping.events)
@@ -202,11 +202,11 @@ fn event(
     let time = mapping.time.as_deref().and_then(|it| find(event, it));
     let time: Option<Instant> = time.and_then(|it| Instant::deserialize(it).ok());
     Ok(Event::Push(PushEvent {
-        host: text(&mapping.host).map(str::to_owned),
+        registry: text(&mapping.host).into(),
         repository: repository(event, mapping)?,
         tag,
         digest,
-        content: Content::of([text(&mapping.media_type)]),
+        content: Content::of_manifest(text(&mapping.media_type), []),
         info: EventInfo::new(
             text(&mapping.event_type).unwrap_or("push"),
             text(&mapping.id),

@@ -11,12 +11,14 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{HmacPreset, Kind, Options, Sample, SamplePush, json};
+use super::{HmacPreset, Json, Kind, Options, Sample, SamplePush};
 use crate::auth::{Algorithm, Encoding};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
+use crate::event::{
+    Content, Event, EventInfo, NamedRegistry, ParsePayloadError, PushEvent, SkipReason,
+};
 use crate::image::{Digest, Repository, Tag};
-use crate::wire::{Instant, Text, object};
+use crate::wire::{Instant, Text, list_or_none, object};
 
 pub(super) static KIND: Kind = Kind {
     name: "ghcr",
@@ -116,14 +118,14 @@ struct WireTag<'a> {
 struct WireManifest<'a> {
     #[serde(borrow, default)]
     digest: Text<'a>,
-    #[serde(borrow, default)]
-    media_type: Text<'a>,
     #[serde(borrow, default, deserialize_with = "object")]
-    config: WireConfig<'a>,
+    config: WireDescriptor<'a>,
+    #[serde(borrow, default, deserialize_with = "list_or_none")]
+    layers: Vec<WireDescriptor<'a>>,
 }
 
 #[derive(Deserialize, Default)]
-struct WireConfig<'a> {
+struct WireDescriptor<'a> {
     #[serde(borrow, default)]
     media_type: Text<'a>,
 }
@@ -131,8 +133,9 @@ struct WireConfig<'a> {
 super::bare_parse_into!(WireHook);
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
-    let body = payload(delivery)?;
-    let hook: WireHook<'_> = json(&body)?;
+    let payload = payload(delivery)?;
+    let payload = Json::of(&payload);
+    let hook: WireHook<'_> = payload.object()?;
     let Some(package) = hook.package.as_ref().or(hook.registry_package.as_ref()) else {
         let reason = if hook.zen.get().is_some() {
             SkipReason::Ping
@@ -151,7 +154,13 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     }
     let version = &package.package_version;
     let container = &version.container_metadata;
-    let (host, repository) = name(package)?;
+    let Name {
+        registry,
+        repository,
+        tag,
+    } = name(package)?;
+    // An event without metadata has its tag in the URL only.
+    let tag = container.tag.name.tag().or(tag);
     let digest = [
         &container.manifest.digest,
         &container.tag.digest,
@@ -159,15 +168,20 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     ]
     .into_iter()
     .find_map(Text::digest);
+    if tag.is_none() && digest.is_none() {
+        return Err(ParsePayloadError::missing(
+            "tag or digest",
+            "package_version.container_metadata, .version or .package_url",
+        ));
+    }
+    let layers = container.manifest.layers.iter();
+    let layers = layers.map(|it| it.media_type.get());
     Ok(vec![Event::Push(PushEvent {
-        host,
+        registry,
         repository,
-        tag: container.tag.name.tag(),
+        tag,
         digest,
-        content: Content::of([
-            container.manifest.media_type.get(),
-            container.manifest.config.media_type.get(),
-        ]),
+        content: Content::of_manifest(container.manifest.config.media_type.get(), layers),
         info: EventInfo::new(
             action,
             delivery.header(&DELIVERY_ID),
@@ -193,8 +207,15 @@ fn payload(delivery: &VerifiedDelivery) -> Result<Cow<'_, [u8]>, ParsePayloadErr
     }
 }
 
-/// Host and repository: from the package's URL, which ends in a colon where there is no tag, else from owner and name.
-fn name(package: &WirePackage<'_>) -> Result<(Option<String>, Repository), ParsePayloadError> {
+/// What a package's URL or its owner and name show.
+struct Name {
+    registry: NamedRegistry,
+    repository: Repository,
+    tag: Option<Tag>,
+}
+
+/// Reads the package's URL, which ends in a colon where there is no tag, else its owner and name.
+fn name(package: &WirePackage<'_>) -> Result<Name, ParsePayloadError> {
     const MISSING: ParsePayloadError = ParsePayloadError::missing(
         "name",
         "package_version.package_url, or owner.login and name of the package",
@@ -205,21 +226,22 @@ fn name(package: &WirePackage<'_>) -> Result<(Option<String>, Repository), Parse
         .get()
         .map(|it| it.split_once("://").map_or(it, |(_, rest)| rest))
         .and_then(|it| it.split_once('/'));
-    let (host, path) = match (url, package.owner.login.get(), package.name.get()) {
+    let (host, path, tag) = match (url, package.owner.login.get(), package.name.get()) {
         (Some((host, path)), _, _) => {
             let path = path.split('@').next().unwrap_or_default();
-            (
-                Some(host.to_ascii_lowercase()),
-                path.split(':')
-                    .next()
-                    .unwrap_or_default()
-                    .to_ascii_lowercase(),
-            )
+            let (path, tag) = path.split_once(':').unwrap_or((path, ""));
+            (Some(host), path.to_ascii_lowercase(), Tag::parse(tag).ok())
         }
-        (None, Some(owner), Some(name)) => (None, format!("{owner}/{name}").to_ascii_lowercase()),
+        (None, Some(owner), Some(name)) => {
+            (None, format!("{owner}/{name}").to_ascii_lowercase(), None)
+        }
         _ => return Err(MISSING),
     };
-    Ok((host, Repository::try_from(path).map_err(|_| MISSING)?))
+    Ok(Name {
+        registry: host.into(),
+        repository: Repository::try_from(path).map_err(|_| MISSING)?,
+        tag,
+    })
 }
 
 fn sample(push: &SamplePush<'_>) -> Sample {

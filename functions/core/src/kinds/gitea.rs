@@ -9,7 +9,7 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{HmacPreset, Kind, Options, Sample, SamplePush, json, json_headers};
+use super::{HmacPreset, Json, Kind, Options, Sample, SamplePush, json_headers};
 use crate::auth::{Algorithm, Encoding};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
@@ -84,7 +84,8 @@ struct WireUser<'a> {
 super::bare_parse_into!(WireHook);
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
-    let hook: WireHook<'_> = json(delivery.body())?;
+    let body = Json::of(delivery.body());
+    let hook: WireHook<'_> = body.object()?;
     let Some(package) = hook
         .package
         .filter(|_| hook.action.get() == Some("created"))
@@ -117,7 +118,7 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
         .and_then(|it| it.split_once("://"))
         .and_then(|(_, it)| it.split('/').next());
     Ok(vec![Event::Push(PushEvent {
-        host: host.filter(|it| !it.is_empty()).map(str::to_owned),
+        registry: host.filter(|it| !it.is_empty()).into(),
         repository,
         tag,
         digest,

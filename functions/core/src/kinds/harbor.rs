@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Options, Sample, SamplePush, json, json_headers};
+use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason, each};
 use crate::image::{Digest, Repository, Tag};
@@ -92,7 +92,8 @@ struct WireRepository<'a> {
 super::bare_parse_into!(WireNotification);
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
-    let notification: WireNotification<'_> = json(delivery.body())?;
+    let body = Json::of(delivery.body());
+    let notification: WireNotification<'_> = body.object()?;
     let event_type = notification
         .event_type
         .get()
@@ -167,7 +168,7 @@ fn push(
         ));
     }
     Ok(Event::Push(PushEvent {
-        host: host.map(str::to_owned),
+        registry: host.into(),
         repository,
         tag,
         digest,

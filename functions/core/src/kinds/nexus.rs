@@ -9,10 +9,12 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{HmacPreset, Kind, Options, RepoKey, Sample, SamplePush, json};
+use super::{HmacPreset, Json, Kind, Options, RepoKey, Sample, SamplePush};
 use crate::auth::{Algorithm, Encoding};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
+use crate::event::{
+    Content, Event, EventInfo, NamedRegistry, ParsePayloadError, PushEvent, SkipReason,
+};
 use crate::image::{Repository, Tag};
 use crate::wire::{Instant, Text};
 
@@ -76,7 +78,8 @@ struct WireComponent<'a> {
 super::bare_parse_into!(WireHook);
 
 fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, ParsePayloadError> {
-    let hook: WireHook<'_> = json(delivery.body())?;
+    let body = Json::of(delivery.body());
+    let hook: WireHook<'_> = body.object()?;
     let (Some(component), Some(action @ ("CREATED" | "UPDATED"))) =
         (&hook.component, hook.action.get())
     else {
@@ -106,7 +109,7 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
         return Err(ParsePayloadError::missing("version", "component.version"));
     }
     Ok(vec![Event::Push(PushEvent {
-        host: None,
+        registry: NamedRegistry::Unnamed,
         repository: Repository::try_from(name)
             .map_err(|_| ParsePayloadError::missing("name", "component.name"))?,
         tag,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
 
-use super::{Kind, Options, Sample, SamplePush, json, json_headers};
+use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason, each};
 use crate::image::{Repository, Tag};
@@ -103,7 +103,8 @@ const NO_REPOSITORY: ParsePayloadError =
 super::bare_parse_into!(WireNotification);
 
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
-    let notification: WireNotification<'_> = json(delivery.body())?;
+    let body = Json::of(delivery.body());
+    let notification: WireNotification<'_> = body.object()?;
     // Builds, vulnerabilities, mirroring and expiry have no such list.
     let WireTags(tags) = notification.updated_tags;
     if tags.is_empty() {
@@ -129,7 +130,7 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     let repository = Repository::parse(path).map_err(|_| NO_REPOSITORY)?;
     each(&tags, |tag| {
         Ok(Event::Push(PushEvent {
-            host: host.map(str::to_owned),
+            registry: host.into(),
             repository: repository.clone(),
             tag: Some(
                 tag.tag()

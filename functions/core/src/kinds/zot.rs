@@ -8,9 +8,11 @@ use http::HeaderName;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Kind, Options, Sample, SamplePush, json, json_headers};
+use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
 use crate::delivery::VerifiedDelivery;
-use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
+use crate::event::{
+    Content, Event, EventInfo, NamedRegistry, ParsePayloadError, PushEvent, SkipReason,
+};
 use crate::image::{Digest, Repository, Tag};
 use crate::wire::{Instant, Text, list_or_none, object};
 
@@ -51,8 +53,6 @@ struct WireImage<'a> {
     reference: Text<'a>,
     #[serde(borrow, default)]
     digest: Text<'a>,
-    #[serde(borrow, default, rename = "mediaType")]
-    media_type: Text<'a>,
     /// JSON in a string.
     #[serde(borrow, default)]
     manifest: Text<'a>,
@@ -67,10 +67,7 @@ struct WireActor<'a> {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase")]
 struct WireManifest<'a> {
-    #[serde(borrow, default)]
-    artifact_type: Text<'a>,
     #[serde(borrow, default, deserialize_with = "object")]
     config: WireDescriptor<'a>,
     #[serde(borrow, default, deserialize_with = "list_or_none")]
@@ -99,7 +96,8 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
         "event type",
         "the header Ce-Type",
     ))?;
-    let image: WireImage<'_> = json(delivery.body())?;
+    let body = Json::of(delivery.body());
+    let image: WireImage<'_> = body.object()?;
     if !event_type.ends_with(".image.updated") {
         return Ok(vec![Event::Other(SkipReason::NotAPush)]);
     }
@@ -115,27 +113,17 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
         ));
     }
     // A manifest that can't be read says nothing, and then it is an image.
-    let manifest: WireManifest<'_> = image
-        .manifest
-        .get()
-        .and_then(|it| serde_json::from_str(it).ok())
-        .unwrap_or_default();
-    let types = [
-        &image.media_type,
-        &manifest.artifact_type,
-        &manifest.config.media_type,
-    ];
-    let types = types
-        .into_iter()
-        .chain(manifest.layers.iter().map(|it| &it.media_type));
+    let manifest = Json::of(image.manifest.get().unwrap_or_default().as_bytes());
+    let manifest: WireManifest<'_> = manifest.object().unwrap_or_default();
+    let layers = manifest.layers.iter().map(|it| it.media_type.get());
     let at: Option<jiff::Timestamp> = delivery.header(&CE_TIME).and_then(|it| it.parse().ok());
     let at = Instant(at.filter(|it| *it >= jiff::Timestamp::UNIX_EPOCH));
     Ok(vec![Event::Push(PushEvent {
-        host: None,
+        registry: NamedRegistry::Unnamed,
         repository: repository.ok_or(ParsePayloadError::missing("name", "name"))?,
         tag,
         digest,
-        content: Content::of(types.map(Text::get)),
+        content: Content::of_manifest(manifest.config.media_type.get(), layers),
         info: EventInfo::new(
             event_type,
             delivery.header(&CE_ID),
@@ -211,10 +199,21 @@ mod tests {
         for manifest in [
             r#"{"config":{"mediaType":"application/vnd.cncf.helm.config.v1+json"}}"#,
             r#"{"layers":[{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json"}]}"#,
-            r#"{"artifactType":"application/vnd.in-toto+json"}"#,
+            r#"{"config":{"mediaType":"application/vnd.nobody.knows"},"layers":[{"mediaType":"text/plain"}]}"#,
         ] {
             assert!(
                 check("zotregistry.image.updated", &image("1", manifest)).starts_with("Artifact "),
+                "{manifest}"
+            );
+        }
+        for manifest in [
+            r#"{"artifactType":"application/vnd.in-toto+json"}"#,
+            r#"{"config":{"mediaType":"application/vnd.nobody.knows"},"layers":[]}"#,
+            r#"{"config":{"mediaType":"text/html"},"layers":[{"mediaType":"text/html"}]}"#,
+            r#"{"config":{},"layers":[{"mediaType":"text/plain"},{}]}"#,
+        ] {
+            assert!(
+                check("zotregistry.image.updated", &image("1", manifest)).starts_with("Image "),
                 "{manifest}"
             );
         }

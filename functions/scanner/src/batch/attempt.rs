@@ -177,6 +177,8 @@ pub(super) async fn prepare<L: Ledger>(
         let detail = format!("no source {} is configured", message.source);
         attempt.failure(ErrorReason::UnknownSource, detail)
     })?;
+    check_registry(scanner, &message)
+        .map_err(|detail| attempt.failure(ErrorReason::BadMessage, detail))?;
     #[cfg(feature = "faults")]
     assert!(
         !message.image.repository.as_str().ends_with("/panic"),
@@ -207,6 +209,23 @@ pub(super) async fn prepare<L: Ledger>(
         slot,
         _pull: pull,
     })
+}
+
+/// Checks that a message names its source's registry: who can only write to the queue can't choose whom the credentials
+/// are for.
+fn check_registry<L: Ledger>(scanner: &Scanner<L>, message: &QueueMessage) -> Result<(), String> {
+    let (named, source) = (
+        &message.image.registry,
+        scanner.settings.source(&message.source),
+    );
+    match source {
+        Some(source) if !source.owns_host(named) => Err(format!(
+            "the message names {named}, but source {} pulls from {}: an old name that is listed in the source's `hosts` lets \
+             such messages through",
+            source.name, source.registry
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Asks the registry what there is to scan. What could not be looked at is not given to the CLI.

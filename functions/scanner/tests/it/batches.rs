@@ -5,7 +5,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::ledger::{Health, Held};
-use crate::world::{MARGIN, World, message, message_for, received, scan_id_of, script, stand_in};
+use crate::world::{
+    MARGIN, Setup, World, message, message_for, received, scan_id_of, script, stand_in,
+};
 
 fn failed_ids(response: &aws_lambda_events::sqs::SqsBatchResponse) -> Vec<&str> {
     let failures = response.batch_item_failures.iter();
@@ -355,7 +357,11 @@ async fn a_replaced_token_is_read_again_before_anything_is_given_up() {
 
 #[tokio::test]
 async fn the_login_is_that_of_the_images_host_and_of_no_other() {
-    let world = World::start().await;
+    let world = World::set_up(Setup {
+        source: "hosts: [registry.example.com.evil.org]",
+        ..Setup::default()
+    })
+    .await;
     let own = message_for("own", "demo/registry-login");
     let own = world.outcome(&own.to_string(), 1).await;
     assert_eq!(own, "passed [0, 2, 2, 1, 1] confirmed");

@@ -10,6 +10,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_sqs::config::{BehaviorVersion, Region};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use scanhook_scanner::registry::Sdk;
 use scanhook_settings::config::Config;
 use serde_json::{Value, json};
 
@@ -314,58 +315,107 @@ async fn a_bearer_token_is_shown_to_the_registry_as_it_is() {
     assert_eq!(outcome(&world, REGISTRY, 1).await, PASSED);
 }
 
+/// How AWS is reached, at an endpoint of ours.
+fn sdk(endpoint: &FakeRegistry) -> Sdk {
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
+            "fake", "fake", None, None, "test",
+        )))
+        .http_client(aws_smithy_http_client::Builder::new().build_http())
+        .endpoint_url(format!("http://{}", endpoint.address))
+        .build()
+        .into()
+}
+
+/// ECR's API, which gives a login to whoever asks.
+async fn ecr() -> FakeRegistry {
+    let token = STANDARD.encode("AWS:fake-ecr-password");
+    FakeRegistry::start(move |_| {
+        answer_json(&json!({"authorizationData": [{"authorizationToken": token, "expiresAt": 4_000_000_000_u64}]}))
+    })
+    .await
+}
+
+/// A world whose source has this host, with `credentials: { type: ecr }`.
+async fn world_of_ecr(host: &'static str, registry: &FakeRegistry, api: &FakeRegistry) -> World {
+    World::set_up(Setup {
+        source: &format!("hosts: [\"{host}\"]"),
+        registries: format!("  \"{host}\": {{ insecure: true, credentials: {{ type: ecr }} }}"),
+        hosts: vec![(host, registry.address)],
+        sdk: sdk(api),
+        ..Setup::default()
+    })
+    .await
+}
+
 #[tokio::test]
 async fn ecr_gives_a_login_that_serves_until_it_is_about_to_end() {
     let host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
     let (content, _) = content();
     let registry = FakeRegistry::start(wants(content, basic("AWS", "fake-ecr-password"))).await;
-    let token = STANDARD.encode("AWS:fake-ecr-password");
-    let ecr = FakeRegistry::start(move |_| {
-        answer_json(&json!({"authorizationData": [{"authorizationToken": token, "expiresAt": 4_000_000_000_u64}]}))
-    })
-    .await;
-    let sdk = |endpoint: String| {
-        SdkConfig::builder()
-            .behavior_version(BehaviorVersion::v2026_01_12())
-            .region(Region::new("us-east-1"))
-            .credentials_provider(SharedCredentialsProvider::new(Credentials::new(
-                "fake", "fake", None, None, "test",
-            )))
-            .http_client(aws_smithy_http_client::Builder::new().build_http())
-            .endpoint_url(endpoint)
-            .build()
-    };
-    let setup = Setup {
-        registries:
-            "  \"*.dkr.ecr.*.amazonaws.com\": { insecure: true, credentials: { type: ecr } }"
-                .to_owned(),
-        hosts: vec![(host, registry.address)],
-        sdk: sdk(format!("http://{}", ecr.address)).into(),
-        ..Setup::default()
-    };
-    let world = World::set_up(setup).await;
+    let ecr = ecr().await;
+    let world = world_of_ecr(host, &registry, &ecr).await;
     assert_eq!(outcome(&world, host, 1).await, PASSED);
     assert_eq!(outcome(&world, host, 2).await, PASSED);
     assert_eq!(world.ledger.0.lock().unwrap().granted, 1);
-    let [asked] = ecr.asked().try_into().unwrap();
-    let authorization = asked.authorization.unwrap();
-    // Signed for the region in the registry's name.
-    assert!(
-        authorization.contains("/eu-west-1/ecr/aws4_request"),
-        "{authorization}"
-    );
+    assert_eq!(ecr.asked().len(), 1);
 
     let refusing = FakeRegistry::start(|_| status(403)).await;
-    let setup = Setup {
-        registries:
-            "  \"*.dkr.ecr.*.amazonaws.com\": { insecure: true, credentials: { type: ecr } }"
-                .to_owned(),
-        hosts: vec![(host, registry.address)],
-        sdk: sdk(format!("http://{}", refusing.address)).into(),
-        ..Setup::default()
-    };
-    let world = World::set_up(setup).await;
+    let world = world_of_ecr(host, &registry, &refusing).await;
     assert_eq!(outcome(&world, host, 1).await, "dead letter: unauthorized");
+}
+
+#[tokio::test]
+async fn ecr_gives_a_login_in_every_partition_and_for_every_form_of_host() {
+    for (host, region) in [
+        ("123456789012.dkr.ecr.eu-west-1.amazonaws.com", "eu-west-1"),
+        (
+            "123456789012.dkr.ecr-fips.us-gov-west-1.amazonaws.com",
+            "us-gov-west-1",
+        ),
+        ("123456789012.dkr-ecr.us-east-1.on.aws", "us-east-1"),
+        ("123456789012.dkr-ecr-fips.us-east-1.on.aws", "us-east-1"),
+        (
+            "123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn",
+            "cn-north-1",
+        ),
+        (
+            "123456789012.dkr.ecr.eusc-de-east-1.amazonaws.eu",
+            "eusc-de-east-1",
+        ),
+    ] {
+        let (content, _) = content();
+        let registry = FakeRegistry::start(wants(content, basic("AWS", "fake-ecr-password"))).await;
+        let ecr = ecr().await;
+        let world = world_of_ecr(host, &registry, &ecr).await;
+        assert_eq!(outcome(&world, host, 1).await, PASSED, "{host}");
+        let [asked] = ecr.asked().try_into().unwrap();
+        // Signed for the region in the registry's name.
+        let authorization = asked.authorization.unwrap();
+        let scope = format!("/{region}/ecr/aws4_request");
+        assert!(authorization.contains(&scope), "{authorization}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_that_only_looks_like_one_of_ecr_gets_no_login_of_it() {
+    for host in [
+        "123456789012.dkr.ecr.eu-west-1.example.org",
+        "123456789012.dkr.ecr.eu-west-1.amazonaws.com.example.org",
+        "123456789012.dkr.ecr.eu-west-1.amazonaws.com:8443",
+        "ecr.example.org",
+    ] {
+        let (content, _) = content();
+        let registry = FakeRegistry::start(wants(content, basic("AWS", "fake-ecr-password"))).await;
+        let ecr = ecr().await;
+        let world = world_of_ecr(host, &registry, &ecr).await;
+        let outcome = outcome(&world, host, 1).await;
+        assert_eq!(outcome, "dead letter: unauthorized", "{host}");
+        assert!(ecr.asked().is_empty(), "{host}");
+        assert!(registry.shown().is_empty(), "{host}");
+    }
 }
 
 /// Made for this test, and known to nobody.
@@ -387,6 +437,7 @@ async fn a_service_accounts_key_is_exchanged_for_an_access_token() {
     let token_uri = format!("http://{}/token", google.address);
     let key = json!({"type": "service_account", "client_email": "fake@example.iam", "private_key": PRIVATE_KEY, "token_uri": token_uri});
     let setup = Setup {
+        source: "hosts: [europe-docker.pkg.dev]",
         registries: format!(
             "  {host}: {{ insecure: true, credentials: {{ type: gar, key: \"env:KEY\" }} }}"
         ),
@@ -432,6 +483,7 @@ async fn without_a_key_the_metadata_server_gives_the_access_token() {
     })
     .await;
     let setup = Setup {
+        source: "hosts: [europe-docker.pkg.dev]",
         registries: format!("  {host}: {{ insecure: true, credentials: {{ type: gar }} }}"),
         hosts: vec![(host, registry.address)],
         environment: vec![("GCE_METADATA_HOST", metadata.address.to_string())],
@@ -524,6 +576,7 @@ async fn a_service_principal_gets_a_refresh_token_of_its_registry() {
     })
     .await;
     let setup = Setup {
+        source: "hosts: [team.azurecr.io]",
         registries: format!(
             r#"  {host}: {{ insecure: true, credentials: {{ type: acr, tenant: example.com, username: id, password: "env:PASSWORD" }} }}"#
         ),

@@ -482,7 +482,7 @@ async fn a_redirect_takes_no_credentials_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_registry_that_is_not_configured_must_be_public_and_gets_no_credentials() {
+async fn a_message_that_names_another_registry_than_its_sources_has_nobody_asked() {
     let mut content = Content::default();
     let digest = content.image("demo/pass", Some("1.0"), "a");
     let other = FakeRegistry::holding(content).await;
@@ -496,8 +496,43 @@ async fn a_registry_that_is_not_configured_must_be_public_and_gets_no_credential
         serde_json::from_str(&by_digest("scan", "demo/pass", &digest)).unwrap();
     message["image"]["registry"] = "registry.example.com.evil.org".into();
     let outcome = world.outcome(&message.to_string(), 2).await;
-    assert_eq!(outcome, "dead letter: unauthorized");
+    assert_eq!(outcome, "dead letter: bad_message");
     assert!(other.asked().is_empty());
+    let [letter] = world.dead_letters().await.try_into().unwrap();
+    assert_eq!(
+        letter.attributes["scanhook.detail"],
+        "the message names registry.example.com.evil.org, but source prod pulls from registry.example.com: an old name \
+         that is listed in the source's `hosts` lets such messages through"
+    );
+}
+
+#[tokio::test]
+async fn a_message_may_name_its_sources_registry_in_any_spelling_or_by_an_old_name() {
+    for (source, named, is_let_through) in [
+        ("", "registry.example.com:443", true),
+        ("hosts: [old.example.com]", "old.example.com", true),
+        ("hosts: [\"old.example.com:443\"]", "old.example.com", true),
+        ("", "old.example.com", false),
+        ("", "registry.example.com:80", false),
+    ] {
+        let mut content = Content::default();
+        let digest = content.image("demo/pass", Some("1.0"), "a");
+        let registry = FakeRegistry::holding(content).await;
+        let host = named.split(':').next().unwrap();
+        let world = World::set_up(Setup {
+            source,
+            registries: entry("") + "\n  old.example.com: { insecure: true }",
+            hosts: vec![(host, registry.address)],
+            ..Setup::default()
+        })
+        .await;
+        let mut message: serde_json::Value =
+            serde_json::from_str(&by_digest("scan", "demo/pass", &digest)).unwrap();
+        message["image"]["registry"] = named.into();
+        let outcome = world.outcome(&message.to_string(), 2).await;
+        let is_bad = outcome == "dead letter: bad_message";
+        assert_eq!(is_bad, !is_let_through, "{source} {named}: {outcome}");
+    }
 }
 
 #[tokio::test]

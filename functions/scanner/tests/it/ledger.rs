@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use scanhook_core::message::ScanId;
-use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord};
 use scanhook_core::verdict::{ScanError, Verdict};
 use scanhook_scanner::ledger::{Claim, ClaimRequest, Ledger, LedgerError};

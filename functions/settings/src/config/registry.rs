@@ -109,8 +109,8 @@ impl RegistryConfig {
     /// Whether this entry is for that host.
     pub fn is_for(&self, registry: &Registry) -> bool {
         match &self.matcher {
-            Some(matcher) => matcher.is_match(labels(registry.as_str())),
-            None => self.pattern == registry.as_str(),
+            Some(matcher) => matcher.is_match(labels(registry.normal())),
+            None => self.pattern == registry.normal(),
         }
     }
 
@@ -134,8 +134,10 @@ fn labels(host: &str) -> String {
 pub(super) fn registry(pattern: String, wire: WireRegistry) -> Result<RegistryConfig, ConfigError> {
     let path = format!("registries.{pattern}");
     let (pattern, matcher) = match Registry::normalise(&pattern) {
-        Ok(host) => (host.into(), None),
+        Ok(host) => (host.normal().to_owned(), None),
         Err(_) if pattern.contains(WILDCARDS) => {
+            let pattern = pattern.to_ascii_lowercase();
+            let pattern = pattern.strip_suffix(":443").unwrap_or(&pattern).to_owned();
             let matcher = glob(&labels(&pattern), &path)?.compile_matcher();
             (pattern, Some(matcher))
         }

@@ -66,11 +66,17 @@ pub(super) fn source(
     let platforms = platforms(&wire.platforms, path)?;
     let options = options(kind, wire.events, wire.repo_key, wire.payload, path)?;
     let WireTags { include, exclude } = wire.tags;
+    let hosts = hosts.collect::<Result<Vec<_>, _>>()?;
+    if !kind.can_own(std::iter::once(&registry).chain(&hosts)) {
+        let problem = "neither it nor one of `hosts` is a host of Amazon ECR, such as ACCOUNT.dkr.ecr.REGION.amazonaws.com: \
+                       events name an account and a region, which are compared with those of the host";
+        return Err(error(&format!("{path}.registry"), problem));
+    }
     let source = Source {
         name,
         kind,
         registry,
-        hosts: hosts.collect::<Result<_, _>>()?,
+        hosts,
         repositories: filter(&wire.include, &wire.exclude, path)?,
         tags: filter(&include, &exclude, &format!("{path}.tags"))?,
         untagged: wire.untagged,

@@ -47,7 +47,7 @@ pub(super) async fn login(
     let url = format!("{scheme}://{registry}/oauth2/exchange");
     let form = [
         ("grant_type", "access_token"),
-        ("service", registry.as_str()),
+        ("service", registry.normal()),
         ("tenant", tenant),
         ("access_token", directory.as_str()),
     ];

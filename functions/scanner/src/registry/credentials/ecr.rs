@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_config::SdkConfig;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use scanhook_core::ecr::EcrHost;
 use scanhook_core::image::Registry;
 use tokio::sync::OnceCell;
 
@@ -29,9 +30,10 @@ impl From<SdkConfig> for Sdk {
 
 /// Makes a login for a registry of ECR.
 pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<Lasting, LoginError> {
-    let region = region(registry.as_str()).ok_or_else(|| {
+    let host = EcrHost::parse(registry).filter(EcrHost::is_of_aws);
+    let region = host.map(|it| it.region).ok_or_else(|| {
         LoginError::unauthorized(
-            "credentials of type ecr are for ACCOUNT.dkr.ecr.REGION.amazonaws.com only",
+            "credentials of type ecr are for hosts of Amazon ECR only, such as ACCOUNT.dkr.ecr.REGION.amazonaws.com",
         )
     })?;
     let config = sdk
@@ -68,38 +70,4 @@ pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<Lasting, Log
 fn password(token: &str) -> Option<String> {
     let decoded = String::from_utf8(STANDARD.decode(token).ok()?).ok()?;
     Some(decoded.strip_prefix("AWS:")?.to_owned())
-}
-
-fn region(host: &str) -> Option<&str> {
-    let mut labels = host.split('.');
-    let account = labels.next()?;
-    let is_account = account.len() == 12 && account.bytes().all(|it| it.is_ascii_digit());
-    let service = (labels.next()?, labels.next()?);
-    let region = labels.next()?;
-    let is_ecr = service.0 == "dkr" && matches!(service.1, "ecr" | "ecr-fips");
-    (is_account && is_ecr && labels.next() == Some("amazonaws")).then_some(region)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_region_is_in_the_hosts_name() {
-        let host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com";
-        assert_eq!(region(host), Some("eu-west-1"));
-        assert_eq!(
-            region("123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn"),
-            Some("cn-north-1")
-        );
-        for host in [
-            "12345678901.dkr.ecr.eu-west-1.amazonaws.com",
-            "123456789012.dkr.ecr.eu-west-1.evil.com",
-            "123456789012.ecr.eu-west-1.amazonaws.com",
-            "public.ecr.aws",
-            "h.io",
-        ] {
-            assert_eq!(region(host), None, "{host}");
-        }
-    }
 }
