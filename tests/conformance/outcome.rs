@@ -52,6 +52,8 @@ struct Skipped {
     tag: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<String>,
 }
 
 impl Outcome {
@@ -73,7 +75,8 @@ impl Outcome {
         }
         let body: Value = serde_json::from_slice(answer.body()).map_err(|err| err.to_string())?;
         if answer.status().as_u16() >= 400 {
-            let is_problem = answer.headers()[header::CONTENT_TYPE] == "application/problem+json";
+            let is_problem = answer.headers()[header::CONTENT_TYPE] == "application/problem+json"
+                && body["detail"].is_string() == (answer.status() == StatusCode::BAD_REQUEST);
             if !is_problem || !sent.is_empty() || body["status"] != outcome.status {
                 return Err(format!("a refusal that is none: {body}"));
             }

@@ -18,6 +18,7 @@ PROMISED = {
     "ScannerDurationAlarm": ("AWS/Lambda", "Duration", "ScannerFunction"),
     "UnauthorizedAlarm": ("scanhook/${AWS::StackName}", "unauthorized", None),
     "ThrottledAlarm": ("scanhook/${AWS::StackName}", "throttled", None),
+    "TooManyImagesAlarm": ("scanhook/${AWS::StackName}", "too_many_images", None),
     "UnavailableAlarm": ("AWS/ApiGateway", "5xx", "Api"),
     "LedgerAlarm": ("scanhook", "ledger_unavailable", None),
     "ConfigurationAlarm": ("scanhook", "configuration_stale", None),
@@ -25,8 +26,12 @@ PROMISED = {
 }
 """Namespace, metric, and the resource whose metric it is."""
 
-STATUS = {"unauthorized": "401", "throttled": "429"}
-"""Metrics that are made of the access log, and the status that they count."""
+FILTERS = {
+    "unauthorized": ("AccessLogs", "{ $.status = 401 }"),
+    "throttled": ("AccessLogs", "{ $.status = 429 }"),
+    "too_many_images": ("WebhookLogs", '{ $.event = "delivery.too_many_images" }'),
+}
+"""Metrics that are made of a log: which log, and which of its lines they count."""
 
 
 def watched(alarm: Json) -> tuple[str, str, str | None]:
@@ -55,8 +60,9 @@ def alarms_are_those_promised(model: Model) -> None:
         assert alarms[name]["Threshold"] == 0.8 * limit, f"{name} is not at 80 % of {limit} ms"
     for filter_ in model.of_type("AWS::Logs::MetricFilter").values():
         (made,) = filter_["MetricTransformations"]
-        assert filter_["FilterPattern"] == f"{{ $.status = {STATUS[made['MetricName']]} }}", "a filter counts another status"
-        assert filter_["LogGroupName"] == {"Ref": "AccessLogs"}, "a filter reads another log"
+        log, pattern = FILTERS[made["MetricName"]]
+        assert filter_["FilterPattern"] == pattern, "a filter counts other lines"
+        assert filter_["LogGroupName"] == {"Ref": log}, "a filter reads another log"
     page = (ROOT / "docs/deploying.md").read_text()
     told = set(re.findall(r"^\| `(\w+Alarm)` \|", page, flags=re.MULTILINE))
     assert told == set(PROMISED), f"docs/deploying.md tells of {sorted(told)}"

@@ -159,8 +159,11 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
         repository,
         tag,
     } = name(package)?;
-    // An event without metadata has its tag in the URL only.
-    let tag = container.tag.name.tag().or(tag);
+    let tag = match container.tag.name.get() {
+        Some(_) => container.tag.name.tag(),
+        // An event without metadata has its tag in the URL only.
+        None => tag,
+    };
     let digest = [
         &container.manifest.digest,
         &container.tag.digest,
@@ -168,12 +171,6 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     ]
     .into_iter()
     .find_map(Text::digest);
-    if tag.is_none() && digest.is_none() {
-        return Err(ParsePayloadError::missing(
-            "tag or digest",
-            "package_version.container_metadata, .version or .package_url",
-        ));
-    }
     let layers = container.manifest.layers.iter();
     let layers = layers.map(|it| it.media_type.get());
     Ok(vec![Event::Push(PushEvent {

@@ -89,7 +89,7 @@ async fn what_is_authentic_but_no_push_is_answered_200() {
 }
 
 #[tokio::test]
-async fn a_chart_a_signature_and_a_blob_are_no_images() {
+async fn a_chart_and_a_blob_are_no_images() {
     let mut chart = ghcr_push("1");
     chart["package"]["package_version"]["container_metadata"]["manifest"]["config"] =
         json!({"media_type": "application/vnd.cncf.helm.config.v1+json"});
@@ -97,7 +97,6 @@ async fn a_chart_a_signature_and_a_blob_are_no_images() {
         "push_data": {"tag": "1", "media_type": "application/vnd.cncf.helm.config.v1+json"},
         "repository": {"repo_name": "team/chart"},
     });
-    let signature = format!("{}.sig", DIGEST.replace(':', "-"));
     let mut blob = distribution_push("team/app", "1");
     blob["target"] = json!({"mediaType": "application/octet-stream", "digest": DIGEST, "repository": "team/app"});
     for (source, payload, expected) in [
@@ -106,11 +105,6 @@ async fn a_chart_a_signature_and_a_blob_are_no_images() {
             "hub",
             hub_chart,
             "200 skip not_an_image docker.io/team/chart",
-        ),
-        (
-            "prod",
-            harbor_push("harbor.example.com", "prod/api", &signature),
-            "200 skip not_an_image harbor.example.com/prod/api",
         ),
         ("mirror", json!({"events": [blob]}), "200 skip not_an_image"),
     ] {
@@ -140,6 +134,7 @@ async fn each_reason_to_skip_is_told_to_the_sender() {
             json!({"events": [distribution_push("a", "1"), distribution_push("a", "1")]}),
         ),
         ("prod", with_broken_resource()),
+        ("mirror", json!({"events": many(1_001)})),
     ] {
         let line = check_payload(source, &payload).await;
         told.push(
@@ -156,6 +151,29 @@ async fn each_reason_to_skip_is_told_to_the_sender() {
     let mut all = SkipReason::ALL.map(|it| it.as_str().to_owned());
     all.sort();
     assert_eq!(told, all);
+}
+
+/// So many pushes of different images, as Distribution tells them.
+fn many(count: usize) -> Vec<Value> {
+    let tags = (0..count).map(|it| format!("t{it}"));
+    tags.map(|it| json!({"action": "push", "target": {"repository": "a", "tag": it}}))
+        .collect()
+}
+
+#[tokio::test]
+async fn of_more_than_a_thousand_images_none_is_queued() {
+    let told = check_payload("mirror", &json!({"events": many(1_000)})).await;
+    assert_eq!(told.matches("scan ").count(), 1_000);
+    // It would repeat a refusal for ever, and later events would wait.
+    let told = check_payload("mirror", &json!({"events": many(1_001)})).await;
+    assert!(told.starts_with("200 "), "{told:.100}");
+    assert_eq!(told.matches("skip too_many_images ").count(), 1_001);
+
+    let mut push = harbor_push("harbor.example.com", "prod/api", "1");
+    let resources = (0..1_001).map(|it| json!({"tag": format!("t{it}")}));
+    push["event_data"]["resources"] = resources.collect();
+    let told = check_payload("prod", &push).await;
+    assert_eq!(told, "400");
 }
 
 /// One resource that can be scanned, and one that names nothing.

@@ -301,15 +301,20 @@ pub(crate) fn tell(answer: &Answer, queued: &[QueueMessage]) -> String {
         .to_owned()
 }
 
-/// RFC 9457, and nothing in it but fixed texts.
+/// RFC 9457, and nothing in it but fixed texts; a 400 to a delivery that was looked at has the place, too.
 pub(crate) fn assert_is_problem(answer: &Answer) {
     assert_eq!(
         answer.headers[header::CONTENT_TYPE],
         "application/problem+json"
     );
-    let body: Value = serde_json::from_slice(&answer.body).unwrap();
+    let mut body: Value = serde_json::from_slice(&answer.body).unwrap();
     let status = answer.status.as_u16();
+    let detail = body.as_object_mut().unwrap().remove("detail");
+    assert_eq!(detail.is_some(), status == 400, "{detail:?}");
     let title = match status {
+        400 if detail == Some(json!("the delivery has more than 1000 images")) => {
+            "Too many images in one delivery"
+        }
         400 => "Not a payload of this source's kind",
         401 => "No valid credential",
         404 => "No such resource",
