@@ -271,7 +271,9 @@ mod tests {
         let untagged = push(&format!(
             r#"{{"digest":"{DIGEST}","repository":"a","tag":""}}"#
         ));
-        assert!(parse(&[untagged.clone()]).starts_with("Image 127.0.0.1:5000/a tag=- "));
+        assert!(
+            parse(std::slice::from_ref(&untagged)).starts_with("Image 127.0.0.1:5000/a tag=- ")
+        );
         let url = format!(r#""url":"http://h/v2/a/blobs/{DIGEST}","tag""#);
         assert_eq!(parse(&[untagged.replace("\"tag\"", &url)]), "not_an_image");
     }
@@ -302,6 +304,7 @@ mod tests {
 
     #[test]
     fn one_image_type_among_the_references_is_enough() {
+        const OTHER: &str = "application/vnd.nobody.knows.this";
         let with = |types: &[&str]| {
             let references: Vec<_> = types.iter().map(|it| json!({"mediaType": it})).collect();
             let references = json!(references);
@@ -310,7 +313,6 @@ mod tests {
             ))]);
             told.split(' ').next().unwrap_or_default().to_owned()
         };
-        const OTHER: &str = "application/vnd.nobody.knows.this";
         for image in [
             "application/vnd.oci.image.config.v1+json",
             "application/octet-stream",
