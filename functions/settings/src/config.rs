@@ -464,6 +464,46 @@ sources:
     }
 
     #[test]
+    fn a_source_of_ecr_has_a_host_of_ecr() {
+        let ecr = |registry: &str, hosts: &str| {
+            check(&format!(
+                "sources:\n  a:\n    kind: ecr\n    registry: {registry}\n    hosts: [{hosts}]\n    auth: [{{ type: token, secret: \"env:A\" }}]\n"
+            ))
+        };
+        let own = "123456789012.dkr-ecr.eusc-de-east-1.on.amazonwebservices.eu";
+        assert_eq!(ecr(own, "").trim_end(), "ok");
+        assert_eq!(ecr("cache.example.com", own).trim_end(), "ok");
+        for (registry, hosts) in [
+            ("registry.example.com", ""),
+            ("public.ecr.aws", "cache.example.com"),
+        ] {
+            let problem = ecr(registry, hosts);
+            assert!(problem.starts_with("sources.a.registry: "), "{problem}");
+        }
+    }
+
+    #[test]
+    fn keys_of_registries_are_compared_in_one_form() {
+        for (key, named) in [
+            ("R.example.com", "r.example.com:443"),
+            ("r.example.com:443", "r.example.com"),
+            ("\"*.Example.com:443\"", "r.example.com"),
+            ("\"*.example.com\"", "r.example.com:443"),
+        ] {
+            let config = Config::parse(&format!("{GOOD}registries:\n  {key}: {{}}\n")).unwrap();
+            let named = Registry::parse(named).unwrap();
+            assert!(config.registry(&named).is_some(), "{key} {named}");
+            let other = Registry::parse("r.example.com:80").unwrap();
+            assert!(config.registry(&other).is_none(), "{key}");
+        }
+        let twice = "registries:\n  r.example.com: {}\n  R.example.com:443: {}\n";
+        assert_eq!(
+            check(&format!("{GOOD}{twice}")),
+            "registries: the host \"r.example.com\" is repeated: hosts are compared in lower case and without :443"
+        );
+    }
+
+    #[test]
     fn an_error_names_the_path_of_its_key() {
         assert_eq!(check("{}"), "(top level): missing field `sources`");
         assert_eq!(

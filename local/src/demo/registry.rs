@@ -17,6 +17,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::SIGNATURE;
+
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -130,8 +132,13 @@ fn manifests() -> anyhow::Result<Manifests> {
         IMAGE,
         image(CHART, CHART_LAYER, "chart"),
     )?;
-    let signature = image(CONFIG, SIGNATURE_LAYER, "signature");
-    put("pass", Some(super::SIGNATURE), IMAGE, signature)?;
+    // A signature has an image's config, and none of an image's layers.
+    put(
+        "pass",
+        Some(SIGNATURE),
+        IMAGE,
+        image(CONFIG, SIGNATURE_LAYER, "signature"),
+    )?;
     Ok(manifests)
 }
 
