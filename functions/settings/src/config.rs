@@ -925,7 +925,7 @@ sources:
         insta::assert_snapshot!(registry("{ credentials: { type: ecr, password: \"env:P\" } }"), @"registries.a.io.credentials.password: type ecr has no such key");
         insta::assert_snapshot!(registry("{ credentials: { type: bearer } }"), @"registries.a.io.credentials.token: missing");
         insta::assert_snapshot!(registry("{ credentials: { type: acr, tenant: a/b, username: id, password: \"env:P\" } }"), @"registries.a.io.credentials.tenant: expected a directory's id or domain");
-        insta::assert_snapshot!(check_with("platforms: [amd64]"), @"sources.prod.platforms[0]: not a platform: expected OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT, such as linux/arm64");
+        insta::assert_snapshot!(check_with("platforms: [amd64]"), @"sources.prod.platforms[0]: not a platform: expected OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT, such as linux/arm64; `:` and an OS version may follow");
         insta::assert_snapshot!(check_with("platforms: [linux/arm64, linux/arm64]"), @"sources.prod.platforms[1]: is repeated");
         insta::assert_snapshot!(check(&format!("{GOOD}scanner: {{ api_token: \"env:T\", max_image: 0B }}")), @"scanner.max_image: must be larger than nothing");
         assert_eq!(check_with("platforms: [linux/amd64, linux/arm/v7]"), "ok ");

@@ -30,9 +30,10 @@ const WITHOUT_REASON: Advice = Advice {
 fn of(reason: ErrorReason) -> Advice {
     let (meaning, action) = match reason {
         ErrorReason::BadMessage => (
-            "The message can't be read: it is not JSON of a version that this scanner knows.",
+            "The message can't be read: it is not JSON of a version that this scanner knows. Or it names a registry that is \
+             neither its source's `registry` nor one of its `hosts`: the detail names both.",
             "See who else sends to the queue. A message of a newer version needs the newer scanner: deploy it, then redrive. \
-             Anything else: export it, then delete it.",
+             If the source's registry was renamed, list the old name in its `hosts` and redrive. Anything else: export it, then delete it.",
         ),
         ErrorReason::BadParameters => (
             "The Sysdig CLI refused its arguments, so something in the configuration does not fit its version.",

@@ -90,7 +90,7 @@ fn dead_letters_are_listed_shown_filtered_and_exported() {
     for words in [
         id.as_str(),
         "What unauthorized means",
-        "registries.<host>.credentials",
+        "`with its credentials`: they are wrong, expired or revoked",
         "PUSH_ARTIFACT",
         "The ledger",
         "The message",

@@ -193,6 +193,7 @@ async fn a_token_server_that_refuses_a_secret_has_it_read_again_first() {
     std::fs::write(&file, "fake-old-password").unwrap();
     let keys = "type: acr, tenant: example.com, username: id, password";
     let world = World::set_up(Setup {
+        source: "hosts: [team.azurecr.io]",
         registries: entry_with_file(host, keys, &file),
         hosts: vec![(host, registry.address)],
         environment: vec![(
@@ -239,6 +240,7 @@ async fn a_refused_login_that_can_not_be_made_again_is_tried_again() {
     })
     .await;
     let setup = Setup {
+        source: "hosts: [team.azurecr.io]",
         registries: format!(
             r#"  {host}: {{ insecure: true, credentials: {{ type: acr, tenant: example.com, username: id, password: "env:PASSWORD" }} }}"#
         ),
@@ -506,6 +508,7 @@ async fn with_metadata(answer: Answer) -> String {
     let registry = FakeRegistry::start(wants(content, login)).await;
     let metadata = FakeRegistry::start(move |_| answer.clone()).await;
     let setup = Setup {
+        source: "hosts: [europe-docker.pkg.dev]",
         registries: format!("  {host}: {{ insecure: true, credentials: {{ type: gar }} }}"),
         hosts: vec![(host, registry.address)],
         environment: vec![("GCE_METADATA_HOST", metadata.address.to_string())],
