@@ -367,6 +367,15 @@ async fn ecr_gives_a_login_that_serves_until_it_is_about_to_end() {
     let refusing = FakeRegistry::start(|_| status(403)).await;
     let world = world_of_ecr(host, &registry, &refusing).await;
     assert_eq!(outcome(&world, host, 1).await, "dead letter: unauthorized");
+
+    // A limit of AWS has the status of a refusal.
+    let limiting = FakeRegistry::start(|_| {
+        let error = json!({"__type": "ThrottlingException", "message": "Rate exceeded"});
+        Answer::Full(400, Vec::new(), error.to_string().into_bytes())
+    });
+    let limiting = limiting.await;
+    let world = world_of_ecr(host, &registry, &limiting).await;
+    assert_eq!(outcome(&world, host, 1).await, "retried: rate_limited");
 }
 
 #[tokio::test]

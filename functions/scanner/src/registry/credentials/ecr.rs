@@ -28,6 +28,15 @@ impl From<SdkConfig> for Sdk {
     }
 }
 
+/// Codes that say to come back later, though their status is 400. Source: Amazon ECR API reference, "Common Errors", and
+/// the AWS SDKs' retry behaviour, "Throttling errors".
+const THROTTLED: [&str; 4] = [
+    "ThrottlingException",
+    "Throttling",
+    "TooManyRequestsException",
+    "RequestLimitExceeded",
+];
+
 /// Makes a login for a registry of ECR.
 pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<Lasting, LoginError> {
     let host = EcrHost::parse(registry).filter(EcrHost::is_of_aws);
@@ -53,10 +62,13 @@ pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<Lasting, Log
             .as_service_error()
             .and_then(|it| it.meta().code())
             .unwrap_or("no answer");
-        if is_refusal {
-            LoginError::unauthorized(format!("ECR gives no token: {code}"))
+        let detail = format!("ECR gives no token: {code}");
+        if THROTTLED.contains(&code) {
+            LoginError::rate_limited(detail)
+        } else if is_refusal {
+            LoginError::unauthorized(detail)
         } else {
-            LoginError::network(format!("ECR gives no token: {code}"))
+            LoginError::network(detail)
         }
     })?;
     let data = output.authorization_data().first();
