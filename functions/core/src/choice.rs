@@ -9,6 +9,7 @@
 //! read is known not to be an image.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +73,26 @@ pub struct Choice {
     pub passed_over: Vec<PassedOver>,
     /// Entries that no runtime takes for the platform while there are these candidates.
     pub others: usize,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            entry,
+            entries,
+            candidates,
+            others,
+            ..
+        } = self;
+        write!(
+            f,
+            "{entry} of {entries}; {candidates} for this platform, {others} others"
+        )?;
+        for PassedOver { entry, media_type } in &self.passed_over {
+            write!(f, "; {entry} is not an image: {media_type}")?;
+        }
+        Ok(())
+    }
 }
 
 /// A candidate that is not an image.
@@ -578,6 +599,24 @@ mod tests {
             Ok(subjects) => subjects.iter().map(line).collect::<Vec<_>>().join("\n"),
             Err(Needed(digest)) => format!("needs {}", name(&digest)),
         }
+    }
+
+    #[test]
+    fn a_choice_is_written_for_people() {
+        let choice = Choice {
+            entry: "2.1".to_owned(),
+            entries: 3,
+            candidates: 2,
+            passed_over: vec![PassedOver {
+                entry: "3".to_owned(),
+                media_type: "a/b".to_owned(),
+            }],
+            others: 1,
+        };
+        assert_eq!(
+            choice.to_string(),
+            "2.1 of 3; 2 for this platform, 1 others; 3 is not an image: a/b"
+        );
     }
 
     #[test]

@@ -124,6 +124,7 @@ pub(super) fn details(record: &ScanRecord) -> Vec<(&'static str, String)> {
     let mut add = |name, value: Option<String>| details.extend(value.map(|it| (name, it)));
     add("digest", record.digest.as_ref().map(ToString::to_string));
     add("index", record.index.as_ref().map(ToString::to_string));
+    add("entry", record.choice.as_ref().map(ToString::to_string));
     add(
         "platform",
         record.platform.as_ref().map(ToString::to_string),
