@@ -2,6 +2,9 @@
 //!
 //! Whoever pushes writes these types. A type that nobody knows is therefore no ground to pass something over: only what no
 //! runtime would run is not an image, and in doubt it is one. `artifactType`, `subject` and annotations decide nothing.
+//!
+//! The types of images are the same in any case: Docker compares them so (moby/moby, `distribution/pull_v2.go`,
+//! "checkSupportedMediaType"), and CRI-O and Podman don't look at those of an OCI manifest's layers.
 
 /// Configs of images.
 const IMAGE_CONFIGS: [&str; 3] = [
@@ -49,7 +52,7 @@ pub fn judge<'a>(config: &'a str, layers: impl IntoIterator<Item = &'a str>) -> 
     }
     let is_images = is_image_config(config);
     let could_hold_files =
-        |it: &str| is_file_system(it) || (is_images && DOCKERS_OTHERS.contains(&it));
+        |it: &str| is_file_system(it) || (is_images && is_one_of(&DOCKERS_OTHERS, it));
     let mut first = None;
     for layer in layers {
         if could_hold_files(layer) {
@@ -73,7 +76,7 @@ pub fn is_artifact_config(media_type: &str) -> bool {
 
 /// Whether this is the type of an image's config. An absent one counts.
 pub fn is_image_config(media_type: &str) -> bool {
-    IMAGE_CONFIGS.contains(&media_type) || DOCKERS_OTHERS.contains(&media_type)
+    is_one_of(&IMAGE_CONFIGS, media_type) || is_one_of(&DOCKERS_OTHERS, media_type)
 }
 
 /// Whether this is the type of a layer that could hold files of an image, in any compression, also encrypted or kept
@@ -81,9 +84,9 @@ pub fn is_image_config(media_type: &str) -> bool {
 pub fn is_file_system(media_type: &str) -> bool {
     media_type.is_empty()
         // OCI image specification, "media-types"; containers/ocicrypt adds `+encrypted`.
-        || media_type.starts_with("application/vnd.oci.image.layer.")
+        || starts_with(media_type, "application/vnd.oci.image.layer.")
         // Docker's "Image Manifest Version 2, Schema 2": `diff.tar.gzip` and `foreign.diff.tar.gzip`.
-        || media_type.starts_with("application/vnd.docker.image.rootfs.")
+        || starts_with(media_type, "application/vnd.docker.image.rootfs.")
         || is_erofs(media_type)
 }
 
@@ -91,7 +94,9 @@ pub fn is_file_system(media_type: &str) -> bool {
 /// `.erofs` before a `+`) and `images.MediaTypeErofsLayer`; the draft erofs/erofs-image-spec.
 fn is_erofs(media_type: &str) -> bool {
     let base = media_type.split('+').next().unwrap_or_default();
-    base.rsplit('.').next() == Some("erofs") || base.starts_with("application/vnd.erofs.layer.")
+    let last = base.rsplit('.').next();
+    last.is_some_and(|it| it.eq_ignore_ascii_case("erofs"))
+        || starts_with(base, "application/vnd.erofs.layer.")
 }
 
 /// Whether this is the type of an image's manifest or index, also of Docker's first schema.
@@ -105,25 +110,34 @@ pub fn is_manifest(media_type: &str) -> bool {
 
 /// Whether this is the type of an index of images.
 pub fn is_index(media_type: &str) -> bool {
-    matches!(
-        media_type,
-        "application/vnd.docker.distribution.manifest.list.v2+json"
-            | "application/vnd.oci.image.index.v1+json"
-    )
+    const INDEXES: [&str; 2] = [
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.oci.image.index.v1+json",
+    ];
+    is_one_of(&INDEXES, media_type)
 }
 
 /// Whether this is the type of the manifest of a single image, or of what looks like one.
 pub fn is_image_manifest(media_type: &str) -> bool {
-    matches!(
-        media_type,
-        "application/vnd.docker.distribution.manifest.v2+json"
-            | "application/vnd.oci.image.manifest.v1+json"
-    )
+    const MANIFESTS: [&str; 2] = [
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.oci.image.manifest.v1+json",
+    ];
+    is_one_of(&MANIFESTS, media_type)
 }
 
 /// Whether this is one of the two types of Docker's first schema.
 pub fn is_schema_1(media_type: &str) -> bool {
     media_type.starts_with("application/vnd.docker.distribution.manifest.v1+")
+}
+
+fn is_one_of(types: &[&str], media_type: &str) -> bool {
+    types.iter().any(|it| it.eq_ignore_ascii_case(media_type))
+}
+
+fn starts_with(media_type: &str, prefix: &str) -> bool {
+    let start = media_type.get(..prefix.len());
+    start.is_some_and(|it| it.eq_ignore_ascii_case(prefix))
 }
 
 #[cfg(test)]
@@ -164,6 +178,23 @@ mod tests {
                 check(config, &[layer, OTHER], Shown::Image);
             }
         }
+    }
+
+    /// Docker takes types in any case, and CRI-O and Podman don't look at those of layers.
+    #[test]
+    fn a_type_in_another_case_is_the_same_type() {
+        for layer in [
+            "application/vnd.OCI.image.layer.v1.tar+gzip",
+            "Application/Vnd.Docker.Image.Rootfs.Diff.Tar.Gzip",
+            "application/vnd.EROFS",
+            "Text/HTML",
+        ] {
+            check(OCI, &[layer], Shown::Image);
+        }
+        check(&OCI.to_uppercase(), &[], Shown::Image);
+        check(&OCI.to_uppercase(), &["text/html"], Shown::Image);
+        assert!(is_manifest("application/vnd.oci.image.MANIFEST.v1+json"));
+        assert!(is_index("application/vnd.OCI.image.index.v1+json"));
     }
 
     #[test]
