@@ -51,8 +51,7 @@ pub fn judge<'a>(config: &'a str, layers: impl IntoIterator<Item = &'a str>) -> 
         return Shown::Artifact(config);
     }
     let is_images = is_image_config(config);
-    let could_hold_files =
-        |it: &str| is_file_system(it) || (is_images && is_one_of(&DOCKERS_OTHERS, it));
+    let could_hold_files = |it: &str| is_file_system(it) || (is_images && is_taken_by_docker(it));
     let mut first = None;
     for layer in layers {
         if could_hold_files(layer) {
@@ -88,6 +87,15 @@ pub fn is_file_system(media_type: &str) -> bool {
         // Docker's "Image Manifest Version 2, Schema 2": `diff.tar.gzip` and `foreign.diff.tar.gzip`.
         || starts_with(media_type, "application/vnd.docker.image.rootfs.")
         || is_erofs(media_type)
+}
+
+/// Whether Docker takes a layer of this type, whatever it is. Source: moby/moby, `distribution/pull_v2.go`,
+/// "checkSupportedMediaType", and `distribution/registry.go`, "supportedMediaTypes".
+fn is_taken_by_docker(media_type: &str) -> bool {
+    is_one_of(&DOCKERS_OTHERS, media_type)
+        || starts_with(media_type, "application/vnd.oci.image.")
+        || (starts_with(media_type, "application/vnd.docker.")
+            && !starts_with(media_type, "application/vnd.docker.ai."))
 }
 
 /// Layers that are file systems of the kernel's EROFS. Sources: containerd, `plugins/diff/erofs` (any type that ends in
@@ -172,6 +180,8 @@ mod tests {
                 "application/octet-stream",
                 "application/json",
                 "text/html",
+                "application/vnd.docker.container.image.rootfs.diff+x-gtar",
+                "application/vnd.oci.image.config.v1+json",
             ] {
                 check(config, &[layer], Shown::Image);
                 check(config, &[OTHER, layer], Shown::Image);
@@ -203,6 +213,8 @@ mod tests {
             "application/vnd.dev.cosign.simplesigning.v1+json",
             "application/vnd.in-toto+json",
             "text/spdx+json",
+            "application/vnd.docker.ai.license",
+            "application/vnd.oci.images_are_fun",
             OTHER,
         ] {
             check(OCI, &[layer, OTHER], Shown::Artifact(layer));
