@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
+use crate::event::Content;
 use crate::image::Digest;
 use crate::media_type::{self, Shown};
 use crate::platform::Spelling;
@@ -204,6 +205,25 @@ impl Manifest {
                 ))
             }
             (None, ..) => Err(ParseManifestError::Malformed),
+        }
+    }
+
+    /// What a manifest in a payload shows of its content: nothing, if it can't be read or runtimes could read it otherwise.
+    pub(crate) fn content(bytes: &[u8]) -> Content {
+        fn media_type(descriptor: &WireDescriptor) -> Option<&str> {
+            descriptor.media_type.as_deref()
+        }
+        match serde_json::from_slice(bytes) {
+            Ok(WireManifest {
+                config,
+                layers,
+                manifests: None,
+                ..
+            }) => Content::of_manifest(
+                config.as_ref().and_then(media_type),
+                layers.iter().flatten().map(media_type),
+            ),
+            _ => Content::Image,
         }
     }
 }
