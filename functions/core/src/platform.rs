@@ -170,7 +170,7 @@ fn build(version: &str) -> impl Iterator<Item = &str> {
 /// The places of `entries` that a runtime could take for `wanted`, in groups. Whatever is an image in the first group is
 /// taken; a later group counts only where no earlier one holds an image. Entries without a platform are the last group.
 pub fn candidates(wanted: &Platform, entries: &[Option<Spelling>]) -> Vec<Vec<usize>> {
-    let wanted = wanted.spelling().normal();
+    let (wanted, nothing) = (wanted.spelling().normal(), Spelling::default());
     let places = |is_taken: &dyn Fn(&Spelling) -> bool| {
         let taken = entries.iter().enumerate().filter(|(_, entry)| {
             let entry = entry.as_ref();
@@ -206,7 +206,10 @@ pub fn candidates(wanted: &Platform, entries: &[Option<Spelling>]) -> Vec<Vec<us
         first.sort_unstable();
         first.dedup();
     }
-    let without = entries.iter().enumerate().filter(|(_, it)| it.is_none());
+    // Docker takes a platform of which nothing is there for none.
+    // Source: moby/moby, `distribution/pull_v2.go`, "toOCIPlatform".
+    let is_absent = |it: &Option<Spelling>| *it.as_ref().unwrap_or(&nothing) == nothing;
+    let without = entries.iter().enumerate().filter(|(_, it)| is_absent(it));
     let without: Vec<_> = without.map(|(place, _)| place).collect();
     groups.extend((!without.is_empty()).then_some(without));
     groups
@@ -457,6 +460,9 @@ mod tests {
     fn entries_without_a_platform_count_where_no_other_is_an_image() {
         check("linux/amd64", &["-", "linux/amd64", "-"], &[&[1], &[0, 2]]);
         check("linux/s390x", &["-", "linux/amd64"], &[&[0]]);
+        // For Docker an empty platform is none.
+        check("linux/amd64", &["linux/arm64", "/"], &[&[1]]);
+        check("linux/amd64", &["/", "linux/386", "-"], &[&[1], &[0, 2]]);
         check("linux/amd64", &["unknown/unknown", "windows/amd64"], &[]);
     }
 
