@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::classify;
-use crate::image::{Digest, Image, split_host};
+use crate::image::{Digest, Image, Registry, Repository, split_host};
 use crate::redact;
 use crate::report::{Evaluation, Report};
 use crate::target::Target;
@@ -377,12 +377,8 @@ fn judge_one(
 
 /// Says whether the report is about `target`, or what speaks against it.
 fn identify(image: &Image, target: Option<&Target>, report: &Report) -> Result<Identity, String> {
-    if let Some(named) = report.pull_string.as_deref().and_then(repository_of)
-        && named
-            != (
-                image.registry.as_str().to_owned(),
-                image.repository.as_str().to_owned(),
-            )
+    if let Some((registry, repository)) = report.pull_string.as_deref().and_then(repository_of)
+        && (&registry, &repository) != (&image.registry, &image.repository)
     {
         return Err("the report names another repository".to_owned());
     }
@@ -403,7 +399,7 @@ fn identify(image: &Image, target: Option<&Target>, report: &Report) -> Result<I
     }
 }
 
-fn repository_of(pull_string: &str) -> Option<(String, String)> {
+fn repository_of(pull_string: &str) -> Option<(Registry, Repository)> {
     let text = pull_string
         .split_once("://")
         .map_or(pull_string, |(_, rest)| rest);
@@ -412,8 +408,7 @@ fn repository_of(pull_string: &str) -> Option<(String, String)> {
         Some((path, tag)) if !tag.contains('/') => path,
         _ => name,
     };
-    let (registry, repository) = split_host(path).ok()?;
-    Some((registry.into(), repository.into()))
+    split_host(path).ok()
 }
 
 #[cfg(test)]
@@ -545,6 +540,11 @@ mod tests {
         assert_eq!(
             with(|it| it.pull_string = Some("g.io/a/b:1".to_owned())),
             "permanent report_mismatch"
+        );
+        // The same host, spelled otherwise.
+        assert_eq!(
+            with(|it| it.pull_string = Some("pull://h.io:443/a/b:1".to_owned())),
+            "Passed Confirmed"
         );
         assert_eq!(
             with(|it| it.pull_string = Some("%%%".to_owned())),
