@@ -256,6 +256,7 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 }
 
 fn holds_files(layer: &str) -> bool {
+    let layer = layer.to_ascii_lowercase();
     let base = layer.split('+').next().unwrap_or_default();
     layer.is_empty()
         || layer.starts_with("application/vnd.oci.image.layer.")
@@ -264,15 +265,24 @@ fn holds_files(layer: &str) -> bool {
         || base.ends_with(".erofs")
 }
 
+/// Layers that Docker takes beside an image's config, whatever they are.
+fn is_dockers(layer: &str) -> bool {
+    let layer = layer.to_ascii_lowercase();
+    let is_docker = layer.starts_with("application/vnd.docker.");
+    DOCKERS.contains(&layer.as_str())
+        || layer.starts_with("application/vnd.oci.image.")
+        || (is_docker && !layer.starts_with("application/vnd.docker.ai."))
+}
+
 fn is_image(manifest: &Value) -> bool {
     let Some(config) = manifest.get("config").filter(|it| it.is_object()) else {
         return false;
     };
     let config = text(config, "mediaType");
-    let is_images = IMAGES.contains(&config);
+    let is_images = IMAGES.contains(&config.to_ascii_lowercase().as_str());
     let layers = list(manifest, "layers");
     let mut types = layers.iter().map(|it| text(it, "mediaType"));
-    let has_files = types.any(|it| holds_files(it) || (is_images && DOCKERS.contains(&it)));
+    let has_files = types.any(|it| holds_files(it) || (is_images && is_dockers(it)));
     !ARTIFACTS.contains(&config) && (has_files || (is_images && layers.is_empty()))
 }
 
