@@ -138,7 +138,7 @@ enum Node {
 struct Repository(HashMap<String, Node>);
 
 impl Repository {
-    /// Puts something there, and below it what it lists; tells its digest and the type that it would be listed with.
+    /// Puts something there, and below it what it lists; returns its digest and the type that it would be listed with.
     fn put(&mut self, u: &mut Unstructured<'_>, depth: usize) -> Result<(String, &'static str)> {
         let (node, label) = match u.int_in_range(0..=15)? {
             0..=6 => (Node::Manifest(image(u)?), MANIFEST),
@@ -464,7 +464,7 @@ fuzz_target!(|input: &[u8]| {
             check_manifest(content_type, bytes);
         }
         [_, bytes @ ..] => {
-            // Never an error: an input that is used up goes on as zeroes.
+            // Never an error: an input that is used up continues as zeroes.
             let _ = check_index(&mut Unstructured::new(bytes));
         }
         [] => {}

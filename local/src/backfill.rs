@@ -248,7 +248,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Writes down what could not be learned. A registry that still wants to be left alone ends the run.
+    /// Records what could not be learned. A registry that still asks for a pause ends the run.
     fn failed(&mut self, what: String, err: &ResolveError, stop: &CancellationToken) {
         if err.reason == ErrorReason::RateLimited {
             stop.cancel();
@@ -385,7 +385,7 @@ fn push(repository: &Repository, tag: &Tag, digest: Option<Digest>) -> PushEvent
     }
 }
 
-/// Asks, and again while the registry asks for a pause that can be waited for.
+/// Asks, and repeats that after each pause that the registry asks for, if it is short enough to wait for.
 async fn patiently<T>(
     stop: &CancellationToken,
     ask: impl AsyncFn() -> Result<T, ResolveError>,

@@ -23,7 +23,7 @@ use scanhook_emulator::listener::{Cut, Peer};
 use scanhook_webhook::rejection::Rejection;
 use scanhook_webhook::router::{Webhook, router};
 
-/// Puts API Gateway before the webhook's function. Bodies over its limit are not even made events of: it would refuse them.
+/// Puts API Gateway before the webhook's function. A body over its limit does not become an event, since API Gateway refuses it.
 pub(crate) fn in_front_of(webhook: Arc<Webhook>) -> Router {
     let function = router(Arc::clone(&webhook));
     Router::new().fallback(async move |request: Request| {
@@ -50,7 +50,7 @@ async fn answer(function: Router, webhook: Arc<Webhook>, request: Request) -> Re
         Err(err) if err.is::<http_body_util::LengthLimitError>() => {
             return refuse(Rejection::TooLarge);
         }
-        // The listener, which has cut it off, refuses it as well.
+        // The listener that cut it off also refuses and counts it.
         Err(err) if Cut::caused(err.as_ref()) => return Rejection::UnreadableBody.into_response(),
         Err(_) => return refuse(Rejection::UnreadableBody),
     };

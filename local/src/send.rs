@@ -228,7 +228,7 @@ fn sample(args: &SendArgs, source: &Source) -> anyhow::Result<Sample> {
 #[expect(clippy::disallowed_methods, reason = "the command's clock")]
 pub(crate) fn make_sample(source: &Source, image: &Image) -> Sample {
     let id = ulid::Ulid::generate().to_string();
-    // Where images are pulled from another host than ECR's own, its events still name that one.
+    // ECR's events name its own account and region, even where images are pulled from another host.
     let can_be_named = |it: &&Registry| source.kind.can_own(std::iter::once(*it));
     let mut hosts = std::iter::once(&image.registry).chain(source.own_hosts());
     let registry = hosts.find(can_be_named).unwrap_or(&image.registry);

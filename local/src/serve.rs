@@ -52,7 +52,7 @@ mod signals;
 /// to end processes it stays below the ten seconds that `docker stop` gives.
 const DRAIN: Duration = Duration::from_secs(7);
 
-/// What strangers may have us hold; `refuse` answers those who would have us hold more, or for longer.
+/// How much strangers may have us hold; `refuse` answers requests beyond that, or that take too long.
 pub(crate) fn capacity(
     refuse: impl Fn(&Uri, Rejection) -> Response + Send + Sync + 'static,
 ) -> Capacity {

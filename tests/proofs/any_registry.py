@@ -33,7 +33,7 @@ def new_digest() -> str:
 
 
 def listen(host: str = "127.0.0.1", port: int = 0) -> str:
-    """Starts a registry that ends with this process, and tells its address."""
+    """Starts a registry that ends with this process, and returns its address."""
     server = _Server((host, port), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return f"{host}:{server.server_port}"
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def _digest(content: bytes) -> str:

@@ -87,7 +87,7 @@ def repositories(tags: int) -> dict[str, int]:
 
 
 def push_all(host: str, tags: int) -> dict[tuple[str, str], str]:
-    """Pushes images that differ by an annotation, some under a signature's tag, and tells their digests by repository and tag."""
+    """Pushes images that differ by an annotation, some under a signature's tag, and returns their digests by repository and tag."""
     pushed = {}
     for repository, count in repositories(tags).items():
         layer = {"mediaType": LAYER, **push_blob(host, repository, b"a layer")}

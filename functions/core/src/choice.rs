@@ -1,9 +1,9 @@
-//! What of a pushed manifest is scanned: the image itself, or of an index every entry that some runtime could take for a
-//! wanted platform.
+//! Decides what of a pushed manifest is scanned: the image itself, or every entry of an index that some runtime could take
+//! for a wanted platform.
 //!
 //! containerd and Docker take the first entry whose normalised platform fits, CRI-O and Podman one that is spelled exactly
-//! or marked zstd: whoever pushes could show one of them an image that another never sees. So each candidate is looked at,
-//! and each that is an image is scanned.
+//! or marked zstd: whoever pushes could show one of them an image that another never sees. So each candidate is read, and
+//! each that is an image is scanned.
 //!
 //! **Invariant**: an entry that could be an image is scanned or an error, and never a reason to skip anything. Only what was
 //! read is known not to be an image.
@@ -38,14 +38,14 @@ pub enum Looked {
     Manifest(Manifest),
     /// No manifest.
     Absent,
-    /// Something that could not be read; whoever tried knows why.
+    /// Something that could not be read; the caller knows why.
     Unread,
 }
 
 /// The manifests of a repository that were read so far.
 pub type Manifests = HashMap<Digest, Looked>;
 
-/// What becomes of one image, or of one wanted platform without any.
+/// The outcome for one image, or for one wanted platform without any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// It is scanned.
@@ -109,7 +109,7 @@ pub struct PassedOver {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needed(pub Digest);
 
-/// Decides what is scanned of the manifest `digest`, which is how `image` was asked for.
+/// Decides what is scanned of the manifest `digest`, to which `image` was resolved.
 pub fn choose(
     image: &Image,
     digest: &Digest,
@@ -149,7 +149,7 @@ pub fn choose(
     if !subjects.iter().all(|it| matches!(it, Subject::Missing(_))) {
         return Ok(subjects);
     }
-    // None for whoever asked; nor for anybody else, if the index holds no image at all.
+    // No wanted platform has an image. The index is not an image only if no other platform has one either.
     let mut any = Any::default();
     let first = match index.first_image(entries, None, 0, &mut any) {
         Ok(first) => first,
@@ -184,7 +184,7 @@ struct Index<'a> {
     manifests: &'a Manifests,
 }
 
-/// What the search for an image of any platform has come to.
+/// The state of the search for an image of any platform.
 #[derive(Default)]
 struct Any {
     /// The type of the first entry that is not an image.
@@ -197,10 +197,10 @@ struct Any {
 /// What was found for one platform.
 #[derive(Default)]
 struct Found {
-    /// Images, and what may be one, with their places and the number of entries beside them.
+    /// Images, and what may be one, each with its place and the number of entries in its index.
     subjects: Vec<(String, usize, Subject)>,
     candidates: usize,
-    /// The candidates that were looked at, and whether only as a blob.
+    /// The candidates that were read, and whether only as a blob.
     seen: Vec<(Digest, bool)>,
     passed_over: Vec<PassedOver>,
     /// Every entry of every index on the way.
@@ -235,7 +235,7 @@ impl From<Needed> for Stop {
 }
 
 impl Index<'_> {
-    /// What becomes of one wanted platform.
+    /// The outcome for one wanted platform.
     fn subjects(&self, wish: &Platform) -> Result<Vec<Subject>, Needed> {
         let mut found = Found::default();
         match self.search(wish, self.entries, "", 0, &mut found) {
@@ -318,7 +318,7 @@ impl Index<'_> {
             Err(problem) => {
                 found.count_candidate(wish)?;
                 let is_error = |(_, _, it): &_| matches!(it, Subject::Unsupported(..));
-                // One error of the index is enough; each of its own would overwrite the record of the other.
+                // One error is enough: a second one of the same index would overwrite the record of the first.
                 if !found.subjects.iter().any(is_error) {
                     let problem = format!("entry {place} of the index {problem}");
                     let subject = self.unsupported(&problem);
@@ -439,8 +439,8 @@ impl Subject {
 }
 
 /// Whether some runtime would take this entry, if it were an image. containerd and Docker take what is labelled as a
-/// manifest. CRI-O and Podman don't look at the label; of those without a platform they take the first, or one that is
-/// marked. So a `BuildKit` cache, which is an index of a hundred layers, is not read layer by layer.
+/// manifest. CRI-O and Podman ignore the label; among entries without a platform they take the first, or one that is
+/// marked zstd. So a `BuildKit` cache, which is an index of a hundred layers, is not read layer by layer.
 /// Source: containers/image, `internal/manifest/oci_index.go`, "chooseInstance".
 fn is_runnable(entry: &Entry, place: usize, entries: &[Entry]) -> bool {
     let is_first = || entries.iter().position(|it| it.platform.is_none()) == Some(place);
@@ -450,7 +450,7 @@ fn is_runnable(entry: &Entry, place: usize, entries: &[Entry]) -> bool {
         || is_first()
 }
 
-/// The digest of an entry, or what of it is not understood.
+/// The digest of an entry, or the part of the entry that is not understood.
 fn understood(entry: &Entry) -> Result<&Digest, String> {
     let shown = |text: &str| FreeText::new(text).as_str().to_owned();
     match (&entry.digest, &entry.label) {
@@ -505,7 +505,7 @@ mod tests {
         Digest::parse(&format!("sha256:{name:0<64}")).unwrap()
     }
 
-    /// The part of a digest that [`digest`] made it of, or `digest` itself if it is another's.
+    /// The name that [`digest`] made this digest from, or the digest itself if it is another one.
     fn name(digest: &Digest) -> String {
         digest.parts().1.trim_end_matches('0').to_owned()
     }
@@ -632,7 +632,7 @@ mod tests {
         assert_eq!(check(&[], &found), "scan a linux/amd64 1/2 of 1 [] 1");
     }
 
-    /// awslabs/soci-snapshotter#1695: the index of a lazily loaded image stands beside it, for the same platform.
+    /// awslabs/soci-snapshotter#1695: the SOCI index of a lazily loaded image is listed beside it, for the same platform.
     #[test]
     fn a_candidate_that_is_not_an_image_is_passed_over() {
         let entries = index(&["a linux/amd64", "b linux/arm64/v8", "c linux/arm64"]);
@@ -855,7 +855,7 @@ mod tests {
             check(&[], &[("e", many)]),
             "error e linux/amd64 -: the index has more than 8 entries for linux/amd64"
         );
-        // Of no concern to another platform, but never left out in silence.
+        // It does not concern another platform, but is never left out in silence.
         assert_eq!(
             check(&["linux/s390x"], &[("e", both), ("b", image())]),
             "missing linux/s390x"
@@ -1014,8 +1014,8 @@ mod tests {
         })
     }
 
-    /// Whether an image that is labelled as a manifest is listed for `wish`, or for no platform in particular, on a way on
-    /// which every index is.
+    /// Whether an image that is labelled as a manifest is listed for `wish` or without a platform, and so is every nested
+    /// index on the way to it.
     fn holds_image(wish: &str, at: usize, contents: &[Looked], depth: usize) -> bool {
         match &contents[at] {
             Looked::Manifest(Manifest::Image(_)) => depth > 0,
@@ -1042,7 +1042,7 @@ mod tests {
         ) {
             let mut manifests = Manifests::new();
             manifests.insert(digest("e"), contents[0].clone());
-            // Whatever is needed is read, as the scanner does it, and nothing is asked for twice.
+            // Reads what is needed, as the scanner does, and nothing twice.
             let subjects = loop {
                 match chosen(&wanted, &manifests) {
                     Ok(subjects) => break subjects,

@@ -1,7 +1,7 @@
-//! The hosts of Amazon ECR: which account and region one is for, and whether its name ends as AWS's own do.
+//! The hosts of Amazon ECR: the account and the region in a host's name, and whether its suffix is one of AWS's.
 //!
 //! An event of ECR names an account and a region. They are compared with those of the configured hosts, in every
-//! partition and form of host; none is ever made of them.
+//! partition and form of host. No host is ever built from an event.
 
 use crate::image::Registry;
 
@@ -32,7 +32,7 @@ pub struct EcrHost<'a> {
 }
 
 impl<'a> EcrHost<'a> {
-    /// Divides a host; `None` if it has no form of ECR. The suffix may be any.
+    /// Splits a host into its parts; `None` if it does not have the form of an ECR host. Any suffix is accepted.
     pub fn parse(registry: &'a Registry) -> Option<Self> {
         let (account, rest) = registry.normal().split_once('.')?;
         let rest = ["dkr.ecr.", "dkr.ecr-fips.", "dkr-ecr.", "dkr-ecr-fips."]
@@ -46,7 +46,7 @@ impl<'a> EcrHost<'a> {
         })
     }
 
-    /// Whether the suffix is one of AWS's. Credentials are for such a host only.
+    /// Whether the suffix is one of AWS's. Only such a host gets credentials.
     pub fn is_of_aws(&self) -> bool {
         SUFFIXES.contains(&self.suffix)
     }

@@ -88,8 +88,8 @@ pub enum Content {
 }
 
 impl Content {
-    /// Judges by the type of the config and by those of the layers, as far as the payload has them. No layers show nothing:
-    /// most payloads leave them out.
+    /// Judges by the type of the config and by those of the layers, as far as the payload has them. An absent or empty list
+    /// of layers shows nothing: most payloads leave it out.
     pub(crate) fn of_manifest<'a>(
         config: Option<&'a str>,
         layers: impl IntoIterator<Item = Option<&'a str>>,
@@ -108,8 +108,8 @@ impl Content {
         }
     }
 
-    /// Judges by a list that holds the config, the layers or the children of an index, and does not say which is which: one
-    /// type that images have is enough for an image.
+    /// Judges by a list that mixes the config with the layers, or holds the children of an index: one type that images have
+    /// is enough for an image.
     pub(crate) fn of_references<'a>(types: impl IntoIterator<Item = Option<&'a str>>) -> Self {
         let mut types = types.into_iter().map(Option::unwrap_or_default).peekable();
         let is_images = |it: &str| {
@@ -132,7 +132,7 @@ pub enum NamedRegistry {
     Unnamed,
     /// A host, in the payload's spelling.
     Host(String),
-    /// An account of Amazon ECR in a region, which several hosts stand for.
+    /// An account of Amazon ECR in a region, which has several hosts.
     Ecr {
         /// The account.
         account: String,
@@ -203,7 +203,7 @@ pub enum SkipReason {
     RepeatedInDelivery,
     /// One of several events of a delivery names nothing that could be scanned; the others are taken.
     Malformed,
-    /// The delivery has more images than are queued of one; none of them is.
+    /// The delivery has more images than the limit, so none of them is queued.
     TooManyImages,
 }
 

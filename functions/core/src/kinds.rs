@@ -165,12 +165,13 @@ pub fn find(name: &str) -> Option<&'static Kind> {
 }
 
 impl Kind {
-    /// Whether a payload of this kind could be of one of these hosts at all: ECR's name an account and a region.
+    /// Whether a payload of this kind can match one of these hosts: ECR's payloads name an account and a region, which only
+    /// a host of ECR has.
     pub fn can_own<'a>(&self, mut hosts: impl Iterator<Item = &'a Registry>) -> bool {
         *self != ecr::KIND || hosts.any(|it| EcrHost::parse(it).is_some())
     }
 
-    /// Whether it repeats a delivery that is refused for ever, while later ones wait. GitLab's registry does so unless
+    /// Whether this kind's registries repeat a refused delivery for ever, while later ones wait. GitLab's does so unless
     /// `maxretries` is set.
     pub fn repeats_refusals(&self) -> bool {
         [&distribution::KIND, &gitlab::KIND].contains(&self)
@@ -205,7 +206,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// Reads an object; a list would be taken for a struct, element by element.
+    /// Reads an object. A list is an error, since serde would read it into a struct, element by element.
     fn object<'b, T: Deserialize<'b>>(&'b self) -> Result<T, ParsePayloadError> {
         if self.is_list() {
             return Err(ParsePayloadError::malformed(".", "a list"));
@@ -221,7 +222,7 @@ impl<'a> Json<'a> {
         self.read(malformed::<T>)
     }
 
-    /// Reads what no struct of ours is for, with no key repeated.
+    /// Reads a text that has no wire struct; a repeated key is an error.
     fn value(&self) -> Result<Value, ParsePayloadError> {
         let UniqueValue(value) = self.read(|_, err| malformed_at(&position(err), err))?;
         Ok(value)
@@ -248,7 +249,7 @@ impl<'a> Json<'a> {
     }
 }
 
-/// Finds the place that can't be read: a field of ours, or where the text is no JSON. Other keys are the sender's words.
+/// Finds the place that can't be read: a field of ours, or where the text is no JSON. Other keys are the sender's text and are not shown.
 #[cold]
 fn malformed<'a, T: Deserialize<'a>>(text: &'a [u8], err: &serde_json::Error) -> ParsePayloadError {
     let mut again = serde_json::Deserializer::from_slice(text);

@@ -1,7 +1,7 @@
 //! What a registry has under a name: an image, an index of images, or something else.
 //!
-//! Whoever pushes writes the manifest, and would like it not to be scanned. So it is read as runtimes read it, which are
-//! written in Go: what two readers could read differently is an error, and only what no runtime would run is not an image.
+//! Whoever pushes writes the manifest, and may not want it to be scanned. So it is read as runtimes, which are written in
+//! Go, read it: what two readers could read differently is an error, and only what no runtime would run is not an image.
 //!
 //! Source: OCI image specification, "Image Manifest" and "Image Index"; Docker's "Image Manifest Version 2, Schema 2".
 
@@ -48,7 +48,7 @@ pub struct Entry {
     pub is_zstd: bool,
 }
 
-/// What the media type of an index's entry says it is. Whoever pushes writes that too.
+/// What an entry of an index is labelled as by its media type. Whoever pushes writes that too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Label {
     /// A manifest or an index.
@@ -65,7 +65,7 @@ pub enum ParseManifestError {
     /// Not JSON, or none of a manifest's.
     #[error("the manifest is malformed")]
     Malformed,
-    /// Each reader sees what it likes.
+    /// One reader takes it for an image, another for an index.
     #[error("the manifest claims to be an image and an index at once")]
     Ambiguous,
     /// Docker's first schema, which no scanner reads.
@@ -85,8 +85,8 @@ impl Label {
     }
 }
 
-/// The objects of a manifest. Go's `encoding/json` reads a key in any case, and of several the last: a key that it would
-/// take for one of ours is an error, and so is one that is repeated. What is not needed is skipped without a look.
+/// The objects of a manifest. Go's `encoding/json` accepts a key in any case, and the last one if it is repeated: a key that
+/// Go would take for one of ours is an error, and so is a repeated one. What is not needed is skipped without being decoded.
 macro_rules! wire {
     ($name:ident { $($key:literal $field:ident: $type:ty,)* }) => {
         #[derive(Default)]

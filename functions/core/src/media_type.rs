@@ -1,10 +1,10 @@
 //! What a manifest is, by the media types of its config and its layers.
 //!
-//! Whoever pushes writes these types. A type that nobody knows is therefore no ground to pass something over: only what no
-//! runtime would run is not an image, and in doubt it is one. `artifactType`, `subject` and annotations decide nothing.
+//! Whoever pushes writes these types. An unknown type is therefore no reason to skip anything: only what no runtime would
+//! run is not an image, and in doubt it is one. `artifactType`, `subject` and annotations decide nothing.
 //!
 //! The types of images are the same in any case: Docker compares them so (moby/moby, `distribution/pull_v2.go`,
-//! "checkSupportedMediaType"), and CRI-O and Podman don't look at those of an OCI manifest's layers.
+//! "checkSupportedMediaType"), and CRI-O and Podman ignore those of an OCI manifest's layers.
 
 /// Configs of images.
 const IMAGE_CONFIGS: [&str; 3] = [
@@ -235,7 +235,7 @@ mod tests {
         check(OTHER, &["text/plain", ""], Shown::Image);
         check(OTHER, &[], Shown::Artifact(OTHER));
         check(OTHER, &["text/plain"], Shown::Artifact(OTHER));
-        // Amazon's SOCI index: Docker's other types say something beside an image's config only.
+        // Amazon's SOCI index: Docker's other types count only beside an image's config.
         check(OTHER, &["application/octet-stream"], Shown::Artifact(OTHER));
     }
 }

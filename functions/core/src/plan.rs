@@ -52,7 +52,7 @@ impl RunDirectories<'_> {
         self.scan.join("result.json")
     }
 
-    /// Where the certificates are that the CLI is to trust, if they are not the system's.
+    /// The file of the certificates for the CLI, if they are not only the system's.
     pub fn certificates(&self) -> PathBuf {
         self.scan.join("certificates.pem")
     }

@@ -264,7 +264,7 @@ fn ranks(wanted: &Spelling) -> Vec<(&str, String)> {
     ranks
 }
 
-/// The variants in which containers/image looks for `wanted`, the first first.
+/// The variants in which containers/image looks for `wanted`, in its order.
 /// Source: containers/image, `internal/pkg/platform/platform_matcher.go`, `WantedPlatforms`.
 fn spellings(wanted: &Spelling) -> Vec<String> {
     let mut variants = vec![wanted.variant.clone()];

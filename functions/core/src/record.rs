@@ -129,7 +129,7 @@ pub struct ScanRecord {
     pub attempts: u32,
     /// Who pushed.
     pub actor: Option<FreeText>,
-    /// The event as the registry told it; null in records of earlier versions.
+    /// The event as the registry reported it; null in records of earlier versions.
     #[serde(default)]
     pub event: Option<EventInfo>,
     /// When the webhook took the delivery.

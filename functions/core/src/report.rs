@@ -278,7 +278,7 @@ impl Report {
     }
 }
 
-/// What a report says of policies.
+/// The policies in a report.
 struct Policies {
     evaluation: Evaluation,
     evaluated: Vec<String>,

@@ -15,7 +15,7 @@ pub struct ScanRequest {
     pub event: EventInfo,
 }
 
-/// At most so many images of one delivery are queued.
+/// The most images of one delivery that are queued.
 pub const MAX_IMAGES: usize = 1_000;
 
 /// A delivery, decided.
@@ -31,7 +31,7 @@ pub struct Selected {
     pub is_over_limit: bool,
 }
 
-/// Decides each event of a delivery by its source's configuration. Of one that has too many images nothing is queued.
+/// Decides each event of a delivery by its source's configuration. Nothing of a delivery with too many images is queued.
 pub fn select(source: &Source, events: Vec<Event>) -> Selected {
     let mut selected = Selected::default();
     for event in events {
@@ -62,8 +62,8 @@ impl Selected {
         }
     }
 
-    /// Whether the delivery is refused as a whole, for its images are too many. A sender that repeats a refusal for ever
-    /// is told of skips instead.
+    /// Whether the whole delivery is refused because it has too many images. A sender that repeats a refusal for ever gets
+    /// skips instead.
     pub fn is_refused(&self, source: &Source) -> bool {
         self.is_over_limit && !source.kind.repeats_refusals()
     }
@@ -268,7 +268,7 @@ mod tests {
         ");
     }
 
-    /// Whoever pushes chooses the tag: what is under it, the manifest says (openshift/oc-mirror#981).
+    /// Whoever pushes chooses the tag; only the manifest shows what it names (openshift/oc-mirror#981).
     #[test]
     fn a_tag_in_the_form_of_a_signatures_is_queued() {
         for suffix in ["", ".sig", ".att", ".sbom"] {

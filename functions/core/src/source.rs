@@ -122,7 +122,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Whether the registry that a payload names is this source's. One that names none may only mean this one.
+    /// Whether the registry that a payload names is this source's. A payload that names none can only mean this one.
     pub fn owns(&self, named: &NamedRegistry) -> bool {
         match named {
             NamedRegistry::Unnamed => true,

@@ -21,7 +21,7 @@ pub struct Target {
     pub choice: Option<Choice>,
     /// The digest of its config, if its manifest was read.
     pub config: Option<Digest>,
-    /// The bytes of its compressed layers, as its manifest tells; none if it was not read.
+    /// The bytes of its compressed layers, as its manifest states; 0 if it was not read.
     pub size: u64,
 }
 

@@ -85,7 +85,7 @@ pub enum ErrorReason {
     Network,
     /// The CLI ended as if all were well and left no readable report.
     NoReport,
-    /// The scratch space has no room for the image. Transient while other scans hold space, which is seen where they run.
+    /// The scratch space has no room for the image. Transient while other scans hold space, which the scanner's slots show.
     NoSpace,
     /// Killed for its memory.
     OutOfMemory,

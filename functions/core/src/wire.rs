@@ -13,17 +13,17 @@ use serde_json::{Map, Value};
 
 use crate::image::{Digest, Tag};
 
-/// So deep a payload's values are read; serde's JSON gives up at 128.
+/// The depth to which a payload's values are read; serde's JSON gives up at 128.
 const DEPTH: usize = 100;
 
-/// What takes the place of a value that can't be read. It is of a type that no field has: needed, it is missing.
+/// Replaces a value that can't be read. No field has this type, so a needed value counts as missing.
 const UNREADABLE: &[u8] = b"false";
 
 /// Writes a JSON text anew, without the values that can't be held: a string with half a surrogate pair or of bytes that are
-/// no UTF-8, a number out of range, and what is nested deeper than anything that is looked at. Keys of that sort are written
-/// as they are spelled, so that those that are repeated still are. `None` if the text is no JSON.
+/// no UTF-8, a number out of range, and what is nested deeper than anything that is needed. Such keys are written as they
+/// are spelled, so that repeated ones are still found. `None` if the text is no JSON.
 pub(crate) fn readable(json: &[u8]) -> Option<Vec<u8>> {
-    // Does not recurse, nor look into strings and numbers. What passes it has strings that end and brackets in pairs.
+    // This neither recurses nor decodes strings and numbers. Behind it, every string ends and brackets are in pairs.
     serde_json::from_slice::<IgnoredAny>(json).ok()?;
     let mut written = Vec::with_capacity(json.len());
     let (mut rest, mut depth) = (json, 0_usize);
@@ -386,7 +386,7 @@ mod tests {
             r#"{"a" : "\ud83d", "b":"\ud83d\udc33\"\\", "c":[1e999,-1e999, 1e300,"\udc33x"],"d":null}"#,
             r#"{"a" : false, "b":"\ud83d\udc33\"\\", "c":[false,false, 1e300,false],"d":null}"#,
         );
-        // A key is kept apart from others, and from what it would be without its escape.
+        // A key stays different from others, and from its own text without the escape.
         check(
             r#"{"\ud83da":1,"\ud83db" :2,"a":3}"#,
             r#"{"\"\\ud83da\"":1,"\"\\ud83db\"" :2,"a":3}"#,

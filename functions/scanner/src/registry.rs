@@ -57,7 +57,7 @@ pub struct Registries {
     config: Arc<Config>,
     /// By entry of the configuration.
     credentials: Vec<Credentials>,
-    /// Likewise, what the CLI is to trust.
+    /// By entry of the configuration: the certificates for the CLI.
     bundles: Vec<Option<Arc<str>>>,
     makers: Makers,
     http: Http,
@@ -72,14 +72,14 @@ struct Host {
     allow: Vec<IpNet>,
     logins: Logins,
     pulls: Option<Arc<Semaphore>>,
-    /// Whether it asked to be left alone.
+    /// The pause that it asked for.
     pause: Mutex<Option<Pause>>,
 }
 
-/// A registry that asked to be left alone.
+/// A pause that a registry asked for.
 struct Pause {
     until: Timestamp,
-    /// When one image is resolved all the same, to see whether it still wants that.
+    /// When one image is resolved all the same, to see whether the registry still wants the pause.
     next_probe: Timestamp,
 }
 
@@ -117,7 +117,7 @@ pub struct ResolveError {
     pub reason: ErrorReason,
     /// What an operator reads.
     pub detail: String,
-    /// How long the registry wants to be left alone.
+    /// The pause that the registry asks for.
     pub pause: Option<Duration>,
     /// Whether credentials were refused that could not be read again: a fresh value may be accepted.
     pub is_unconfirmed: bool,
@@ -213,8 +213,8 @@ impl Registries {
         }
     }
 
-    /// What the CLI is to trust in scans of this registry's images, in PEM; `None`: what the system trusts. Another
-    /// registry's certificates are never in it.
+    /// The certificates that the CLI trusts in scans of this registry's images, in PEM; `None`: the system's. Another
+    /// registry's certificates are never among them.
     pub fn certificates(&self, registry: &Registry) -> Option<Arc<str>> {
         self.bundles.get(self.entry(registry)?)?.clone()
     }
@@ -224,7 +224,7 @@ impl Registries {
         self.config.registry(registry).is_some_and(|it| it.insecure)
     }
 
-    /// Reads the credentials again that were refused.
+    /// Reads again the credentials that were refused.
     pub async fn reread_login(&self, registry: &Registry, refused: &RegistryLogin) -> Reread {
         match self.host(registry) {
             Some(host) => {
@@ -353,7 +353,7 @@ fn bundle(environment: &Environment, pem: &str) -> Arc<str> {
 }
 
 impl Host {
-    /// How much longer it wants to be left alone. `None` if it does not, and once a minute if it does: the caller asks it then.
+    /// What is left of its pause. `None` if there is none, and once a minute if there is one: the caller then asks it.
     fn paused(&self, now: Timestamp) -> Option<Duration> {
         let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
         let pause = pause.as_mut()?;
@@ -368,7 +368,7 @@ impl Host {
         Some(remaining)
     }
 
-    /// Pauses for that long. The last answer counts: it knows best.
+    /// Pauses for that long, in place of an earlier pause: the last answer counts.
     fn leave_alone(&self, now: Timestamp, pause: Duration) {
         let pause = Pause {
             until: after(now, pause),
@@ -377,7 +377,7 @@ impl Host {
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(pause);
     }
 
-    /// Ends the pause: it answers again.
+    /// Ends the pause, since it answers again.
     fn resume(&self) {
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -388,7 +388,7 @@ fn after(now: Timestamp, duration: Duration) -> Timestamp {
 }
 
 impl ResolveError {
-    /// From an answer, with no wish for a pause.
+    /// From an answer that asks for no pause.
     fn new(reason: ErrorReason, detail: String) -> Self {
         Self {
             reason,

@@ -37,7 +37,7 @@ pub(crate) struct Cached<T, E> {
 
 struct Present<T, E> {
     value: Option<Arc<T>>,
-    /// Why the last reading brought nothing, if it did.
+    /// Why the last reading failed, if it did.
     problem: Option<E>,
     /// When the last reading began.
     tried: Option<Instant>,

@@ -195,7 +195,7 @@ pub enum ResolveSecretError {
     Placeholder,
 }
 
-/// What came of reading again a secret whose value was refused.
+/// The result of reading again a secret whose value was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reread {
     /// There is another value by now, which may be accepted.
@@ -367,8 +367,8 @@ impl Secret {
         SecretString::clone(&self.present())
     }
 
-    /// Reads the secret again because `refused` was refused by those whom we showed it. No stranger can cause that, so no
-    /// reading is spared.
+    /// Reads the secret again because the system that it is for refused `refused`. No stranger can cause that, so every call
+    /// reads.
     pub async fn reread(&self, refused: &SecretString) -> Reread {
         if self.present().expose_secret() != refused.expose_secret() {
             return Reread::Changed;

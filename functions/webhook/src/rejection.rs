@@ -1,5 +1,5 @@
-//! The answers to deliveries that are not taken: fixed texts that tell a stranger nothing, and to a sender that has shown its
-//! credential the place in its payload.
+//! The answers to deliveries that are not accepted: fixed texts that show a stranger nothing. A sender that has shown its
+//! credential also gets the place in its payload.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ pub enum Rejection {
     UnreadableBody,
     /// Authentic, but no payload of this source's kind.
     NotAPayload,
-    /// Authentic, but of more images than are queued of one delivery.
+    /// Authentic, but with more images than one delivery may have.
     TooManyImages,
     /// No valid credential, whatever the cause.
     Unauthorized,

@@ -78,7 +78,7 @@ pub fn router(webhook: Arc<Webhook>) -> Router {
 
 impl Webhook {
     /// Counts, logs and answers a request that never becomes a delivery, also one that is refused in front of these routes.
-    /// Of its address only the name of a configured source is told.
+    /// Of its address, only the name of a configured source is logged.
     pub fn refuse(&self, uri: &Uri, rejection: Rejection) -> Response {
         let name = uri.path().strip_prefix("/webhooks/");
         let name = name.and_then(|it| it.split('/').next());
@@ -98,7 +98,7 @@ struct Taken {
     validation: Option<FreeText>,
 }
 
-/// Why a delivery was not taken, with the place in the payload or what only our log is told.
+/// Why a delivery was not accepted, with the place in the payload or a detail that is for our log only.
 struct Refused {
     rejection: Rejection,
     detail: Option<String>,
@@ -107,7 +107,7 @@ struct Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let detail = match self.rejection {
-            // Only of an authentic delivery is the payload looked at. The rest is told by our log alone.
+            // These are answers to authentic deliveries. Any other detail is for our log only.
             Rejection::NotAPayload | Rejection::TooManyImages => self.detail.as_deref(),
             _ => None,
         };
@@ -231,7 +231,7 @@ async fn take(
     }
     let selected = decide(&sender.source, &delivery)?;
     if selected.is_over_limit {
-        // Whoever watches the log is told even where the sender can't be refused.
+        // The log shows it even where the sender can't be refused.
         tracing::warn!(
             event = "delivery.too_many_images",
             images = selected.skips.len(),

@@ -43,10 +43,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
-/// The answer to a request that was cut off. Whoever wants to know of these learns of each here, once.
+/// Answers a request that was cut off. It is called once for each, so that it can count them.
 pub type Refuse = Arc<dyn Fn(&Uri, Cut) -> Response + Send + Sync>;
 
-/// What a server holds, and says when it is full or has waited long enough.
+/// What a server may hold, and its answer when it is full or has waited long enough.
 #[derive(Clone)]
 pub struct Capacity {
     /// The bytes that the bodies of all requests may take together, beside a little of each.

@@ -211,7 +211,7 @@ fn who_is_slow_or_silent_keeps_nobody_waiting_and_is_shown_out() {
     assert_eq!(refused(&serve, "harbor", "timeout"), 50);
 }
 
-/// How many refusals are told, all of which have their line in the log.
+/// How many refusals are counted; each of them has its line in the log.
 fn refused(serve: &Serve, source: &str, reason: &str) -> usize {
     let series = format!(
         r#"scanhook_webhook_events_received_total{{source="{source}",outcome="refused",reason="{reason}"}} "#

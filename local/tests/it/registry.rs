@@ -1,4 +1,4 @@
-//! A registry that holds an image under every name. It is the HTTP proxy of the processes under test, so that it stands for
+//! A registry that holds an image under every name. It is the HTTP proxy of the processes under test, so that it answers for
 //! every host that their configuration asks in the clear.
 
 use std::collections::HashMap;
@@ -29,7 +29,7 @@ pub(crate) fn address() -> SocketAddr {
     *ADDRESS
 }
 
-/// The digest of an image whose content is this text. It is there under every name.
+/// The digest of an image whose content is this text. Every repository has it.
 pub(crate) fn digest_of(content: &str) -> String {
     let sha256 = |text: &str| format!("sha256:{}", hex::encode(Sha256::digest(text)));
     let manifest = json!({

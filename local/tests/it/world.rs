@@ -181,8 +181,8 @@ impl Place {
         }
     }
 
-    /// A push of `image` as the registry of `source` tells of it, with the right credential; without a digest of its own it
-    /// gets that of its tag.
+    /// A push of `image` as the registry of `source` reports it, with the right credential; an image without a digest gets that
+    /// of its tag.
     pub(crate) fn delivery(&self, source: &str, image: &str) -> Delivery {
         let config = fs::read_to_string(self.path("scanhook.yaml")).unwrap();
         let config = Config::parse(&config).unwrap();

@@ -205,7 +205,7 @@ fn push(
         repository,
         tag: target.tag.tag(),
         digest: target.digest.digest(),
-        // The type of the manifest shows nothing of its config.
+        // The manifest's type does not show the config's.
         content: Content::Image,
         info: EventInfo::new(action, id, None, at.0),
     }))

@@ -211,8 +211,8 @@ pub(super) async fn prepare<L: Ledger>(
     })
 }
 
-/// Checks that a message names its source's registry: who can only write to the queue can't choose whom the credentials
-/// are for.
+/// Checks that a message names its source's registry, so that whoever can only write to the queue can't choose the host that
+/// gets credentials.
 fn check_registry<L: Ledger>(scanner: &Scanner<L>, message: &QueueMessage) -> Result<(), String> {
     let (named, source) = (
         &message.image.registry,
@@ -228,7 +228,7 @@ fn check_registry<L: Ledger>(scanner: &Scanner<L>, message: &QueueMessage) -> Re
     }
 }
 
-/// Asks the registry what there is to scan. What could not be looked at is not given to the CLI.
+/// Asks the registry what there is to scan. What could not be read is not given to the CLI.
 async fn resolve<L: Ledger>(
     scanner: &Scanner<L>,
     attempt: &Attempt<'_>,

@@ -232,7 +232,7 @@ fn satisfied_after(message: &QueueMessage, attempt: &Attempt<'_>, window: Durati
 }
 
 impl<L> Scanner<L> {
-    /// Reads the secret again that was refused in a run of `plan`; `None` if none was.
+    /// Reads again the secret that was refused in a run of `plan`; `None` if none was refused.
     async fn reread(
         &self,
         refused: ErrorReason,

@@ -55,8 +55,8 @@ pub(super) async fn finish<L: Ledger>(
     None
 }
 
-/// Decides what becomes of a record by what of it failed: it comes back as long as any of that may pass, and becomes a
-/// dead letter when none may. Of several failures it names a permanent one first, and of those one that can be fixed.
+/// Decides the outcome of a record by its failures: it is retried as long as one of them may pass, and becomes a dead letter
+/// when none may. A dead letter names a permanent failure first, and among those one that can be fixed.
 pub(super) async fn conclude<L: Ledger>(
     scanner: &Scanner<L>,
     attempt: &Attempt<'_>,

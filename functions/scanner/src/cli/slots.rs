@@ -74,7 +74,7 @@ impl Slots {
         })
     }
 
-    /// The same with another way to tell how much space is free.
+    /// The same slots with another measure of the free space.
     #[must_use]
     pub fn with_free_space(self, free_space: FreeSpace) -> Self {
         Self { free_space, ..self }

@@ -1,4 +1,4 @@
-//! The space that runs share: what is free, and what other runs hold of it.
+//! The space that runs share: how much is free, and how much other runs hold.
 
 use std::fs;
 use std::io;
@@ -10,10 +10,10 @@ use scanhook_core::verdict::Class;
 
 use super::slots::{SCAN_PREFIX, Slot};
 
-/// Tells how many bytes are free where this directory is; an argument, so that a test needs no full disk.
+/// Measures the bytes that are free where a directory is; an argument, so that a test needs no full disk.
 pub type FreeSpace = Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
 
-/// What the file system has for us.
+/// The bytes that the file system has for us.
 pub(super) fn free_space() -> FreeSpace {
     Arc::new(|directory| {
         let disk = rustix::fs::statvfs(directory)?;
@@ -21,7 +21,7 @@ pub(super) fn free_space() -> FreeSpace {
     })
 }
 
-/// An image has no room.
+/// There is no room for an image.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "its compressed layers have {needed} bytes, and {free} are free in the scratch space{}",
@@ -34,7 +34,7 @@ pub struct NoRoom {
 }
 
 impl NoRoom {
-    /// Whether it will have some once the other scans have ended.
+    /// Transient if there will be room once the other scans have ended.
     pub fn class(&self) -> Class {
         if self.free.saturating_add(self.held) >= self.needed {
             Class::Transient
@@ -45,8 +45,8 @@ impl NoRoom {
 }
 
 impl Slot {
-    /// Looks whether there is room for the compressed layers of an image. That is the least that pulling it takes: how much
-    /// more they are unpacked, and what of that the CLI writes, only its run shows.
+    /// Checks that there is room for the compressed layers of an image. A pull takes at least that; how much larger they are
+    /// unpacked, and how much of it the CLI writes, only its run shows.
     pub fn room_for(&self, needed: u64) -> Result<(), NoRoom> {
         match (self.free_space)(&self.directory) {
             Ok(free) if free < needed => Err(NoRoom {
@@ -54,7 +54,7 @@ impl Slot {
                 free,
                 held: self.other_runs().map(|it| size_of(&it.path())).sum(),
             }),
-            // A file system that does not tell lets the run tell.
+            // If the free space can't be measured, the run shows whether it is enough.
             _ => Ok(()),
         }
     }
@@ -80,7 +80,7 @@ impl Slot {
     }
 }
 
-/// The bytes on the disk of all below a directory; none of what can't be read or is gone by now.
+/// The bytes on disk of everything below a directory. What can't be read, or is gone by now, counts as none.
 fn size_of(directory: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(directory) else {
         return 0;

@@ -263,7 +263,7 @@ fn certificates(observed: &Observed) -> Conclusion {
     }
 }
 
-/// What Go's `net/http` says of a server that speaks plain HTTP where TLS was expected.
+/// The error of Go's `net/http` for a server that speaks plain HTTP where TLS was expected.
 const NO_TLS: &str = "server gave HTTP response to HTTPS client";
 
 fn plain_http(observed: &Observed) -> Conclusion {

@@ -51,7 +51,7 @@ fn next_element(text: &str) -> &str {
     text.trim_start_matches([' ', '\t', ','])
 }
 
-/// The relation among a link's parameters, of several the first, and what comes after the link.
+/// The first relation among a link's parameters, and what comes after the link.
 fn relation(mut rest: &str) -> Option<(String, &str)> {
     let mut relation = None;
     loop {

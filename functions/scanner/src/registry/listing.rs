@@ -142,7 +142,7 @@ async fn pages(
             .ask_for(Method::GET, &format!("{path}?{query}"), JSON)
             .await;
         let answer = answer.map_err(|err| match err.reason {
-            // There is a list: some of it was read.
+            // The list exists, since a page of it was read.
             ErrorReason::ImageNotFound if !asked.is_empty() => {
                 unreadable(format!("does not have page {} of a list", asked.len() + 1))
             }
@@ -175,7 +175,7 @@ async fn pages(
     Err(unreadable("has a list that does not end".to_owned()))
 }
 
-/// The query of the next page. Only that is taken of the link: it can't lead elsewhere.
+/// The query of the next page. Nothing else of the link is used, so that it can't lead elsewhere.
 fn query_of(target: &str, base: &Url, path: &str) -> Option<String> {
     let url = base.join(path).ok()?.join(target).ok()?;
     url.query().map(str::to_owned)

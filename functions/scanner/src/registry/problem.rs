@@ -1,4 +1,4 @@
-//! What an answer that is no success means: by its status, and by the error codes in its body where the status alone misleads.
+//! Judges an answer that is no success by its status, and by the error codes in its body where the status alone misleads.
 //!
 //! **Invariant**: only codes of a closed set are taken from a body. No text of a stranger becomes a reason or a detail.
 
@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::http::Answer;
 
-/// The codes that are understood, and what each means. The order is that of what an operator can act on: of several the first
-/// decides. Whether a registry refuses is not known while it limits, so that comes before all.
+/// The codes that are understood, and their meanings. If an answer has several, the first of this list decides: what an operator
+/// can act on comes first. A limit comes before all, since a registry that limits does not show whether it refuses.
 /// Sources: OCI distribution specification, "Error Codes"; the distribution project's `registry/api/errcode` and
 /// `registry/api/v2/errors.go`; Harbor's `src/lib/errors/const.go`.
 const CODES: [(&str, ErrorReason); 16] = [
@@ -64,12 +64,12 @@ fn problem_of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Problem {
         // GitHub's limits. Source: GitHub's documentation, "Rate limits for the REST API".
         StatusCode::FORBIDDEN if headers.contains_key(RETRY_AFTER) => ErrorReason::RateLimited,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorReason::Unauthorized,
-        // What is in the way, or broken, may send any code.
+        // A proxy, or a server that is broken, may send any code.
         StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::REQUEST_TIMEOUT => {
             ErrorReason::Network
         }
         it if it.is_server_error() => ErrorReason::Network,
-        // Some hide what they refuse. Other codes make it no less absent.
+        // Some registries hide a refusal behind these. Other codes change nothing: there is no such image.
         StatusCode::NOT_FOUND | StatusCode::GONE => match first {
             Some(ErrorReason::Unauthorized) => ErrorReason::Unauthorized,
             _ => ErrorReason::ImageNotFound,

@@ -1,5 +1,5 @@
-//! One image asked for: a call or two to its registry, one more for each manifest of an index that is looked at, and one to
-//! its token server.
+//! The calls for one image: one or two to its registry, one more for each manifest of an index that is read, and one to its
+//! token server.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,7 +38,7 @@ const TRIES: u32 = 3;
 /// The pause before the first repetition; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// A longer wish of the registry is left to the queue.
+/// A longer pause is left to the queue.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why manifests could not be read.
@@ -152,8 +152,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Reads what has to be known to choose from the manifest with this digest. What of an index can't be read is told
-    /// with its problem, unless it may pass: then all of it is asked for again later.
+    /// Reads what is needed to choose from the manifest with this digest. An entry that can't be read is returned with its
+    /// problem, unless that may pass or is a refusal: then the whole image is resolved again later.
     pub(super) async fn choose(
         &mut self,
         digest: &Digest,
@@ -191,7 +191,7 @@ impl<'a> Session<'a> {
     }
 
     /// The digest that a tag names now, and its manifest if that had to be read for it. Not every registry answers HEAD:
-    /// what is no word about the image is followed by a GET (containerd/containerd#5860, crazy-max/diun#1614).
+    /// an answer that shows nothing about the image is followed by a GET (containerd/containerd#5860, crazy-max/diun#1614).
     async fn find(&mut self, tag: &str) -> Result<(Digest, Option<Manifest>), ResolveError> {
         let head = self.head(tag).await?;
         let status = head.status;
@@ -204,7 +204,7 @@ impl<'a> Session<'a> {
         };
         let answer = match (self.ask(Method::GET, tag).await, refusal) {
             (Ok(answer), _) => answer,
-            // An operator can act on a refusal, but not on an image that hides behind it.
+            // An operator can act on the refusal of HEAD, but not on an image that GET does not show.
             (Err(err), Some(refusal))
                 if err.reason == ErrorReason::ImageNotFound
                     && refusal.reason == ErrorReason::Unauthorized =>
@@ -222,7 +222,7 @@ impl<'a> Session<'a> {
     async fn manifest(&mut self, digest: &Digest) -> Result<Manifest, ResolveError> {
         let answer = self.ask(Method::GET, digest.as_str()).await?;
         let manifest = parse(&answer);
-        // Signed schema 1 is not the content that its digest is of.
+        // The digest of a signed schema 1 manifest leaves out the signatures that are sent with it.
         let is_schema_1 =
             matches!(&manifest, Err(err) if err.detail == ParseManifestError::Schema1.to_string());
         if !is_schema_1 && !digest.is_of(&answer.body) {
@@ -458,7 +458,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Whether a repetition may be answered otherwise. Of HEAD only what [`is_final_for_head`] says is: a GET follows instead.
+/// Whether a repetition may get another answer. A HEAD is repeated only where [`is_final_for_head`]; else a GET follows.
 fn is_passing(method: &Method, status: StatusCode) -> bool {
     if *method == Method::HEAD {
         return status.is_server_error() && is_final_for_head(status);
@@ -467,7 +467,7 @@ fn is_passing(method: &Method, status: StatusCode) -> bool {
         || status == StatusCode::REQUEST_TIMEOUT
 }
 
-/// Whether a GET would be answered just the same.
+/// Whether a GET would get the same answer.
 fn is_final_for_head(status: StatusCode) -> bool {
     matches!(status.as_u16(), 401 | 407 | 429 | 500 | 502 | 503 | 504)
 }
@@ -482,13 +482,13 @@ fn rate_limited(host: &Host, pause: Option<Duration>) -> ResolveError {
     }
 }
 
-/// Whether a manifest that can't be read for this reason says nothing of its own: what may pass is asked for again later, and
-/// credentials that are refused are read again first.
+/// Whether this reason concerns the whole image, not one manifest of its index: what may pass is asked for again later, and
+/// refused credentials are read again first.
 fn is_of_all(reason: ErrorReason) -> bool {
     reason.may_pass() || reason == ErrorReason::Unauthorized
 }
 
-/// What is to be done about an image that was chosen.
+/// The outcome of a choice, with the problem of what could not be read.
 fn subject(chosen: choice::Subject, problems: &Problems, max_image: u64) -> Subject {
     match chosen {
         choice::Subject::Image(target, manifest) => sized(target, manifest, max_image),

@@ -20,7 +20,7 @@ fn read(name: &str) -> Value {
 struct Held(BTreeMap<String, String>);
 
 impl Held {
-    /// Puts an index and all that it lists, and tells its digest. The cases are written in another notation than ours, so
+    /// Puts an index and all that it lists, and returns its digest. The cases are written in another notation than ours, so
     /// that each digest is another one here: `renamed` has the new ones by the old.
     fn put(
         &mut self,
@@ -214,7 +214,7 @@ async fn a_registry_that_does_not_answer_head_is_asked_by_get() {
     }
 }
 
-/// The GET that follows finds out what a HEAD can't say.
+/// The GET that follows shows what a HEAD can't.
 #[tokio::test]
 async fn of_two_problems_the_one_that_can_be_acted_on_is_named() {
     for (head, get, expected) in [

@@ -147,7 +147,7 @@ async fn a_list_that_is_empty_or_null_has_ended() {
 async fn a_full_page_without_a_link_is_followed_by_another_question() {
     let names: Vec<String> = (0..1500).map(|it| format!("t{it:04}")).collect();
     for knows_last in [true, false] {
-        // One that knows no `last` gives the same thousand again, so that nothing is missing by its own word.
+        // A registry that ignores `last` sends the same thousand again: the list has ended.
         let shown = if knows_last { 1500 } else { 1000 };
         let names: Vec<String> = names[..shown].to_vec();
         let expected = names.join(" ");

@@ -106,7 +106,7 @@ impl FakeRegistry {
     }
 }
 
-/// Puts TLS in front of a registry, with a certificate of the private CA in `fake-private-ca.pem`; tells its address.
+/// Puts TLS in front of a registry, with a certificate of the private CA in `fake-private-ca.pem`; returns its address.
 pub(crate) fn behind_tls(registry: &FakeRegistry) -> SocketAddr {
     let pem = include_bytes!("../fixtures/fake-private-registry.pem");
     let certificate = CertificateDer::from_pem_slice(pem).unwrap();

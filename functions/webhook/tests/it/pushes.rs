@@ -153,7 +153,7 @@ async fn each_reason_to_skip_is_told_to_the_sender() {
     assert_eq!(told, all);
 }
 
-/// So many pushes of different images, as Distribution tells them.
+/// This many pushes of different images, as Distribution reports them.
 fn many(count: usize) -> Vec<Value> {
     let tags = (0..count).map(|it| format!("t{it}"));
     tags.map(|it| json!({"action": "push", "target": {"repository": "a", "tag": it}}))

@@ -301,7 +301,7 @@ pub(crate) fn tell(answer: &Answer, queued: &[QueueMessage]) -> String {
         .to_owned()
 }
 
-/// RFC 9457, and nothing in it but fixed texts; a 400 to a delivery that was looked at has the place, too.
+/// RFC 9457 with nothing but fixed texts; the 400 to an authentic delivery also has the place.
 pub(crate) fn assert_is_problem(answer: &Answer) {
     assert_eq!(
         answer.headers[header::CONTENT_TYPE],

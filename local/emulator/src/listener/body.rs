@@ -33,7 +33,7 @@ impl Memory {
     }
 }
 
-/// Why a request was cut off. Whoever reads its body meets this as the source of the error; the answer is the listener's.
+/// Why a request was cut off. A reader of its body finds this as the source of the error; the listener answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Cut {
     /// It took too long.

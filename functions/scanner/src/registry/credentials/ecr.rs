@@ -28,7 +28,7 @@ impl From<SdkConfig> for Sdk {
     }
 }
 
-/// Codes that say to come back later, though their status is 400. Source: Amazon ECR API reference, "Common Errors", and
+/// Codes of a limit, which is transient although their status is 400. Source: Amazon ECR API reference, "Common Errors", and
 /// the AWS SDKs' retry behaviour, "Throttling errors".
 const THROTTLED: [&str; 4] = [
     "ThrottlingException",
