@@ -69,9 +69,7 @@ pub enum ParseManifestError {
     #[error("the manifest claims to be an image and an index at once")]
     Ambiguous,
     /// Docker's first schema, which no scanner reads.
-    #[error(
-        "the manifest is of Docker's schema 1; push the image again with a tool of this decade"
-    )]
+    #[error("the manifest is of Docker's schema 1; push the image again with a current client")]
     Schema1,
 }
 

@@ -142,7 +142,7 @@ fn of(reason: ErrorReason) -> Advice {
         ErrorReason::UnsupportedImage => (
             "It can't be scanned: its manifest is of Docker's schema 1 or of a type that the CLI does not know, an index entry is \
              not understood, or an index is beyond scanhook's limits.",
-            "Read the detail. Push an image of schema 1 again with a present client, and divide an index that is beyond a limit. \
+            "Read the detail. Push an image of schema 1 again with a current client, and divide an index that is beyond a limit. \
              If such artifacts are pushed on purpose, exclude their repository or tags in the source, and delete the letters. \
              Redriving does not help.",
         ),

@@ -256,7 +256,7 @@ fn cut_short(observed: &Observed) -> Conclusion {
 fn certificates(observed: &Observed) -> Conclusion {
     match &observed.pass {
         _ if !observed.has_certificates => {
-            unchecked("the image that passes is of no registry with a `ca`; name one")
+            unchecked("the image that passes is not of a registry with a `ca`; name one that is")
         }
         Ok(trial) if trial.reason() == Some(ErrorReason::UntrustedTls) => refuted(trial.told()),
         tried => verdict_reached(tried, "an image of a registry with a `ca` was scanned"),
@@ -268,9 +268,9 @@ const NO_TLS: &str = "server gave HTTP response to HTTPS client";
 
 fn plain_http(observed: &Observed) -> Conclusion {
     match &observed.pass {
-        _ if !observed.is_plain => {
-            unchecked("the image that passes is of no registry with `insecure`; name one")
-        }
+        _ if !observed.is_plain => unchecked(
+            "the image that passes is not of a registry with `insecure`; name one that is",
+        ),
         Ok(trial) if trial.told().contains(NO_TLS) => refuted(trial.told()),
         tried => verdict_reached(tried, "an image of a registry with `insecure` was scanned"),
     }
