@@ -74,7 +74,7 @@ pub enum ParseManifestError {
 }
 
 impl Label {
-    /// The type, or what stands for those of manifests.
+    /// The type, or one word for those of manifests.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Manifest => "a manifest",

@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    /// Docker takes types in any case, and CRI-O and Podman don't look at those of layers.
+    /// Docker accepts types in any case, and CRI-O and Podman ignore those of layers.
     #[test]
     fn a_type_in_another_case_is_the_same_type() {
         for layer in [

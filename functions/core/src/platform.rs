@@ -206,7 +206,7 @@ pub fn candidates(wanted: &Platform, entries: &[Option<Spelling>]) -> Vec<Vec<us
         first.sort_unstable();
         first.dedup();
     }
-    // Docker takes a platform of which nothing is there for none.
+    // Docker treats an empty platform as none.
     // Source: moby/moby, `distribution/pull_v2.go`, "toOCIPlatform".
     let is_absent = |it: &Option<Spelling>| *it.as_ref().unwrap_or(&nothing) == nothing;
     let without = entries.iter().enumerate().filter(|(_, it)| is_absent(it));

@@ -172,7 +172,7 @@ fn writable(variable: &str, directory: &Path) -> Result<(), Stop> {
         })
 }
 
-/// Refuses a file without certificates, with which nothing would be trusted. Go says so at the first connection only.
+/// Refuses a file without certificates, with which nothing would be trusted. Go reports that at the first connection only.
 fn holds_certificates(path: &Path) -> Result<(), Stop> {
     let pem = fs::read_to_string(path).unwrap_or_default();
     if pem.contains("-----BEGIN CERTIFICATE-----") {

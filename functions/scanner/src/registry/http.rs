@@ -43,7 +43,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The digest that the registry says its manifest has. Source: OCI distribution specification, "Pulling manifests".
+    /// The digest that the registry names for its manifest. Source: OCI distribution specification, "Pulling manifests".
     pub(super) fn digest(&self) -> Option<Digest> {
         let told = self.headers.get("docker-content-digest")?;
         Digest::parse(told.to_str().ok()?).ok()

@@ -1,4 +1,4 @@
-//! Scratch space, looked at before the CLI starts: an image that has no room is retried while other scans hold space.
+//! Scratch space, checked before the CLI starts: an image that has no room is retried while other scans hold space.
 
 use std::fs;
 use std::path::PathBuf;
