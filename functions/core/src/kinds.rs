@@ -453,7 +453,7 @@ pub(crate) mod tests {
         );
         // A key that is none of ours may hold anything.
         for body in [
-            &br#"{"push_data":{"tag":"1","a-secret":tru}}"#[..],
+            &br#"{"push_data":{"tag":"1","a-secret":t}}"#[..],
             br#"{"a-secret":{"a-secret":"#,
         ] {
             let told = parse(hub, &[], body);

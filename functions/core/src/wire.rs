@@ -401,7 +401,7 @@ mod tests {
             &deep(DEPTH / 2, "false,2"),
         );
         check(&deep(200_000, "1"), &deep(DEPTH / 2, "false"));
-        for not_json in ["", "{", "[}", "{\"a\":tru}", "\"", "[1e]"] {
+        for not_json in ["", "{", "[}", "{\"a\":t}", "\"", "[1e]"] {
             assert_eq!(readable(not_json.as_bytes()), None, "{not_json}");
         }
         assert_eq!(readable(b"[\"a\xed\xa0\xbd\",1]").unwrap(), b"[false,1]");

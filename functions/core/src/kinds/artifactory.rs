@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn the_type_of_an_oci_repositorys_images_shows_nothing() {
+    fn the_type_of_the_images_of_an_oci_repository_shows_nothing() {
         let of_oci = push(r#""path":"c/1/manifest.json","tag":"1","image_type":"oci""#);
         assert!(check(&of_oci).starts_with("Image "));
     }
