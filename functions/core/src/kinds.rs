@@ -299,6 +299,11 @@ macro_rules! bare_parse_into {
 }
 use bare_parse_into;
 
+/// Whether a digest is in the place of a tag, as that of a manifest that was pushed by its digest.
+fn is_digest(tag: &str) -> bool {
+    tag.starts_with("sha256:") || tag.starts_with("sha512:")
+}
+
 fn json_headers() -> Vec<(HeaderName, String)> {
     vec![(http::header::CONTENT_TYPE, "application/json".to_owned())]
 }

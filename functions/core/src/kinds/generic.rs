@@ -8,7 +8,7 @@ use http::HeaderName;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
+use super::{Json, Kind, Options, Sample, SamplePush, is_digest, json_headers};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason, each};
 use crate::image::{Digest, Repository, Tag};
@@ -192,7 +192,7 @@ fn event(
     if !place.is_none_or(|it| it.is_string() || it.is_null()) {
         return Err(missing("tag", mapping.tag.as_deref()));
     }
-    let tag = text(&mapping.tag).filter(|it| !it.starts_with("sha256:"));
+    let tag = text(&mapping.tag).filter(|it| !is_digest(it));
     let tag = tag
         .map(|it| Tag::parse(it).map_err(|_| missing("tag", mapping.tag.as_deref())))
         .transpose()?;
@@ -295,6 +295,16 @@ mod tests {
         insta::assert_snapshot!(check(None, &one), @"Image h.io/team/app tag=1 digest=sha256:012345 type=push id=i actor=ci at=2014-12-03T00:22:41Z");
         assert_eq!(check(None, &format!("[{one},{one}]")).lines().count(), 2);
         assert_eq!(check(None, "[]"), "");
+    }
+
+    #[test]
+    fn a_digest_of_any_algorithm_is_no_tag() {
+        let sha512 = format!("sha512:{}", "0123456789abcdef".repeat(8));
+        for digest in [DIGEST, &sha512] {
+            let body = format!(r#"{{"repository":"a","tag":"{digest}","digest":"{digest}"}}"#);
+            let told = check(None, &body);
+            assert!(told.starts_with("Image -/a tag=- digest=sha"), "{told}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
+use super::{Json, Kind, Options, Sample, SamplePush, is_digest, json_headers};
 use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason, each};
 use crate::image::{Digest, Repository, Tag};
@@ -154,7 +154,7 @@ fn push(
     let digest = resource.digest.digest();
     let tag = match resource.tag.get() {
         // A manifest that was pushed by digest has the digest for its tag (goharbor/harbor#19982).
-        Some(tag) if tag.starts_with("sha256:") => None,
+        Some(tag) if is_digest(tag) => None,
         Some(tag) => Some(
             Tag::parse(tag)
                 .map_err(|_| ParsePayloadError::missing("tag", "resources[].tag of the data"))?,
@@ -259,6 +259,17 @@ mod tests {
             r#"{{"specversion":"1.0","id":"ce-1","type":"harbor.artifact.pushed","time":"2023-04-03T06:16:38Z","operator":"admin","data":{{"resources":[{{"digest":"{DIGEST}","tag":"{DIGEST}","resource_url":"h.example.com/prod/api@{DIGEST}"}}],"repository":{{"namespace":"prod","name":"api"}}}}}}"#
         );
         insta::assert_snapshot!(parse(&body), @"Image h.example.com/prod/api tag=- digest=sha256:012345 type=harbor.artifact.pushed id=ce-1 actor=admin at=2023-04-03T06:16:38Z");
+    }
+
+    #[test]
+    fn a_digest_of_any_algorithm_is_no_tag() {
+        let digest = format!("sha512:{}", "0123456789abcdef".repeat(8));
+        let resources = format!(r#"[{{"digest":"{digest}","tag":"{digest}"}}]"#);
+        let told = parse(&default_format("PUSH_ARTIFACT", &resources));
+        assert!(
+            told.starts_with("Image -/prod/api tag=- digest=sha512:012345 "),
+            "{told}"
+        );
     }
 
     #[test]
