@@ -20,8 +20,8 @@ use crate::data_dir;
 pub(super) struct Known {
     /// Whether a record without a verdict, a dead letter's, is enough.
     any_record: bool,
-    /// Image and digest: of an index where there is one, since that is what a tag names.
-    contents: HashSet<(String, Digest)>,
+    /// The scans of each image and digest: of an index where there is one, since that is what a tag names.
+    contents: HashMap<(String, Digest), HashSet<ScanId>>,
     /// Tags whose digest was never learned.
     tags: HashSet<(String, Tag)>,
     /// Scans that ended in the dead-letter queue.
@@ -35,7 +35,7 @@ impl Known {
     pub(super) fn new(only_missing: bool) -> Self {
         Self {
             any_record: only_missing,
-            contents: HashSet::new(),
+            contents: HashMap::new(),
             tags: HashSet::new(),
             failed: HashSet::new(),
             seen: HashMap::new(),
@@ -54,7 +54,9 @@ impl Known {
             &record.tag,
         ) {
             (Some(digest), _) => {
-                self.contents.insert((record.image.clone(), digest.clone()));
+                let content = (record.image.clone(), digest.clone());
+                let scans = self.contents.entry(content).or_default();
+                scans.insert(record.scan_id.clone());
             }
             (None, Some(tag)) => {
                 self.tags.insert((record.image.clone(), tag.clone()));
@@ -65,7 +67,10 @@ impl Known {
 
     pub(super) fn has(&self, image: &str, tag: Option<&Tag>, digest: &Digest) -> bool {
         let has_tag = |tag: &Tag| self.tags.contains(&(image.to_owned(), tag.clone()));
-        self.contents.contains(&(image.to_owned(), digest.clone())) || tag.is_some_and(has_tag)
+        // A scan of several images is done when all of them are.
+        let scans = self.contents.get(&(image.to_owned(), digest.clone()));
+        let has_content = scans.is_some_and(|it| !it.is_subset(&self.failed));
+        has_content || tag.is_some_and(has_tag)
     }
 
     /// Whether that scan ended in the dead-letter queue, where that matters.
@@ -294,6 +299,32 @@ mod tests {
                 [true, expected, true, false]
             );
         }
+    }
+
+    #[test]
+    fn an_index_is_known_where_no_image_of_it_failed_or_another_scan_has_all() {
+        let record = |scan: u8, image: u8, state: State| ScanRecord {
+            state,
+            digest: Some(digest(image)),
+            index: Some(digest(9)),
+            ..ScanRecord::begin(&message(scan), 1, now())
+        };
+        let has = |only_missing, records: &[ScanRecord]| {
+            let mut known = Known::new(only_missing);
+            for it in records {
+                known.add(it, now());
+            }
+            known.has("h.io/a", None, &digest(9))
+        };
+        let mut records = vec![
+            record(1, 1, State::Done),
+            record(1, 2, State::DeadLetter),
+            record(1, 3, State::Done),
+        ];
+        assert!(!has(false, &records));
+        assert!(has(true, &records));
+        records.push(record(2, 2, State::Done));
+        assert!(has(false, &records));
     }
 
     #[test]
