@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::event::Content;
 use crate::image::Digest;
@@ -147,8 +147,8 @@ wire!(WireManifest {
     "schemaVersion" schema_version: serde_json::Number,
     "mediaType" media_type: String,
     "config" config: WireDescriptor,
-    "layers" layers: Vec<WireDescriptor>,
-    "manifests" manifests: Vec<WireDescriptor>,
+    "layers" layers: Descriptors,
+    "manifests" manifests: Descriptors,
     // Of an OCI artifact manifest.
     "artifactType" artifact_type: String,
     // Only Docker's schema 1 has it.
@@ -162,6 +162,39 @@ wire!(WireDescriptor {
     "platform" platform: WirePlatform,
     "annotations" annotations: WireAnnotations,
 });
+
+/// A manifest has no room for more that name a digest. Those that name none would take sixty times the memory of their text.
+const MAX_DESCRIPTORS: usize = 50_000;
+
+#[derive(Default)]
+struct Descriptors(Vec<WireDescriptor>);
+
+impl<'de> Deserialize<'de> for Descriptors {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Elements;
+
+        impl<'de> Visitor<'de> for Elements {
+            type Value = Descriptors;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Descriptors, A::Error> {
+                let mut descriptors = Vec::new();
+                while let Some(descriptor) = seq.next_element()? {
+                    if descriptors.len() == MAX_DESCRIPTORS {
+                        return Err(A::Error::custom("a list is too long"));
+                    }
+                    descriptors.push(descriptor);
+                }
+                Ok(Descriptors(descriptors))
+            }
+        }
+
+        deserializer.deserialize_seq(Elements)
+    }
+}
 
 wire!(WirePlatform {
     "os" os: String,
@@ -189,10 +222,10 @@ impl Manifest {
             return Err(ParseManifestError::Malformed);
         }
         match (wire.config, wire.layers, wire.manifests) {
-            (None, None, Some(manifests)) => {
+            (None, None, Some(Descriptors(manifests))) => {
                 Ok(Self::Index(manifests.into_iter().map(entry).collect()))
             }
-            (Some(config), layers, None) => Ok(image(config, layers.unwrap_or_default())),
+            (Some(config), layers, None) => Ok(image(config, layers.unwrap_or_default().0)),
             (_, _, Some(_)) => Err(ParseManifestError::Ambiguous),
             // An OCI artifact manifest has neither; so has whatever is invented next.
             (None, None, None)
@@ -219,7 +252,7 @@ impl Manifest {
                 ..
             }) => Content::of_manifest(
                 config.as_ref().and_then(media_type),
-                layers.iter().flatten().map(media_type),
+                layers.iter().flat_map(|it| &it.0).map(media_type),
             ),
             _ => Content::Image,
         }
@@ -425,6 +458,16 @@ mod tests {
             check_text(r#"{"manifests":[],"manifests":[]}"#),
             "Malformed"
         );
+    }
+
+    /// Each takes sixty times the memory of its text.
+    #[test]
+    fn a_list_that_no_good_manifest_has_room_for_is_an_error() {
+        for rest in [r#""config":{},"layers""#, r#""manifests""#] {
+            let list = |count| format!("{{{rest}:[{}{{}}]}}", "{},".repeat(count));
+            assert_ne!(check_text(&list(30_000)), "Malformed");
+            assert_eq!(check_text(&list(60_000)), "Malformed");
+        }
     }
 
     #[test]
