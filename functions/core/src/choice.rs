@@ -438,16 +438,20 @@ impl Subject {
     }
 }
 
-/// Whether some runtime would take this entry, if it were an image. containerd and Docker take what is labelled as a
-/// manifest. CRI-O and Podman ignore the label; among entries without a platform they take the first, or one that is
-/// marked zstd. So a `BuildKit` cache, which is an index of a hundred layers, is not read layer by layer.
-/// Source: containers/image, `internal/manifest/oci_index.go`, "chooseInstance".
+/// Whether some runtime would take this entry, if it were an image. containerd takes what is labelled as a manifest. CRI-O,
+/// Podman and Docker ignore the label; among entries without a platform CRI-O and Podman take the first, or one that is
+/// marked zstd, and Docker the next where the first is an index that it can't pull. So a `BuildKit` cache, which is an index
+/// of a hundred layers, is not read layer by layer.
+/// Sources: containers/image, `internal/manifest/oci_index.go`, "chooseInstance"; moby/moby, `distribution/pull_v2.go`,
+/// "pullManifestList".
 fn is_runnable(entry: &Entry, place: usize, entries: &[Entry]) -> bool {
+    let is_blob = |it: &Entry| matches!(it.label, Label::Blob(_));
     let is_first = || entries.iter().position(|it| it.platform.is_none()) == Some(place);
-    !matches!(entry.label, Label::Blob(_))
+    !is_blob(entry)
         || entry.platform.is_some()
         || entry.is_zstd
         || is_first()
+        || !entries.iter().all(is_blob)
 }
 
 /// The digest of an entry, or the part of the entry that is not understood.
@@ -789,6 +793,25 @@ mod tests {
             ("b", image()),
         ];
         assert_eq!(check(&[], &found), "scan b linux/amd64 2/3 of 1 [] 2");
+    }
+
+    /// Docker tries the entries without a platform one by one where the first is an index that it can't pull.
+    #[test]
+    fn a_label_hides_no_image_behind_an_index_that_holds_none() {
+        let mut blob = blobs(1).remove(0);
+        blob.digest = Ok(digest("a"));
+        let entries = vec![entry("d -"), blob, entry("b -")];
+        let found = [
+            ("e", Looked::Manifest(Manifest::Index(entries))),
+            ("d", index(&["c linux/amd64"])),
+            ("c", artifact()),
+            ("a", image()),
+            ("b", image()),
+        ];
+        assert_eq!(
+            check(&[], &found),
+            "scan a linux/amd64 2/3 of 3 [\"1.1\"] 0\nscan b linux/amd64 3/3 of 3 [\"1.1\"] 0"
+        );
     }
 
     /// Found by fuzzing.
