@@ -194,10 +194,12 @@ scanner: {{ api_token: "env:PROOF_API_TOKEN" }}
     proof.equal("its two children were told of, and are scanned with the index only", reasons([server])["untagged"], 2)
 
     signature_tag = first["digest"].replace(":", "-") + ".sig"
-    layout.tag(layout.signature(first["digest"]), signature_tag)
-    # Three events each: config, layer and manifest.
-    skipped("a cosign signature", "not_an_image", 3, lambda: registry.push(layout, signature_tag, "team/app"))
-    proof.true("the registry has the signature", registry.digest("team/app", signature_tag) is not None)
+    signature = layout.signature(first["digest"])
+    layout.tag(signature, signature_tag)
+    registry.push(layout, signature_tag, "team/app")
+    # It has an image's config, so the event is queued, and the manifest shows what it is.
+    scanned("a cosign signature", "team/app", signature_tag, "skipped: not_an_image", signature["digest"])
+    # Three events: config, layer and manifest.
     layout.tag(layout.chart("chart"), "chart")
     skipped("a Helm chart", "not_an_image", 3, lambda: registry.push(layout, "chart", "team/chart"))
     proof.true("the registry has the chart", registry.digest("team/chart", "chart") is not None)
