@@ -429,6 +429,14 @@ impl<'a> Session<'a> {
                     }
                     return Ok(answer);
                 }
+                // A registry that breaks off at HEAD is one that does not serve it: a GET follows.
+                Err(CallError::Unreachable { again: true, .. }) if method == Method::HEAD => {
+                    return Ok(Answer {
+                        status: StatusCode::NOT_IMPLEMENTED,
+                        headers: HeaderMap::new(),
+                        body: Vec::new(),
+                    });
+                }
                 Err(err) => {
                     let is_passing = matches!(err, CallError::Unreachable { again: true, .. });
                     (err.into(), is_passing.then_some(pause))
