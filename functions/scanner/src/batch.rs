@@ -197,7 +197,7 @@ pub(crate) fn time_left<L>(scanner: &Scanner<L>, deadline: Timestamp) -> Duratio
     until(before(deadline, scanner.margin), (scanner.now)())
 }
 
-fn after(instant: Timestamp, duration: Duration) -> Timestamp {
+pub(crate) fn after(instant: Timestamp, duration: Duration) -> Timestamp {
     instant.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 

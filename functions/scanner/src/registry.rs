@@ -27,7 +27,7 @@ use self::address::Reach;
 use self::credentials::{Credentials, Logins, Makers};
 use self::http::{CallError, Http, Trust};
 use self::session::Session;
-use crate::batch::Clock;
+use crate::batch::{Clock, after};
 
 mod address;
 mod challenge;
@@ -381,10 +381,6 @@ impl Host {
     fn resume(&self) {
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
-}
-
-fn after(now: Timestamp, duration: Duration) -> Timestamp {
-    now.checked_add(duration).unwrap_or(Timestamp::MAX)
 }
 
 impl ResolveError {

@@ -215,7 +215,8 @@ impl<'a> Session<'a> {
         };
         let told = answer.digest().filter(|it| it.is_of(&answer.body));
         let digest = told.unwrap_or_else(|| Digest::of(&answer.body));
-        Ok((digest, Some(parse(&answer)?)))
+        let manifest = parse(&answer).map_err(unsupported)?;
+        Ok((digest, Some(manifest)))
     }
 
     /// The manifest with this digest, which its bytes must have.
@@ -223,8 +224,7 @@ impl<'a> Session<'a> {
         let answer = self.ask(Method::GET, digest.as_str()).await?;
         let manifest = parse(&answer);
         // The digest of a signed schema 1 manifest leaves out the signatures that are sent with it.
-        let is_schema_1 =
-            matches!(&manifest, Err(err) if err.detail == ParseManifestError::Schema1.to_string());
+        let is_schema_1 = manifest == Err(ParseManifestError::Schema1);
         if !is_schema_1 && !digest.is_of(&answer.body) {
             let problem = format!(
                 "{} answers with other content than the digest names",
@@ -232,7 +232,7 @@ impl<'a> Session<'a> {
             );
             return Err(ResolveError::new(ErrorReason::Network, problem));
         }
-        manifest
+        manifest.map_err(unsupported)
     }
 
     /// Asks for a manifest.
@@ -531,11 +531,14 @@ fn sized(mut target: Target, manifest: ImageManifest, max_image: u64) -> Subject
     }
 }
 
-fn parse(answer: &Answer) -> Result<Manifest, ResolveError> {
+fn parse(answer: &Answer) -> Result<Manifest, ParseManifestError> {
     let content_type = answer.headers.get(CONTENT_TYPE);
     let content_type = content_type.and_then(|it| it.to_str().ok());
     Manifest::parse(content_type, &answer.body)
-        .map_err(|err| ResolveError::new(ErrorReason::UnsupportedImage, err.to_string()))
+}
+
+fn unsupported(err: ParseManifestError) -> ResolveError {
+    ResolveError::new(ErrorReason::UnsupportedImage, err.to_string())
 }
 
 fn basic(login: &RegistryLogin) -> Option<HeaderValue> {

@@ -224,6 +224,27 @@ async fn a_token_server_that_refuses_a_secret_has_it_read_again_first() {
     assert_eq!(world.record("new").unwrap().verdict.unwrap(), "passed");
 }
 
+/// A world whose source has this host of Azure, with a login of this directory.
+async fn world_of_acr(
+    host: &'static str,
+    registry: &FakeRegistry,
+    directory: &FakeRegistry,
+) -> World {
+    World::set_up(Setup {
+        source: "hosts: [team.azurecr.io]",
+        registries: format!(
+            r#"  {host}: {{ insecure: true, credentials: {{ type: acr, tenant: example.com, username: id, password: "env:PASSWORD" }} }}"#
+        ),
+        hosts: vec![(host, registry.address)],
+        environment: vec![(
+            "AZURE_AUTHORITY_HOST",
+            format!("http://{}", directory.address),
+        )],
+        ..Setup::default()
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_refused_login_that_can_not_be_made_again_is_tried_again() {
     let host = "team.azurecr.io";
@@ -239,19 +260,7 @@ async fn a_refused_login_that_can_not_be_made_again_is_tried_again() {
         }
     })
     .await;
-    let setup = Setup {
-        source: "hosts: [team.azurecr.io]",
-        registries: format!(
-            r#"  {host}: {{ insecure: true, credentials: {{ type: acr, tenant: example.com, username: id, password: "env:PASSWORD" }} }}"#
-        ),
-        hosts: vec![(host, registry.address)],
-        environment: vec![(
-            "AZURE_AUTHORITY_HOST",
-            format!("http://{}", directory.address),
-        )],
-        ..Setup::default()
-    };
-    let world = World::set_up(setup).await;
+    let world = world_of_acr(host, &registry, &directory).await;
     assert_eq!(
         outcome(&world, host, 1).await,
         "retried: unauthorized",
@@ -587,19 +596,7 @@ async fn a_service_principal_gets_a_refresh_token_of_its_registry() {
         answer_json(&json!({"access_token": "fake-directory-token", "expires_in": "3599"}))
     })
     .await;
-    let setup = Setup {
-        source: "hosts: [team.azurecr.io]",
-        registries: format!(
-            r#"  {host}: {{ insecure: true, credentials: {{ type: acr, tenant: example.com, username: id, password: "env:PASSWORD" }} }}"#
-        ),
-        hosts: vec![(host, registry.address)],
-        environment: vec![(
-            "AZURE_AUTHORITY_HOST",
-            format!("http://{}", directory.address),
-        )],
-        ..Setup::default()
-    };
-    let world = World::set_up(setup).await;
+    let world = world_of_acr(host, &registry, &directory).await;
     assert_eq!(outcome(&world, host, 1).await, PASSED);
     let [asked] = directory.asked().try_into().unwrap();
     assert_eq!(asked.path, "/example.com/oauth2/v2.0/token");
