@@ -13,7 +13,6 @@ use axum::routing::get;
 use scanhook_core::image::Digest;
 use scanhook_scanner::registry::Dns;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -45,7 +44,7 @@ impl Drop for Registry {
 
 impl Registry {
     pub(super) async fn start() -> anyhow::Result<Self> {
-        let manifests = Arc::new(manifests()?);
+        let manifests = Arc::new(manifests());
         let listener = TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.context("could not open a socket for the demo's registry")?;
         let address = listener.local_addr()?;
@@ -101,56 +100,52 @@ fn last(repository: &str) -> String {
     name.unwrap_or_default().to_owned()
 }
 
-fn manifests() -> anyhow::Result<Manifests> {
+fn manifests() -> Manifests {
     let mut manifests = Manifests::new();
     let mut put = |name: &str, tag: Option<&str>, media_type, manifest: Value| {
         let bytes = manifest.to_string().into_bytes();
-        let digest = Digest::parse(&sha256(&bytes))?;
+        let digest = Digest::of(&bytes);
         for reference in [Some(digest.as_str()), tag].into_iter().flatten() {
             let key = (name.to_owned(), reference.to_owned());
             manifests.insert(key, (digest.clone(), media_type, bytes.clone()));
         }
-        anyhow::Ok(digest)
+        digest
     };
     let mut children = Vec::new();
     for architecture in ["amd64", "arm64"] {
         let child = image(CONFIG, LAYER, architecture);
-        let digest = put("pass", None, IMAGE, child)?;
+        let digest = put("pass", None, IMAGE, child);
         children.push(json!({
             "mediaType": IMAGE, "digest": digest, "size": 1,
             "platform": {"os": "linux", "architecture": architecture},
         }));
     }
     let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": children});
-    put("pass", Some("1.0"), INDEX, index)?;
+    put("pass", Some("1.0"), INDEX, index);
     for (name, tag) in [("fail", "2.0"), ("flaky", "1.1")] {
-        put(name, Some(tag), IMAGE, image(CONFIG, LAYER, name))?;
+        put(name, Some(tag), IMAGE, image(CONFIG, LAYER, name));
     }
     put(
         "chart",
         Some("0.1.0"),
         IMAGE,
         image(CHART, CHART_LAYER, "chart"),
-    )?;
+    );
     // A signature has an image's config, and none of an image's layers.
     put(
         "pass",
         Some(SIGNATURE),
         IMAGE,
         image(CONFIG, SIGNATURE_LAYER, "signature"),
-    )?;
-    Ok(manifests)
+    );
+    manifests
 }
 
 fn image(config: &str, layer: &str, content: &str) -> Value {
     json!({
         "schemaVersion": 2,
         "mediaType": IMAGE,
-        "config": {"mediaType": config, "digest": sha256(content.as_bytes()), "size": content.len()},
-        "layers": [{"mediaType": layer, "digest": sha256(b"layer"), "size": 5}],
+        "config": {"mediaType": config, "digest": Digest::of(content.as_bytes()), "size": content.len()},
+        "layers": [{"mediaType": layer, "digest": Digest::of(b"layer"), "size": 5}],
     })
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
