@@ -79,6 +79,16 @@ pub(crate) enum Command {
     Manual(ManualCommand),
 }
 
+impl Command {
+    /// Whether it runs the CLI, so that images are at work below this process.
+    pub(crate) fn runs_the_cli(&self) -> bool {
+        matches!(
+            self,
+            Self::Serve(_) | Self::Work(_) | Self::Demo | Self::Doctor(_)
+        )
+    }
+}
+
 const INIT_EXAMPLES: &str = "Examples:
   scanhook init --kind harbor --registry harbor.example.com
   scanhook init --kind ghcr --name my-org --config /etc/scanhook/scanhook.yaml";

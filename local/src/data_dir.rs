@@ -49,6 +49,11 @@ impl DataDir {
         Ok(is_ours.then_some(Self { path, _lock: lock }))
     }
 
+    /// The directory itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The queue's file.
     pub(crate) fn queue(&self) -> PathBuf {
         queue(&self.path)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use scanhook_scanner::cli::Cli;
+use scanhook_scanner::cli::{Cli, Confinement};
 use scanhook_scanner::config::{ScannerSettings, inherited, named_program};
 use scanhook_scanner::doctor::{self, Diagnosis, Images};
 use scanhook_scanner::registry::{Registries, system_dns};
@@ -19,6 +19,7 @@ const LIMIT: Duration = Duration::from_hours(12);
 pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let secrets = Secrets::local(&environment);
     let config = Arc::new(serve::load_config(&args.config.location, &secrets).await?);
+    let hidden = config.secret_files().collect();
     let settings = ScannerSettings::load(&secrets, Arc::clone(&config)).await;
     let settings = settings.map_err(unusable)?;
     let registries =
@@ -28,6 +29,7 @@ pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyho
         // One that is not there is what is found out, not what prevents it.
         program: named_program(&args.scanner_cli, &environment).unwrap_or(args.scanner_cli),
         inherited: inherited(&environment),
+        confinement: Confinement::of_this_program(hidden).await,
     };
     let images = Images {
         pass: args.pass_image,

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use clap::Parser as _;
 use scanhook_emulator::clock::Clock;
+use scanhook_scanner::cli;
 use scanhook_settings::Environment;
 use scanhook_settings::logs;
 use scanhook_settings::traces::Traces;
@@ -57,6 +58,9 @@ enum Outcome {
 struct Unusable(#[source] anyhow::Error);
 
 fn main() -> ExitCode {
+    if let Some(ended) = cli::supervise() {
+        return ended;
+    }
     // `demo` runs this program as the CLI, by a link of that name.
     let program = std::env::args_os().next().unwrap_or_default();
     if Path::new(&program)
@@ -66,6 +70,9 @@ fn main() -> ExitCode {
         return scanhook_stand_in::main();
     }
     let args = Args::parse();
+    if args.command.runs_the_cli() {
+        cli::protect();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -96,7 +96,7 @@ pub(crate) struct Server {
     stopping: Stopping,
     tasks: JoinSet<()>,
     /// Held until everything else has ended.
-    data_dir: DataDir,
+    _data_dir: DataDir,
 }
 
 /// The order of the end: first no more requests and receives, then no more endpoint for those still at work.
@@ -223,7 +223,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
             (&environment, &secrets),
             &queues,
             cli_program(named, &environment, ", or start with --no-scan")?,
-            &data_dir.scratch(),
+            &data_dir,
             Watched {
                 ledger: ledger.clone(),
                 breaker: Arc::clone(&breaker),
@@ -270,7 +270,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         store,
         stopping,
         tasks,
-        data_dir,
+        _data_dir: data_dir,
     })
 }
 
@@ -287,7 +287,7 @@ impl Server {
     /// Ends at once. What is in flight is scanned after the next start.
     pub(crate) fn abandon(mut self) {
         self.tasks.abort_all();
-        cli::end_leftovers(&self.data_dir.scratch());
+        cli::end_all_runs();
     }
 }
 

@@ -65,7 +65,7 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
     };
     output::notice(&format!("{again}: leaving what has begun to other workers"));
     worker.tasks.abort_all();
-    scanhook_scanner::cli::end_leftovers(&data_dir.scratch());
+    scanhook_scanner::cli::end_all_runs();
     Ok(Outcome::Findings)
 }
 
@@ -111,7 +111,7 @@ async fn start<L: Ledger>(
         (environment, secrets),
         &queues,
         program,
-        &data_dir.scratch(),
+        data_dir,
         ledger,
         system_dns(),
     )

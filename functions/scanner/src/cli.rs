@@ -1,6 +1,10 @@
 //! Running the CLI: the one place that starts a process.
 //!
-//! **Invariant**: no shell; an environment made from nothing; a process group of its own, of which nothing is left when
+//! In reading order: `slots` (where runs write), `space` (how much room there is), `confinement` (what the CLI must not have, and
+//! what the platform lets us do about it), `supervisor` (the process between us and the CLI) with `landlock` and `cgroup`,
+//! `processes` (starting and ending them).
+//!
+//! **Invariant**: no shell; an environment made from nothing; a supervisor of its own, below which nothing is left when
 //! the run ends, however it ends; its directory is gone then too. What was printed or reported leaves here redacted.
 
 use std::ffi::OsString;
@@ -9,12 +13,11 @@ use std::io::{self, Read as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use futures_util::future::{Either, join, select};
-use rustix::fs::{Mode, OFlags};
-use rustix::process::Signal;
+use rustix::fs::{Access, Mode, OFlags};
 use scanhook_core::message::ScanId;
 use scanhook_core::plan::{Inherited, ScanPlan};
 use scanhook_core::redact::Redactor;
@@ -24,14 +27,31 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+#[cfg(target_os = "linux")]
+mod cgroup;
+mod confinement;
+#[cfg(target_os = "linux")]
+mod landlock;
 mod processes;
 mod slots;
 mod space;
+#[cfg(target_os = "linux")]
+mod supervisor;
 
+pub use confinement::{Confinement, Measure, protect};
 use processes::RunProcesses;
-pub use processes::end_leftovers;
+pub use processes::end_all_runs;
+use slots::ScanDirectory;
 pub use slots::{OpenSlotsError, Slot, Slots};
 pub use space::{FreeSpace, NoRoom};
+#[cfg(target_os = "linux")]
+pub use supervisor::supervise;
+
+/// Is a supervisor, if this program was started as one. Only on Linux it ever is.
+#[cfg(not(target_os = "linux"))]
+pub fn supervise() -> Option<std::process::ExitCode> {
+    None
+}
 
 /// The Sysdig CLI.
 pub struct Cli {
@@ -39,6 +59,8 @@ pub struct Cli {
     pub program: PathBuf,
     /// What it is given of our own environment.
     pub inherited: Inherited,
+    /// What it is kept from.
+    pub confinement: Confinement,
 }
 
 /// A run that ended.
@@ -54,6 +76,9 @@ pub struct Run {
 
 /// Between SIGTERM and SIGKILL, within the run's time.
 const TERM_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a supervisor may take to end everything. It takes as long as the kernel does, unless somebody stopped it.
+const END_GRACE: Duration = Duration::from_secs(1);
 
 /// How long is waited for the end of the output once the process and its group are gone.
 const DRAIN_GRACE: Duration = Duration::from_millis(250);
@@ -80,9 +105,9 @@ impl Cli {
             fs::write(directories.certificates(), certificates.as_bytes())?;
         }
         let environment = plan.environment(&directories, &self.inherited);
-        let child = self.start(plan.arguments(&directories), environment, scan.path())?;
+        let started = self.start(plan.arguments(&directories), environment, &scan)?;
         slot.distrust_database();
-        let (exit, [stdout, stderr]) = watch(child, scan.path(), limit).await?;
+        let (exit, [stdout, stderr]) = watch(started, limit).await?;
         if matches!(exit, Exit::Code(_)) {
             slot.trust_database();
         }
@@ -118,53 +143,86 @@ impl Cli {
         environment.push(("HOME", scan.path().into()));
         environment.push(("TMPDIR", scan.path().join("tmp").into()));
         let arguments = arguments.iter().map(Into::into).collect();
-        let child = self.start(arguments, environment, scan.path())?;
-        let (exit, printed) = watch(child, scan.path(), limit).await?;
+        let started = self.start(arguments, environment, &scan)?;
+        let (exit, printed) = watch(started, limit).await?;
         let redactor = Redactor::new([]);
         let printed = printed.map(|it| it.shown(&redactor));
         Ok((exit, printed.join("\n").trim().to_owned()))
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place that starts a process"
-    )]
+    /// Starts the CLI below a supervisor, where there can be one.
     fn start(
         &self,
         arguments: Vec<OsString>,
         environment: Vec<(&'static str, OsString)>,
-        directory: &Path,
-    ) -> io::Result<Child> {
-        Command::new(&self.program)
-            .args(arguments)
+        scan: &ScanDirectory,
+    ) -> io::Result<(Child, RunProcesses)> {
+        // What the supervisor finds wrong with it would look like the CLI's own end.
+        rustix::fs::access(&self.program, Access::EXEC_OK)?;
+        #[cfg(target_os = "linux")]
+        let group = cgroup::RunGroup::make(scan.slot());
+        #[cfg(target_os = "linux")]
+        let mut command = match self.confinement.supervisor() {
+            Some(supervisor) => {
+                let hidden = self.confinement.hidden_with(scan.root());
+                let job = supervisor::Job {
+                    scan: scan.path(),
+                    database: scan.directories().database,
+                    hidden: &hidden,
+                    group: group.as_ref().map(cgroup::RunGroup::path),
+                    program: &self.program,
+                    arguments: &arguments,
+                };
+                let mut command = command(supervisor);
+                command.arg0(supervisor::NAME).args(job.to_arguments());
+                command
+            }
+            None => unsupervised(&self.program, arguments),
+        };
+        #[cfg(not(target_os = "linux"))]
+        let mut command = unsupervised(&self.program, arguments);
+        command
             .env_clear()
             .envs(environment)
-            .current_dir(directory)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()
+            .current_dir(scan.path());
+        RunProcesses::start(
+            command,
+            self.confinement.supervisor().is_some(),
+            #[cfg(target_os = "linux")]
+            group,
+        )
     }
 }
 
-/// Waits for a process to end, `limit` at most, and for its streams: the ends of stdout and stderr. Nothing of its group is
+fn unsupervised(program: &Path, arguments: Vec<OsString>) -> Command {
+    let mut command = command(program);
+    command.args(arguments);
+    command
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that starts a process"
+)]
+fn command(program: &Path) -> Command {
+    Command::new(program)
+}
+
+/// Waits for a run to end, `limit` at most, and for its streams: the ends of stdout and stderr. Nothing of its processes is
 /// left then.
 async fn watch(
-    mut child: Child,
-    directory: &Path,
+    (mut child, mut processes): (Child, RunProcesses),
     limit: Duration,
 ) -> io::Result<(Exit, [Tail; 2])> {
-    let processes = RunProcesses::of(&child, directory);
     let (mut stdout, mut stderr) = (Tail::new(STDOUT_KEPT), Tail::new(STDERR_KEPT));
     let exit = {
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let mut drained = pin!(join(stdout.fill_from(out), stderr.fill_from(err)));
-        let (exit, is_drained) =
-            match select(pin!(wait(&mut child, &processes, limit)), drained.as_mut()).await {
-                Either::Left((exit, _)) => (exit, false),
-                Either::Right((_, ended)) => (ended.await, true),
-            };
+        let ended = wait(&mut child, &mut processes, limit);
+        let (exit, is_drained) = match select(pin!(ended), drained.as_mut()).await {
+            Either::Left((exit, _)) => (exit, false),
+            Either::Right((_, ended)) => (ended.await, true),
+        };
         // Whoever is left may hold the streams open.
         drop(processes);
         if !is_drained {
@@ -175,18 +233,34 @@ async fn watch(
     Ok((exit, [stdout, stderr]))
 }
 
-/// Waits for the process to end; ends it and its group when its time is up.
-async fn wait(child: &mut Child, processes: &RunProcesses, limit: Duration) -> io::Result<Exit> {
+/// Waits for the CLI to end; ends it and all its processes when its time is up.
+async fn wait(
+    child: &mut Child,
+    processes: &mut RunProcesses,
+    limit: Duration,
+) -> io::Result<Exit> {
     let grace = TERM_GRACE.min(limit / 4);
-    if let Ok(status) = timeout(limit.saturating_sub(grace), child.wait()).await {
-        return Ok(exit(status?));
+    let mut ended = timeout(limit.saturating_sub(grace), child.wait()).await;
+    let is_in_time = ended.is_ok();
+    if ended.is_err() {
+        processes.terminate();
+        ended = timeout(grace, child.wait()).await;
     }
-    processes.signal(Signal::TERM);
-    if timeout(grace, child.wait()).await.is_err() {
-        processes.signal(Signal::KILL);
-        child.wait().await?;
+    if ended.is_err() {
+        processes.kill();
+        ended = timeout(END_GRACE, child.wait()).await;
     }
-    Ok(Exit::Deadline)
+    let Ok(status) = ended else {
+        // Somebody keeps the supervisor from ending; it is ended with the others.
+        return Ok(Exit::Deadline);
+    };
+    processes.leader_is_gone();
+    let status = status?;
+    Ok(if is_in_time {
+        exit(status)
+    } else {
+        Exit::Deadline
+    })
 }
 
 fn exit(status: ExitStatus) -> Exit {

@@ -22,7 +22,7 @@ use scanhook_settings::secrets::{Reread, Secret, Secrets};
 use secrecy::SecretString;
 
 use crate::batch::{MARGIN, Scanner};
-use crate::cli::{Cli, Slots};
+use crate::cli::{Cli, Confinement, Slots};
 use crate::dynamodb::{self, DynamoDbLedger};
 use crate::queue::{ATTEMPT, Queue};
 use crate::registry::{Outside, Registries, Sdk, system_dns};
@@ -185,10 +185,13 @@ pub async fn load(
         dead_letter_url,
         table,
         program: program.to_owned(),
+        // Runs write in the only place where anything is written, and read nothing of each other.
+        confinement: Confinement::of_this_program(Vec::new()).await,
         // Lambda gives each environment one batch at a time, and a batch is scanned one by one.
         slots: Slots::open(scratch, 1)?,
         environment: Arc::clone(environment),
     });
+    lasting.confinement.log_refused();
     let secrets = lasting.secrets.clone();
     let build = move |config| Arc::clone(&lasting).scanner(config);
     let opened = Live::open(location, secrets, build).await;
@@ -204,6 +207,7 @@ struct Lasting {
     dead_letter_url: String,
     table: Option<String>,
     program: PathBuf,
+    confinement: Confinement,
     slots: Slots,
 }
 
@@ -235,6 +239,7 @@ impl Lasting {
             cli: Cli {
                 program: find_program(&self.program, &self.environment)?,
                 inherited: inherited(&self.environment),
+                confinement: self.confinement.clone(),
             },
             slots: self.slots.clone(),
             margin: MARGIN,

@@ -14,7 +14,7 @@ use scanhook_core::image::Image;
 use scanhook_settings::Environment;
 use serde::Serialize;
 
-use crate::cli::{Cli, Slots};
+use crate::cli::{Cli, Confinement, Slots};
 use crate::config::ScannerSettings;
 use crate::registry::Registries;
 
@@ -48,6 +48,8 @@ impl Images {
 pub enum Outcome {
     /// As it should be.
     Ok,
+    /// Not so, and scans go on without it.
+    Warning,
     /// Not so.
     Failed,
     /// Not known, because something else failed first.
@@ -59,6 +61,7 @@ impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Warning => "warning",
             Self::Failed => "failed",
             Self::NotChecked => "not_checked",
         }
@@ -112,6 +115,7 @@ pub async fn examine(
     let slots = Slots::open(directory.path(), 1).map_err(io::Error::other)?;
     let host = host::examine(environment, directory.path());
     let mut checks = trials::of_the_program(cli).await;
+    checks.push(confined(&cli.confinement));
     let hosts = [
         host::authority(settings.api_url()),
         images.pass.registry.as_str().to_owned(),
@@ -133,4 +137,27 @@ pub async fn examine(
         assumptions,
         host,
     })
+}
+
+/// What the CLI is kept from on this platform, and what it is not.
+fn confined(confinement: &Confinement) -> Check {
+    let refused = confinement.refused().iter();
+    let refused: Vec<_> = refused
+        .map(|(measure, why)| format!("it {}: {why}", measure.danger()))
+        .collect();
+    let (outcome, detail) = if refused.is_empty() {
+        let kept = "an image that takes over the CLI reaches no memory, file or process that is not of its scan";
+        (Outcome::Ok, kept.to_owned())
+    } else {
+        let detail = format!(
+            "of an image that takes over the CLI: {}",
+            refused.join("; ")
+        );
+        (Outcome::Warning, detail)
+    };
+    Check {
+        check: "confinement",
+        outcome,
+        detail,
+    }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use scanhook_scanner::{config, invocation};
+use scanhook_scanner::{cli, config, invocation};
 use scanhook_settings::logs::{self, Format};
 use scanhook_settings::metrics::EmbeddedFormat;
 use serde_json::Value;
@@ -17,8 +17,16 @@ const COLLECTOR: Duration = Duration::from_secs(1);
 /// How long a batch waits for a configuration that must be read first.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+fn main() -> ExitCode {
+    if let Some(ended) = cli::supervise() {
+        return ended;
+    }
+    cli::protect();
+    run()
+}
+
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+async fn run() -> ExitCode {
     let environment = scanhook_settings::environment();
     if environment("AWS_LAMBDA_RUNTIME_API").is_none() {
         return fail("this is a Lambda function; `scanhook work` runs it without Lambda");

@@ -7,6 +7,7 @@ mod source;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -206,6 +207,20 @@ impl Config {
     pub fn registry(&self, registry: &Registry) -> Option<&RegistryConfig> {
         let entries = self.registries.iter().filter(|it| it.is_for(registry));
         entries.rev().max_by_key(|it| it.specificity())
+    }
+
+    /// The files that hold its secrets.
+    pub fn secret_files(&self) -> impl Iterator<Item = PathBuf> {
+        let auth = self.sources.values().flat_map(|it| &it.auth);
+        let auth = auth.filter_map(|it| it.shared().map(|(_, secret)| secret));
+        let credentials = self.registries.iter();
+        let credentials = credentials.filter_map(|it| it.credentials.secret().map(|(_, it)| it));
+        let token = self.scanner.as_ref().map(|it| &it.api_token);
+        let references = auth.chain(credentials).chain(token);
+        references.filter_map(|it| match it {
+            SecretRef::File(path) => Some(path.clone()),
+            _ => None,
+        })
     }
 
     /// Whether the configuration itself names this host, as a registry or as that of a source.

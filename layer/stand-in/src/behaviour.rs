@@ -75,8 +75,8 @@ const ALL: &[Behaviour] = &[
         "Unable to retrieve MainDB: unexpected status 401 Unauthorized. Exiting now"),
     stops("wrong-region", 3, Stage::Database, "the token is another region's; no 401 is quoted",
         "Unable to retrieve MainDB ... Exiting now"),
-    does("database-once", Ends::Second, deeds::spoil_database_once,
-        "spoils its database; passes once that was deleted and fetched again"),
+    does("database-stale", Ends::Code(0), deeds::spoil_stale_database,
+        "spoils a database that an earlier run fetched, and exits with 3; passes with one that it fetched itself"),
     // Errors of the registry.
     stops("not-found", 3, Stage::Image, "the registry has no such manifest",
         "unable to retrieve image {image}: GET {manifest}: MANIFEST_UNKNOWN: manifest unknown"),

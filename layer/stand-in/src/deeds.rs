@@ -44,20 +44,11 @@ pub(crate) fn fail_once(scan: &mut Scan<'_>) -> Result<(), Stop> {
     scan.stop_like(behaviour::of("network"))
 }
 
-/// Spoils the database and marks that beside its directory, where the mark outlives it.
-pub(crate) fn spoil_database_once(scan: &mut Scan<'_>) -> Result<(), Stop> {
-    let Some(database) = &scan.database else {
-        return Ok(());
-    };
-    let mark = database
-        .directory
-        .with_file_name(mark(scan, "database-once"));
-    if mark.exists() {
-        return Ok(());
-    }
-    File::create(mark)?;
-    if let Some(database) = &mut scan.database {
-        database.spoil()?;
+/// Spoils a database that an earlier run had fetched; one that it fetched itself will do.
+pub(crate) fn spoil_stale_database(scan: &mut Scan<'_>) -> Result<(), Stop> {
+    match &mut scan.database {
+        Some(database) if database.cached => database.spoil()?,
+        _ => return Ok(()),
     }
     Err(Stop::error(
         "Unable to retrieve MainDB: main.db: invalid database. Exiting now",

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use scanhook_emulator::clock::Clock;
 use scanhook_emulator::mapping::{self, HandlerError, Invocation, Mapping};
 use scanhook_scanner::batch::{self, MARGIN, Scanner};
-use scanhook_scanner::cli::{Cli, Slots};
+use scanhook_scanner::cli::{Cli, Confinement, Slots};
 use scanhook_scanner::config::{ScannerSettings, inherited, named_program};
 use scanhook_scanner::ledger::Ledger;
 use scanhook_scanner::queue;
@@ -21,6 +21,7 @@ use scanhook_settings::config::Config;
 use scanhook_settings::secrets::Secrets;
 
 use super::queues::Queues;
+use crate::data_dir::DataDir;
 use crate::faults::Plan;
 
 /// What a scan needs of an invocation beside the CLI's own time: killing, reaping, recording, answering.
@@ -64,7 +65,7 @@ pub(crate) async fn scanner<L: Ledger>(
     (environment, secrets): (&Environment, &Secrets),
     queues: &Queues,
     program: PathBuf,
-    scratch: &Path,
+    data_dir: &DataDir,
     ledger: L,
     dns: Dns,
 ) -> anyhow::Result<Scanner<L>> {
@@ -78,6 +79,9 @@ pub(crate) async fn scanner<L: Ledger>(
         queues.dead_letter_url.clone(),
         config.retry.attempts,
     );
+    let hidden = std::iter::once(data_dir.path().to_owned()).chain(config.secret_files());
+    let confinement = Confinement::of_this_program(hidden.collect()).await;
+    confinement.log_refused();
     Ok(Scanner {
         settings,
         registries,
@@ -86,8 +90,9 @@ pub(crate) async fn scanner<L: Ledger>(
         cli: Cli {
             program,
             inherited: inherited(environment),
+            confinement,
         },
-        slots: Slots::open(scratch, concurrency)?,
+        slots: Slots::open(&data_dir.scratch(), concurrency)?,
         margin: MARGIN,
         now: Arc::new(|| Clock::System.now()),
     })

@@ -10,6 +10,7 @@
 mod canary;
 mod collector;
 mod commands;
+mod confined;
 mod dlq;
 mod flood;
 mod kill;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
 use scanhook_core::auth::{Credential, Presented};
 use scanhook_core::image::{Digest, Image, Pin};
 use scanhook_core::kinds::SamplePush;
@@ -49,6 +50,8 @@ pub(crate) struct Place {
     directory: TempDir,
     /// The environment of every command.
     pub(crate) environment: BTreeMap<String, String>,
+    /// Whether commands run as `nobody`.
+    is_unprivileged: bool,
     logs: AtomicU32,
 }
 
@@ -82,8 +85,21 @@ impl Place {
                     ("no_proxy".to_owned(), "127.0.0.1".to_owned()),
                 ])
                 .collect(),
+            is_unprivileged: false,
             logs: AtomicU32::new(0),
         }
+    }
+
+    /// Gives all that is here to `nobody`, as whom commands run from now on; where tests have no privileges to drop, they stay
+    /// who they are.
+    pub(crate) fn become_unprivileged(&mut self) {
+        if !geteuid().is_root() {
+            return;
+        }
+        let mut chown = Command::new("chown");
+        chown.args(["-R", "65534:65534"]).arg(self.directory.path());
+        assert!(chown.status().unwrap().success());
+        self.is_unprivileged = true;
     }
 
     /// Has commands take the endpoint of a server for SQS.
@@ -116,6 +132,9 @@ impl Place {
             .envs(&self.environment)
             .current_dir(self.directory.path())
             .stdin(Stdio::null());
+        if self.is_unprivileged {
+            command.uid(65534).gid(65534);
+        }
         command
     }
 
@@ -580,5 +599,12 @@ fn cli_processes(root: &Path) -> Vec<CliProcess> {
             environment,
         })
     });
-    processes.filter(|it| it.home.starts_with(root)).collect()
+    let is_cli = |it: &CliProcess| {
+        let is_supervisor = it
+            .arguments
+            .first()
+            .is_some_and(|it| it == "scanhook-supervisor");
+        it.home.starts_with(root) && !is_supervisor
+    };
+    processes.filter(is_cli).collect()
 }

@@ -60,10 +60,11 @@ impl Slots {
             Err(TryLockError::Error(err)) => return Err(unusable(err)),
         }
         processes::end_leftovers(&root);
-        processes::adopt_orphans();
         let slots: Vec<_> = (0..count)
             .map(|it| root.join(format!("slot-{it}")))
             .collect();
+        #[cfg(target_os = "linux")]
+        slots.iter().for_each(|it| super::cgroup::end_leftovers(it));
         prepare(&root, &slots).map_err(unusable)?;
         let permits = Semaphore::new(slots.len());
         Ok(Self {
@@ -203,6 +204,18 @@ pub(super) struct ScanDirectory {
 impl ScanDirectory {
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The slot in which it is.
+    #[cfg(target_os = "linux")]
+    pub(super) fn slot(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
+
+    /// The directory of all slots.
+    #[cfg(target_os = "linux")]
+    pub(super) fn root(&self) -> &Path {
+        self.slot().parent().unwrap_or(&self.path)
     }
 
     pub(super) fn directories(&self) -> RunDirectories<'_> {

@@ -103,6 +103,11 @@ fn conclusion(id: &str, observed: &Observed) -> Conclusion {
         "cli-11" => cut_short(observed),
         "cli-14" => certificates(observed),
         "cli-15" => plain_http(observed),
+        "cli-16" if !observed.is_confined => unchecked("this platform lets the CLI write anywhere"),
+        "cli-16" => verdict_reached(
+            &observed.pass,
+            "a scan that could write nowhere else reached its verdict",
+        ),
         _ => unchecked("no run of the doctor shows it"),
     }
 }
@@ -298,6 +303,7 @@ mod tests {
             wrong_token: none(),
             has_certificates: false,
             is_plain: false,
+            is_confined: true,
         }
     }
 

@@ -14,7 +14,7 @@ use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 
 use super::{Check, Images, Outcome, lock};
-use crate::cli::{Cli, Slot};
+use crate::cli::{Cli, Measure, Slot};
 use crate::config::ScannerSettings;
 use crate::registry::Registries;
 
@@ -91,6 +91,8 @@ pub(super) struct Observed {
     pub(super) has_certificates: bool,
     /// Whether that registry is asked in plain HTTP.
     pub(super) is_plain: bool,
+    /// Whether the CLI was kept from writing elsewhere than it is assumed to.
+    pub(super) is_confined: bool,
 }
 
 impl Observed {
@@ -144,6 +146,7 @@ impl Observed {
             wrong_token,
             has_certificates: registries.certificates(&images.pass.registry).is_some(),
             is_plain: registries.is_plain(&images.pass.registry),
+            is_confined: cli.confinement.takes(Measure::Files),
         }
     }
 

@@ -329,9 +329,10 @@ async fn a_flaky_image_passes_on_its_second_receive() {
 #[tokio::test]
 async fn a_broken_database_is_dropped_before_the_next_attempt() {
     let world = World::start().await;
-    let first = world.outcome(&message("database-once"), 1).await;
+    world.run("pass").await;
+    let first = world.outcome(&message("database-stale"), 1).await;
     assert_eq!(first, "retried: database");
-    let second = world.outcome(&message("database-once"), 2).await;
+    let second = world.outcome(&message("database-stale"), 2).await;
     assert_eq!(second, "passed [0, 2, 2, 1, 1] confirmed");
 }
 

@@ -18,7 +18,8 @@ use scanhook_settings::secrets::Secrets;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use crate::world::{TOKEN, stand_in};
+use crate::processes::alive;
+use crate::world::{TOKEN, confinement, stand_in};
 
 /// A CLI of ours that says it is the pinned one: it hangs at its first scan, knows tokens and digests, and has the
 /// stand-in do the rest.
@@ -31,7 +32,7 @@ esac
 case "$SECURE_API_TOKEN" in
 scanhook-doctor*) echo "Unable to retrieve MainDB: 401 Unauthorized" >&2; exit 3 ;;
 esac
-mkdir "DIRECTORY/hung" 2>/dev/null && exec sleep 60
+[ -e "DIRECTORY/hung" ] || exec sleep 60
 exec STAND_IN "$@"
 "#;
 
@@ -62,6 +63,18 @@ impl Ward {
         path
     }
 
+    /// Notices the run that hangs, so that no other one does: a run can't write down that it has been here.
+    async fn see_it_hang(&self) {
+        while !alive(self.directory.path())
+            .iter()
+            .any(|it| it.contains("sleep 60"))
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        std::fs::write(self.directory.path().join("hung"), "").unwrap();
+        std::future::pending().await
+    }
+
     async fn examine(&self, program: &Path) -> Diagnosis {
         let host = self.registry.local_addr().unwrap();
         let yaml = format!(
@@ -87,6 +100,7 @@ impl Ward {
             inherited: Inherited {
                 variables: vec![("PATH", "/usr/bin:/bin".into())],
             },
+            confinement: confinement().await,
         };
         let image = |name: &str| Image::parse(&format!("{host}/demo/{name}:1.0")).unwrap();
         let images = Images {
@@ -140,11 +154,16 @@ fn detail<'a>(diagnosis: &'a Diagnosis, check: &str) -> &'a str {
 #[tokio::test]
 async fn a_cli_that_does_as_assumed_verifies_what_its_runs_show() {
     let ward = Ward::open().await;
-    let diagnosis = ward.examine(&ward.script(WELL)).await;
+    let script = ward.script(WELL);
+    let diagnosis = tokio::select! {
+        diagnosis = ward.examine(&script) => diagnosis,
+        () = ward.see_it_hang() => unreachable!("it waits for ever"),
+    };
     // Only that it is not the pinned file speaks against it.
     insta::assert_snapshot!(checks(&diagnosis), @"
     cli_present ok
     cli_checksum failed
+    confinement ok
     cli_version ok
     token ok
     database ok
@@ -170,6 +189,7 @@ async fn a_cli_that_does_as_assumed_verifies_what_its_runs_show() {
     cli-13 not_checked
     cli-14 not_checked
     cli-15 not_checked
+    cli-16 verified
     ");
     assert!(!diagnosis.is_healthy());
     let reached = diagnosis
@@ -207,6 +227,7 @@ async fn without_a_cli_that_is_said_and_nothing_is_concluded() {
     insta::assert_snapshot!(checks(&diagnosis), @"
     cli_present failed
     cli_checksum not_checked
+    confinement ok
     cli_version failed
     token not_checked
     database not_checked
@@ -239,6 +260,7 @@ async fn a_cli_that_ends_otherwise_than_assumed_refutes_it() {
     insta::assert_snapshot!(checks(&diagnosis), @"
     cli_present ok
     cli_checksum failed
+    confinement ok
     cli_version ok
     token not_checked
     database not_checked
@@ -264,6 +286,7 @@ async fn a_cli_that_ends_otherwise_than_assumed_refutes_it() {
     cli-13 not_checked
     cli-14 not_checked
     cli-15 not_checked
+    cli-16 refuted
     ");
     let rows = &diagnosis.assumptions;
     let exit_codes = rows.iter().find(|it| it.id == "cli-4").unwrap();

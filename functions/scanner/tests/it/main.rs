@@ -16,6 +16,7 @@ mod doctor;
 mod dynamodb;
 mod faults;
 mod hostile;
+mod hostile_cli;
 mod ledger;
 mod listing;
 mod metrics;

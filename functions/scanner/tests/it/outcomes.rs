@@ -22,7 +22,7 @@ async fn each_behaviour_of_the_cli_becomes_what_the_contract_says() {
         writeln!(table, "{:<28}{outcome}", behaviour.name).unwrap();
         assert_eq!(alive(&world.scratch()), [""; 0], "{}", behaviour.name);
         let expected: &[_] = match behaviour.name {
-            "killed" | "wrong-region" | "database-once" => &["lock"],
+            "killed" | "wrong-region" => &["lock"],
             _ if behaviour.ends == Ends::Never => &["lock"],
             _ => &["lock", "slot-0/database"],
         };
@@ -39,7 +39,7 @@ async fn each_behaviour_of_the_cli_becomes_what_the_contract_says() {
     fail                        failed [2, 2, 2, 1, 1] confirmed
     bad-token                   dead letter: bad_token
     wrong-region                retried: database
-    database-once               retried: database
+    database-stale              passed [0, 2, 2, 1, 1] confirmed
     not-found                   dead letter: image_not_found
     registry-401                dead letter: unauthorized
     registry-login              passed [0, 2, 2, 1, 1] confirmed

@@ -21,7 +21,7 @@ use scanhook_emulator::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{self, Peeked, Store};
 use scanhook_scanner::batch::{self, Scanner};
-use scanhook_scanner::cli::{Cli, FreeSpace, Run, Slots};
+use scanhook_scanner::cli::{Cli, Confinement, FreeSpace, Run, Slots};
 use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::queue::Queue;
 use scanhook_scanner::registry::{Dns, Outside, Registries, Sdk};
@@ -81,6 +81,16 @@ pub(crate) fn stand_in() -> PathBuf {
         program.display()
     );
     program
+}
+
+/// The function's own program, which is a supervisor by another name.
+pub(crate) fn supervisor() -> PathBuf {
+    env!("CARGO_BIN_EXE_scanner").into()
+}
+
+/// What the CLI is kept from, as in the function itself, by whose program it is supervised.
+pub(crate) async fn confinement() -> Confinement {
+    Confinement::by(&supervisor(), Vec::new()).await
 }
 
 /// A script of ours in the place of the CLI.
@@ -160,6 +170,11 @@ impl World {
                 program: setup.program.to_owned(),
                 inherited: Inherited {
                     variables: vec![("PATH", "/usr/bin:/bin".into())],
+                },
+                confinement: if setup.is_unconfined {
+                    Confinement::default()
+                } else {
+                    confinement().await
                 },
             },
             slots: match setup.free_space {
@@ -402,6 +417,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) throttle: f64,
     /// How much space is free; else as the disk has it.
     pub(crate) free_space: Option<FreeSpace>,
+    /// Whether the CLI runs without a supervisor, as where there can be none.
+    pub(crate) is_unconfined: bool,
 }
 
 impl Default for Setup<'_> {
@@ -418,6 +435,7 @@ impl Default for Setup<'_> {
             hosts: Vec::new(),
             environment: Vec::new(),
             sdk: Sdk::default(),
+            is_unconfined: false,
             throttle: 0.0,
             free_space: None,
         }

@@ -67,7 +67,7 @@ pub enum CredentialsConfig {
 
 impl CredentialsConfig {
     /// The one secret of each type that has one: its key, and where it is.
-    fn secret(&self) -> Option<(&'static str, &SecretRef)> {
+    pub(super) fn secret(&self) -> Option<(&'static str, &SecretRef)> {
         match self {
             Self::Anonymous | Self::Ecr => None,
             Self::Basic { password, .. } | Self::Acr { password, .. } => {
