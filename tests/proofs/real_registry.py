@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import oci
 from backfill import put
 from harness import (
+    Book,
     Process,
     Proof,
     Workshop,
@@ -124,7 +125,7 @@ class Cli:
 def record_runs(directory: Path) -> Cli:
     stand_in = link_stand_in(directory / "stand-in")
     cli = Cli(directory / "sysdig-cli-scanner", directory / "runs")
-    cli.program.write_text(f'#!/bin/sh\necho "$*" >> "{cli.log}"\nexec "{stand_in}" "$@"\n')
+    cli.program.write_text(f'{Book(cli.log).script}write "$*"\nexec "{stand_in}" "$@"\n')
     cli.program.chmod(0o755)
     return cli
 

@@ -27,12 +27,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from any_registry import listen, new_digest
 from backfill import serving
-from harness import Disproved, Process, Proof, Workshop, base_environment, http, require_binaries, run_proof, until
+from harness import Book, Disproved, Process, Proof, Workshop, base_environment, http, require_binaries, run_proof, until
 from ledger import SERVERS, TABLE, start_dynamodb
 from serve import DEAD_LETTERS, QUEUE, SCANHOOK, Server, link_stand_in, start_server
 
@@ -124,6 +125,10 @@ class Scene:
     sent: list[str] = field(default_factory=list)
     """Scan ids."""
 
+    @cached_property
+    def book(self) -> Book:
+        return Book(self.directory / "runs")
+
     @property
     def directory(self) -> Path:
         return self.shop.directory / ("table" if self.table else "own")
@@ -188,18 +193,18 @@ class Worker:
     def __post_init__(self) -> None:
         self.home.mkdir(parents=True)
         runs = self.scene.directory / "runs"
-        # What a kill interrupted may still run beside this one; `kill -0` tells.
-        (self.home / "cli").write_text(f"""#!/bin/sh
+        # What a kill interrupted may still run beside this one.
+        (self.home / "cli").write_text(f"""{self.scene.book.script}
 for word in "$@"; do case "$word" in *app-*) app="${{word#*app-}}"; app="${{app%%/*}}";; esac; done
 for pid in $(sed -n "s/^begin $app [0-9]* [0-9.]* //p" {runs} 2>/dev/null); do
-    kill -0 "$pid" 2>/dev/null && echo "beside $app {self.number} 0 $$" >> {runs}.beside
+    [ -e "/proc/$pid" ] && beside=1
 done
-echo "begin $app {self.number} $(date +%s.%N) $$" >> {runs}
-[ -e {runs}.beside ] && cat {runs}.beside >> {runs} && rm -f {runs}.beside
+write "begin $app {self.number} $(date +%s.%N) $$"
+[ -z "$beside" ] || write "beside $app {self.number} 0 $$"
 sleep "${{app##*-}}"
 {self.home}/bin/sysdig-cli-scanner "$@"
 code=$?
-echo "end $app {self.number} $(date +%s.%N) $$" >> {runs}
+write "end $app {self.number} $(date +%s.%N) $$"
 exit $code
 """)
         (self.home / "cli").chmod(0o755)

@@ -5,7 +5,6 @@
 //! how that ended and what it printed. With `bare` at the end nothing is protected and nothing confined.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a test's process prints, and fails where it fails"
 )]

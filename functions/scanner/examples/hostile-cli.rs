@@ -3,6 +3,8 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
+    clippy::exit,
+    clippy::zombie_processes,
     reason = "it stands for another program, and fails where it fails"
 )]
 

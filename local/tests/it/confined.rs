@@ -31,10 +31,8 @@ fn an_image_that_takes_over_the_cli_finds_no_secret_of_the_server() {
     let cli = place.path("hostile-cli");
     fs::write(&cli, SCRIPT).unwrap();
     fs::set_permissions(&cli, fs::Permissions::from_mode(0o755)).unwrap();
-    for name in ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
-        let value = format!("fake-role-of-{}", &name[4..7]);
-        place.environment.insert(name.to_owned(), value);
-    }
+    let (name, value) = ("AWS_SECRET_ACCESS_KEY", "fake-role-of-AWS");
+    place.environment.insert(name.to_owned(), value.to_owned());
     place.become_unprivileged();
     let serve = place.serve(&["--scanner-cli=./hostile-cli"]);
     let delivery = place.delivery("harbor", "harbor.example.com/team/app:1");

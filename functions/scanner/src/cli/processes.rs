@@ -12,9 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{
-    Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpgid, waitpid,
-};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid, waitpid};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -225,12 +223,16 @@ pub(super) fn end_leftovers(_root: &Path) {}
 mod linux {
     use std::ffi::OsStr;
     use std::fs;
+    use std::io;
     use std::os::unix::ffi::OsStrExt as _;
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
-    use rustix::process::{getpgid, getpgrp, getpid, set_child_subreaper};
+    use rustix::process::{
+        Pid, Signal, WaitOptions, getpgid, getpgrp, getpid, kill_process, kill_process_group,
+        set_child_subreaper, waitpid,
+    };
 
-    use super::*;
+    use super::{BETWEEN_LOOKS, LOOKS, supervisor};
 
     /// Makes this process the parent of its descendants' orphans.
     pub(in super::super) fn adopt_orphans() -> io::Result<()> {

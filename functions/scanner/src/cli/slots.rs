@@ -64,7 +64,9 @@ impl Slots {
             .map(|it| root.join(format!("slot-{it}")))
             .collect();
         #[cfg(target_os = "linux")]
-        slots.iter().for_each(|it| super::cgroup::end_leftovers(it));
+        for slot in &slots {
+            super::cgroup::end_leftovers(slot);
+        }
         prepare(&root, &slots).map_err(unusable)?;
         let permits = Semaphore::new(slots.len());
         Ok(Self {

@@ -72,7 +72,7 @@ impl Ward {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         std::fs::write(self.directory.path().join("hung"), "").unwrap();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn examine(&self, program: &Path) -> Diagnosis {

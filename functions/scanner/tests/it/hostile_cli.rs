@@ -47,20 +47,13 @@ impl Host {
             is_mounted,
         };
         for entry in ["", "secret", "queue.db"] {
-            host.give(&host.path().join(entry));
+            give(&host.path().join(entry));
         }
         host
     }
 
     fn path(&self) -> &Path {
         self.directory.path()
-    }
-
-    fn give(&self, path: &Path) {
-        if geteuid().is_root() {
-            let (user, group) = (Uid::from_raw(UNPRIVILEGED), Gid::from_raw(UNPRIVILEGED));
-            chown(path, Some(user), Some(group)).unwrap();
-        }
     }
 
     fn start(&self, deed: &str, seconds: u32) -> Running {
@@ -113,6 +106,14 @@ impl Drop for Host {
         if self.is_mounted {
             system(&format!("umount {}", self.path().display()));
         }
+    }
+}
+
+/// Gives a file to the unprivileged user.
+fn give(path: &Path) {
+    if geteuid().is_root() {
+        let (user, group) = (Uid::from_raw(UNPRIVILEGED), Gid::from_raw(UNPRIVILEGED));
+        chown(path, Some(user), Some(group)).unwrap();
     }
 }
 
@@ -390,7 +391,7 @@ impl Delegated {
         let _ = fs::create_dir(&group);
         for file in ["", "cgroup.procs"] {
             let (user, id) = (Uid::from_raw(UNPRIVILEGED), Gid::from_raw(UNPRIVILEGED));
-            chown(&group.join(file), Some(user), Some(id)).unwrap();
+            chown(group.join(file), Some(user), Some(id)).unwrap();
         }
         Self(group)
     }
