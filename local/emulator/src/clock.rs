@@ -1,22 +1,23 @@
-//! What time it is, and waiting for a time.
+//! What time it is, how much time has passed, and waiting.
 //!
 //! **Invariant**: the queue and the mapping know no other clock, so a test that turns a [`ManualClock`] runs hours of
-//! visibility, backoff and retention in milliseconds.
+//! visibility, backoff and retention in milliseconds. Whatever waits, waits on [`Clock::elapsed`]: setting the wall clock
+//! ends no wait and prolongs none.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
-/// The wall clock may be set while we sleep, and a suspended machine's timers stand still: look again this often.
-const LONGEST_NAP: Duration = Duration::from_secs(1);
+/// When this process first asked how much time has passed.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// The time source of queue and mapping.
 #[derive(Clone, Debug)]
 pub enum Clock {
-    /// The machine's wall clock.
+    /// The machine's clocks.
     System,
     /// A clock that stands still until a test turns it.
     Manual(ManualClock),
@@ -40,24 +41,27 @@ impl Clock {
         self.now().checked_add(duration).unwrap_or(Timestamp::MAX)
     }
 
-    /// Waits until this clock shows `instant` or later.
-    pub async fn sleep_until(&self, instant: Timestamp) {
+    /// The time that has passed since some moment of this process. It never goes back, does not move when the wall clock is
+    /// set, and stands still while the machine is suspended.
+    pub fn elapsed(&self) -> Duration {
         match self {
-            Self::System => loop {
-                match Duration::try_from(instant.duration_since(self.now())) {
-                    Ok(remaining) if !remaining.is_zero() => {
-                        tokio::time::sleep(remaining.min(LONGEST_NAP)).await;
-                    }
-                    _ => return,
-                }
-            },
-            Self::Manual(clock) => clock.sleep_until(instant).await,
+            Self::System => START.elapsed(),
+            Self::Manual(clock) => clock.state.borrow().elapsed,
         }
     }
 
-    /// Waits for `duration` on this clock.
+    /// Waits until [`Clock::elapsed`] is at least `elapsed`.
+    pub async fn sleep_until(&self, elapsed: Duration) {
+        match self {
+            Self::System => tokio::time::sleep(elapsed.saturating_sub(self.elapsed())).await,
+            Self::Manual(clock) => clock.sleep_until(elapsed).await,
+        }
+    }
+
+    /// Waits for `duration`.
     pub async fn sleep(&self, duration: Duration) {
-        self.sleep_until(self.after(duration)).await;
+        self.sleep_until(self.elapsed().saturating_add(duration))
+            .await;
     }
 }
 
@@ -70,8 +74,24 @@ pub struct ManualClock {
 #[derive(Debug)]
 struct State {
     now: Timestamp,
+    elapsed: Duration,
     next_sleeper: u64,
-    sleepers: BTreeMap<u64, Timestamp>,
+    sleepers: BTreeMap<u64, Duration>,
+}
+
+impl State {
+    fn advance(&mut self, duration: Duration) {
+        self.now = self.now.checked_add(duration).unwrap_or(Timestamp::MAX);
+        self.elapsed += duration;
+    }
+
+    /// When those wake who still wait.
+    fn due(&self) -> impl Iterator<Item = Duration> {
+        self.sleepers
+            .values()
+            .copied()
+            .filter(|it| *it > self.elapsed)
+    }
 }
 
 impl ManualClock {
@@ -79,6 +99,7 @@ impl ManualClock {
     pub fn at(start: Timestamp) -> Self {
         let state = State {
             now: start,
+            elapsed: Duration::ZERO,
             next_sleeper: 0,
             sleepers: BTreeMap::new(),
         };
@@ -94,21 +115,17 @@ impl ManualClock {
 
     /// Turns the clock forward and wakes who waited for an instant on the way.
     pub fn advance(&self, duration: Duration) {
-        self.state.send_modify(|state| {
-            state.now = state.now.checked_add(duration).unwrap_or(Timestamp::MAX);
-        });
+        self.state.send_modify(|state| state.advance(duration));
+    }
+
+    /// Sets the wall clock, as an operator or NTP does. No time passes, so nobody wakes.
+    pub fn set(&self, by: SignedDuration) {
+        self.state.send_modify(|state| state.now += by);
     }
 
     /// Waits until at least `count` tasks wait for a later instant of this clock.
     pub async fn sleepers(&self, count: usize) {
-        let asleep = |state: &State| {
-            state
-                .sleepers
-                .values()
-                .filter(|&&due| due > state.now)
-                .count()
-                >= count
-        };
+        let asleep = |state: &State| state.due().count() >= count;
         // The sender lives as long as `self`, so this cannot fail.
         let _ = self.state.subscribe().wait_for(asleep).await;
     }
@@ -117,22 +134,18 @@ impl ManualClock {
     pub async fn advance_to_next_sleeper(&self) {
         self.sleepers(1).await;
         self.state.send_modify(|state| {
-            let earliest = state
-                .sleepers
-                .values()
-                .filter(|&&due| due > state.now)
-                .min();
-            state.now = earliest.copied().unwrap_or(state.now);
+            let earliest = state.due().min().unwrap_or(state.elapsed);
+            state.advance(earliest.saturating_sub(state.elapsed));
         });
     }
 
-    async fn sleep_until(&self, instant: Timestamp) {
+    async fn sleep_until(&self, elapsed: Duration) {
         let mut state = self.state.subscribe();
-        if state.borrow().now >= instant {
+        if state.borrow().elapsed >= elapsed {
             return;
         }
-        let _sleeper = Sleeper::register(self, instant);
-        let _ = state.wait_for(|state| state.now >= instant).await;
+        let _sleeper = Sleeper::register(self, elapsed);
+        let _ = state.wait_for(|state| state.elapsed >= elapsed).await;
     }
 }
 
@@ -143,12 +156,12 @@ struct Sleeper<'a> {
 }
 
 impl<'a> Sleeper<'a> {
-    fn register(clock: &'a ManualClock, instant: Timestamp) -> Self {
+    fn register(clock: &'a ManualClock, due: Duration) -> Self {
         let mut number = 0;
         clock.state.send_modify(|state| {
             number = state.next_sleeper;
             state.next_sleeper += 1;
-            state.sleepers.insert(number, instant);
+            state.sleepers.insert(number, due);
         });
         Self { clock, number }
     }

@@ -246,7 +246,7 @@ where
             biased;
             // The handler may panic before it returns a future.
             response = AssertUnwindSafe(async { (self.handler)(invocation).await }).catch_unwind() => response,
-            () = self.clock.sleep_until(deadline) => return Err(Failure::TimedOut),
+            () = self.clock.sleep(self.config.function_timeout) => return Err(Failure::TimedOut),
             () = cancelled.cancelled() => return Err(Failure::Cancelled),
         };
         let response = response

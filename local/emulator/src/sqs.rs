@@ -1,6 +1,6 @@
 //! A durable SQS for one machine: the store, its AWS JSON 1.0 endpoint, and a look inside.
 //!
-//! In reading order: `file` opens and checks the database; `store` is the writer thread everything goes through; `attributes`,
+//! In reading order: `file` opens and checks the database; `time` is what messages age by; `store` is the writer thread everything goes through; `attributes`,
 //! `queues`, `message`, `messages`, `receive` and `tasks` are what SQS does, on one connection and at one instant;
 //! `protocol` and `operations` speak AWS's wire format; `client` is an SDK's way there without a socket; `inspect` looks without touching.
 //!
@@ -22,10 +22,12 @@ mod receipt;
 mod receive;
 mod store;
 mod tasks;
+mod time;
 
 pub use error::{Code, Error};
 pub use file::OpenError;
 pub use inspect::{Depth, Filter, Page, Peeked, State};
+pub use messages::{DeadLetter, Expiry};
 pub use protocol::Endpoint;
 pub use store::Store;
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -57,11 +56,11 @@ impl<'a> Poller<'a> {
             let wait = match window_end {
                 None if batch.is_empty() => self.config.receive_wait,
                 None => {
-                    window_end = Some(self.clock.after(self.config.batching_window));
+                    window_end = Some(self.clock.elapsed() + self.config.batching_window);
                     continue;
                 }
                 Some(end) => {
-                    let remaining = self.remaining(end);
+                    let remaining = end.saturating_sub(self.clock.elapsed());
                     if remaining.is_zero() {
                         break;
                     }
@@ -126,21 +125,18 @@ impl<'a> Poller<'a> {
                 }
                 let pause = backoff(self.failed_receives, SHORTEST_PAUSE, LONGEST_PAUSE);
                 self.failed_receives = self.failed_receives.saturating_add(1);
-                self.pause_until(self.clock.after(pause)).await;
+                self.pause_until(self.clock.elapsed() + pause).await;
                 Vec::new()
             }
         }
     }
 
-    async fn pause_until(&self, instant: Timestamp) {
+    /// Waits until so much time has passed on the mapping's clock.
+    async fn pause_until(&self, elapsed: Duration) {
         tokio::select! {
-            () = self.clock.sleep_until(instant) => {}
+            () = self.clock.sleep_until(elapsed) => {}
             () = self.stopping.cancelled() => {}
         }
-    }
-
-    fn remaining(&self, end: Timestamp) -> Duration {
-        Duration::try_from(end.duration_since(self.clock.now())).unwrap_or_default()
     }
 }
 

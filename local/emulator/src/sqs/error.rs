@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
+use crate::cause::Cause;
+
 /// Why a queue operation did not happen.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
@@ -63,6 +65,15 @@ impl Error {
             Code::ServiceUnavailable,
             "The request has failed due to a temporary failure of the server.",
         )
+    }
+
+    /// What keeps the queue file from being used.
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Sql(err) => Cause::of(err),
+            Self::Row(_) => Cause::Damaged,
+            Self::Refused { .. } | Self::Stopped => Cause::Unavailable,
+        }
     }
 
     /// Tells whether SQS refused with this code.

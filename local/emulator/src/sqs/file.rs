@@ -7,8 +7,11 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
+use super::time::{QueueTime, Shift};
+use crate::clock::Clock;
+
 /// The schema this program writes. It is raised with every change of `SCHEMA`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// Another process that is just ending gets this long to let go of the file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -61,6 +64,21 @@ CREATE TABLE move_task (
 ) STRICT;
 ";
 
+/// What schema 2 adds: where the queues' time was when it was last written down.
+const TIME: &str = "
+CREATE TABLE time (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    now INTEGER NOT NULL,
+    shift INTEGER NOT NULL
+) STRICT;
+";
+
+/// Schema 1 went by the wall clock, right or wrong. No message is from the future, and none is hidden for longer than SQS can hide it.
+const FROM_SCHEMA_1: [&str; 2] = [
+    "UPDATE message SET sent_at = ?1 WHERE sent_at > ?1",
+    "UPDATE message SET visible_at = ?1 WHERE visible_at > ?1 + 43200000",
+];
+
 /// Why a queue file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -99,9 +117,14 @@ pub enum OpenError {
     },
 }
 
-/// Opens the queue file at `path`, and creates it if there is none.
-pub(crate) fn open(path: &Path) -> Result<Connection, OpenError> {
-    try_open(path).map_err(|failure| match failure {
+/// Opens the queue file at `path`, and creates it if there is none; its time goes on by `clock`.
+pub(crate) fn open(path: &Path, clock: Clock) -> Result<(Connection, QueueTime, Shift), OpenError> {
+    let wall = clock.now().as_millisecond();
+    let opened = try_open(path, wall).and_then(|connection| {
+        let (time, shift) = QueueTime::resume(&connection, clock)?;
+        Ok((connection, time, shift))
+    });
+    opened.map_err(|failure| match failure {
         Failure::Refused(err) => err,
         Failure::Sql(err) => match err.sqlite_error_code() {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged {
@@ -130,7 +153,7 @@ impl From<rusqlite::Error> for Failure {
     }
 }
 
-fn try_open(path: &Path) -> Result<Connection, Failure> {
+fn try_open(path: &Path, wall: i64) -> Result<Connection, Failure> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(LOCK_PATIENCE)?;
     // Two servers on one file would each believe to be its only writer.
@@ -146,7 +169,7 @@ fn try_open(path: &Path) -> Result<Connection, Failure> {
                 return Err(Failure::Refused(OpenError::Foreign(path.to_owned())));
             }
         }
-        SCHEMA_VERSION => check(&connection, path)?,
+        1..=SCHEMA_VERSION => check(&connection, path)?,
         found => {
             return Err(Failure::Refused(OpenError::Newer {
                 path: path.to_owned(),
@@ -160,7 +183,7 @@ fn try_open(path: &Path) -> Result<Connection, Failure> {
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.set_prepared_statement_cache_capacity(64);
-    create(&mut connection)?;
+    create(&mut connection, wall)?;
     Ok(connection)
 }
 
@@ -175,13 +198,23 @@ fn check(connection: &Connection, path: &Path) -> Result<(), Failure> {
     }))
 }
 
-/// Writes the schema into a new file, and takes the lock on an old one.
-fn create(connection: &mut Connection) -> Result<(), rusqlite::Error> {
+/// Writes the schema into a new file, brings an old one up to date, and takes the lock; `wall` is the wall clock's time.
+fn create(connection: &mut Connection, wall: i64) -> Result<(), rusqlite::Error> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    if transaction.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? == 0 {
-        transaction.execute_batch(SCHEMA)?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    match transaction.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0))? {
+        0 => {
+            transaction.execute_batch(SCHEMA)?;
+            transaction.execute_batch(TIME)?;
+        }
+        1 => {
+            transaction.execute_batch(TIME)?;
+            for change in FROM_SCHEMA_1 {
+                transaction.execute(change, [wall])?;
+            }
+        }
+        _ => {}
     }
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     transaction.commit()
 }

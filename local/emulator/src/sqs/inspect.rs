@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Row, params};
+use rusqlite::Row;
 use serde::{Deserialize, Serialize};
 
-use super::attributes::RETENTION;
 use super::error::Error;
 use super::message::AttributeValue;
-use super::messages::expire;
+use super::messages::{expire, oldest_kept};
 use super::queues::{Queue, find};
 use super::store::{Db, Store};
 
@@ -94,12 +93,23 @@ impl Store {
     }
 }
 
+/// A page ends at so many bytes of bodies and attributes, so that a look at large messages does not take memory without end.
+const LARGEST_PAGE: usize = 4 << 20;
+
+/// A message's place in its queue: when it was sent, by the queues' time, and its number.
+pub(crate) type Place = (i64, i64);
+
 impl Store {
-    /// Returns at most `limit` messages of a queue, from behind the place that an earlier page told.
-    pub(crate) async fn page(
+    /// Returns the first messages of a queue, oldest first: at most `limit`, and about 4 MiB.
+    pub async fn page(&self, queue: &str, limit: usize) -> Result<Page, Error> {
+        self.page_after(queue, None, limit).await
+    }
+
+    /// Returns a page from behind the place that an earlier one named.
+    pub(crate) async fn page_after(
         &self,
         queue: &str,
-        after: Option<(i64, i64)>,
+        after: Option<Place>,
         limit: usize,
     ) -> Result<Page, Error> {
         let queue = queue.to_owned();
@@ -108,55 +118,73 @@ impl Store {
     }
 }
 
-fn page(
-    db: &Db<'_>,
-    queue: &Queue,
-    after: Option<(i64, i64)>,
-    limit: usize,
-) -> Result<Page, Error> {
-    let mut statement = db.sql.prepare_cached(
-        "SELECT id, body, attributes, group_id, dead_letter_source, sent_at, receive_count, visible_at, received_at, seq
-         FROM message WHERE queue = ?1 AND sent_at > ?2 AND (sent_at, seq) > (?3, ?4) ORDER BY sent_at, seq LIMIT ?5",
-    )?;
-    let oldest_kept = db.now - queue.attributes.number(&RETENTION) * 1000;
+fn page(db: &Db<'_>, queue: &Queue, after: Option<Place>, limit: usize) -> Result<Page, Error> {
+    let mut statement = db.sql.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM message WHERE queue = ?1 AND sent_at > ?2 AND (sent_at, seq) > (?3, ?4) ORDER BY sent_at, seq",
+    ))?;
     let (sent_at, seq) = after.unwrap_or((i64::MIN, i64::MIN));
-    let size = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows =
-        statement.query_and_then(params![queue.id, oldest_kept, sent_at, seq, size], |row| {
-            let place = format!("{}.{}", row.get::<_, i64>(5)?, row.get::<_, i64>(9)?);
-            Ok::<_, Error>((place, from_row(row, db.now)?))
-        })?;
-    let (places, messages): (Vec<_>, Vec<_>) =
-        rows.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
-    let is_full = messages.len() == limit;
+    let mut rows = statement.query([queue.id, oldest_kept(db, queue), sent_at, seq])?;
+    let (mut messages, mut size, mut next) = (Vec::new(), 0, None);
+    while let Some(row) = rows.next()? {
+        if messages.len() == limit || size >= LARGEST_PAGE {
+            return Ok(Page { messages, next });
+        }
+        let message = from_row(row, db)?;
+        let attributes = message.attributes.iter();
+        let attributes: usize = attributes
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        size += message.body.len() + attributes;
+        next = Some(format!(
+            "{}.{}",
+            row.get::<_, i64>(1)?,
+            row.get::<_, i64>(0)?
+        ));
+        messages.push(message);
+    }
     Ok(Page {
         messages,
-        next: places.into_iter().next_back().filter(|_| is_full),
+        next: None,
     })
 }
 
 /// Returns the first `limit` messages of a queue that `filter` lets through, oldest first.
-pub(crate) fn peek(
+fn peek(
     db: &Db<'_>,
     queue: &Queue,
     limit: usize,
     mut filter: impl FnMut(&Peeked) -> bool,
 ) -> Result<Vec<Peeked>, Error> {
-    let mut statement = db.sql.prepare_cached(
-        "SELECT id, body, attributes, group_id, dead_letter_source, sent_at, receive_count, visible_at, received_at
-         FROM message WHERE queue = ?1 AND sent_at > ?2 ORDER BY sent_at, seq",
-    )?;
-    let oldest_kept = db.now - queue.attributes.number(&RETENTION) * 1000;
-    let peeked = statement.query_and_then([queue.id, oldest_kept], |row| from_row(row, db.now))?;
-    // An error passes the filter, so that it is not lost.
-    peeked
-        .filter(|it| it.as_ref().map_or(true, &mut filter))
-        .take(limit)
-        .collect()
+    let mut peeked = Vec::new();
+    look_through(db, queue, |message| {
+        if peeked.len() < limit && filter(&message) {
+            peeked.push(message);
+        }
+        peeked.len() < limit
+    })?;
+    Ok(peeked)
+}
+
+/// Looks at the messages of a queue one by one, oldest first, for as long as `look` wants to see more.
+pub(crate) fn look_through(
+    db: &Db<'_>,
+    queue: &Queue,
+    mut look: impl FnMut(Peeked) -> bool,
+) -> Result<(), Error> {
+    let mut statement = db.sql.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM message WHERE queue = ?1 AND sent_at > ?2 ORDER BY sent_at, seq",
+    ))?;
+    let mut rows = statement.query([queue.id, oldest_kept(db, queue)])?;
+    while let Some(row) = rows.next()? {
+        if !look(from_row(row, db)?) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Counts the messages of a queue. Those that are visible, be they ever so many, are counted in an index alone.
-pub(crate) fn depth(db: &Db<'_>, queue: &Queue) -> Result<Depth, Error> {
+pub(crate) fn depth(db: &mut Db<'_>, queue: &Queue) -> Result<Depth, Error> {
     expire(db, queue)?;
     let mut statement = db.sql.prepare_cached(
         "SELECT (SELECT count(*) FROM message WHERE queue = ?1 AND visible_at <= ?2),
@@ -180,24 +208,27 @@ pub(crate) fn depth(db: &Db<'_>, queue: &Queue) -> Result<Depth, Error> {
     })?)
 }
 
-fn from_row(row: &Row<'_>, now: i64) -> Result<Peeked, Error> {
+/// What [`from_row`] reads.
+pub(crate) const COLUMNS: &str = "seq, sent_at, id, body, attributes, group_id, dead_letter_source, receive_count, visible_at, received_at";
+
+pub(crate) fn from_row(row: &Row<'_>, db: &Db<'_>) -> Result<Peeked, Error> {
     let attributes: BTreeMap<String, AttributeValue> =
-        serde_json::from_str(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?)?;
-    let visible_at: i64 = row.get(7)?;
-    let received_at: Option<i64> = row.get(8)?;
+        serde_json::from_str(row.get_ref(4)?.as_str().map_err(rusqlite::Error::from)?)?;
+    let visible_at: i64 = row.get(8)?;
+    let received_at: Option<i64> = row.get(9)?;
     Ok(Peeked {
-        message_id: row.get(0)?,
-        body: row.get(1)?,
+        message_id: row.get(2)?,
+        body: row.get(3)?,
         attributes: attributes
             .into_iter()
             .filter_map(|(name, it)| Some((name, it.string_value?)))
             .collect(),
-        group_id: row.get(3)?,
-        dead_letter_source: row.get(4)?,
-        sent_at: timestamp(row.get(5)?),
-        receive_count: u64::try_from(row.get::<_, i64>(6)?).unwrap_or(0),
-        visible_at: timestamp(visible_at),
-        state: match (visible_at <= now, received_at) {
+        group_id: row.get(5)?,
+        dead_letter_source: row.get(6)?,
+        sent_at: timestamp(db.shift.shown(row.get(1)?)),
+        receive_count: u64::try_from(row.get::<_, i64>(7)?).unwrap_or(0),
+        visible_at: timestamp(db.shift.shown(visible_at)),
+        state: match (visible_at <= db.now, received_at) {
             (true, _) => State::Visible,
             (false, Some(_)) => State::InFlight,
             (false, None) => State::Delayed,
@@ -205,6 +236,7 @@ fn from_row(row: &Row<'_>, now: i64) -> Result<Peeked, Error> {
     })
 }
 
-fn timestamp(milliseconds: i64) -> Timestamp {
+/// An instant of the wall clock, in milliseconds, as people read it.
+pub(crate) fn timestamp(milliseconds: i64) -> Timestamp {
     Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
 }

@@ -117,6 +117,15 @@ impl NewMessage {
 }
 
 impl AttributeValue {
+    /// A value that is text.
+    pub(crate) fn text(value: String) -> Self {
+        Self {
+            data_type: "String".to_owned(),
+            string_value: Some(value),
+            binary_value: None,
+        }
+    }
+
     /// Tells whether the value is bytes and not text.
     pub(crate) fn is_binary(&self) -> bool {
         self.data_type == "Binary" || self.data_type.starts_with("Binary.")

@@ -125,8 +125,11 @@ async fn show(
     let mut parameters = form_urlencoded::parse(query.as_bytes());
     let after = parameters.find(|(name, _)| name == "after");
     let page = match after.map(|(_, value)| place(&value)) {
-        None => endpoint.store.page(&queue, None, LARGEST_PAGE).await,
-        Some(Some(place)) => endpoint.store.page(&queue, Some(place), LARGEST_PAGE).await,
+        None => endpoint.store.page(&queue, LARGEST_PAGE).await,
+        Some(Some(place)) => {
+            let after = Some(place);
+            endpoint.store.page_after(&queue, after, LARGEST_PAGE).await
+        }
         Some(None) => Err(Error::new(
             Code::InvalidParameterValue,
             "Value for parameter after is invalid.",
@@ -169,9 +172,14 @@ fn refuse(err: Error) -> Response<Bytes> {
     let (code, message) = match err {
         Error::Refused { code, message } => (code, message),
         err => {
+            let cause = err.cause();
+            metrics::counter!("queue_failures", "cause" => cause.as_str()).increment(1);
             tracing::error!(
+                event = "queue.failed",
+                cause = cause.as_str(),
                 error = &err as &dyn std::error::Error,
-                "could not serve a queue operation: {err}"
+                "could not serve a queue operation: {}",
+                cause.advice()
             );
             (
                 Code::InternalFailure,

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, Row, params};
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +14,7 @@ use super::message::AttributeValue;
 use super::queues::{Queue, find};
 use super::receipt::Receipt;
 use super::store::{Db, Store};
+use super::time::Shift;
 use super::{messages, queue_arn};
 
 /// About as many messages of a queue may be in flight on AWS.
@@ -39,9 +39,12 @@ pub(crate) struct Received {
     pub(crate) group_id: Option<String>,
     pub(crate) trace_header: Option<String>,
     pub(crate) dead_letter_source: Option<String>,
+    /// By the queues' time, as `first_received_at`.
     pub(crate) sent_at: i64,
     pub(crate) receive_count: i64,
     pub(crate) first_received_at: i64,
+    /// How these times are shown.
+    pub(crate) shift: Shift,
     pub(crate) receipt_handle: String,
 }
 
@@ -80,10 +83,9 @@ impl Store {
             let wake_at = first
                 .next_visible_at
                 .map_or(deadline, |it| it.min(deadline));
-            let wake_at = Timestamp::from_millisecond(wake_at).unwrap_or(Timestamp::MAX);
             tokio::select! {
                 () = arrival => {}
-                () = self.shared.clock.sleep_until(wake_at) => {}
+                () = self.shared.time.sleep_until(wake_at) => {}
                 () = shutdown.cancelled() => {}
             }
         }
@@ -158,7 +160,7 @@ fn visible(db: &Db<'_>, queue: &Queue, count: usize) -> Result<Vec<Received>, Er
     let count = i64::try_from(count).unwrap_or(i64::MAX);
     let mut statement = db.sql.prepare_cached(VISIBLE)?;
     statement
-        .query_and_then([queue.id, db.now, count], |row| from_row(row, db.now))?
+        .query_and_then([queue.id, db.now, count], |row| from_row(row, db))?
         .collect()
 }
 
@@ -231,7 +233,7 @@ fn check_room_in_flight(db: &mut Db<'_>, queue: &Queue) -> Result<(), Error> {
     Ok(())
 }
 
-fn from_row(row: &Row<'_>, now: i64) -> Result<Received, Error> {
+fn from_row(row: &Row<'_>, db: &Db<'_>) -> Result<Received, Error> {
     Ok(Received {
         seq: row.get(0)?,
         id: row.get(1)?,
@@ -242,7 +244,8 @@ fn from_row(row: &Row<'_>, now: i64) -> Result<Received, Error> {
         dead_letter_source: row.get(6)?,
         sent_at: row.get(7)?,
         receive_count: row.get(8)?,
-        first_received_at: row.get::<_, Option<i64>>(9)?.unwrap_or(now),
+        first_received_at: row.get::<_, Option<i64>>(9)?.unwrap_or(db.now),
+        shift: db.shift,
         receipt_handle: String::new(),
     })
 }
@@ -254,11 +257,13 @@ mod tests {
     use super::super::file;
     use super::super::messages::EXPIRED;
     use super::*;
+    use crate::clock::Clock;
 
     #[test]
     fn no_query_of_a_receive_walks_the_waiting_messages() {
         let dir = TempDir::new().unwrap();
-        let connection = file::open(&dir.path().join("queues.db")).unwrap();
+        let path = dir.path().join("queues.db");
+        let (connection, _, _) = file::open(&path, Clock::System).unwrap();
         for (sql, index) in [
             (VISIBLE, "message_by_visibility"),
             (NEXT_VISIBLE, "message_by_visibility"),

@@ -5,15 +5,19 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{Notify, oneshot};
 
 use super::file::OpenError;
+use super::messages::{Expired, Expiry};
 use super::queues::Queue;
+use super::time::{QueueTime, Shift, WRITTEN_EVERY};
 use super::{Error, REGION, file};
+use crate::cause::Cause;
 use crate::clock::Clock;
 
 /// As many operations share a commit at most, so that the first of them does not wait for a flood.
@@ -29,7 +33,9 @@ pub struct Store {
 /// What the writer thread and the callers both know.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    /// For what has nothing to do with the queues' own time.
     pub(crate) clock: Clock,
+    pub(crate) time: QueueTime,
     pub(crate) region: String,
     /// Wakes who waits for messages of a queue, by the queue's id.
     arrivals: Mutex<HashMap<i64, Arc<Notify>>>,
@@ -40,8 +46,11 @@ pub(crate) struct Shared {
 /// The database as one operation sees it: inside a transaction, at one instant.
 pub(crate) struct Db<'a> {
     pub(crate) sql: &'a Connection,
-    /// Milliseconds since the epoch.
+    /// The queues' time, in milliseconds.
     pub(crate) now: i64,
+    /// How instants of it are shown.
+    pub(crate) shift: Shift,
+    pub(crate) time: &'a QueueTime,
     pub(crate) region: &'a str,
     pub(crate) session: &'a mut Session,
 }
@@ -55,6 +64,13 @@ pub(crate) struct Session {
     pub(crate) room_in_flight: HashMap<i64, i64>,
     /// The queues as they are stored, by name.
     pub(crate) queues: RefCell<HashMap<String, Arc<Queue>>>,
+    /// What owners want done with messages that expire, by the queue's name.
+    pub(crate) expiries: HashMap<String, Expiry>,
+    /// The messages that expired in this transaction.
+    pub(crate) expired: Vec<Expired>,
+    /// Why the first operation of this transaction failed that SQLite could not do.
+    failure: Option<Arc<rusqlite::Error>>,
+    shift: Shift,
 }
 
 impl Db<'_> {
@@ -75,9 +91,10 @@ impl Store {
 
     /// Opens the queue file at `path` for queues whose ARNs name `region`.
     pub fn open_in_region(path: &Path, region: &str, clock: Clock) -> Result<Self, OpenError> {
-        let connection = file::open(path)?;
+        let (connection, time, shift) = file::open(path, clock.clone())?;
         let shared = Arc::new(Shared {
             clock,
+            time,
             region: region.to_owned(),
             arrivals: Mutex::default(),
             task_started: Notify::new(),
@@ -85,7 +102,11 @@ impl Store {
         let (operations, waiting) = channel();
         let writer = {
             let shared = Arc::clone(&shared);
-            move || write(connection, &waiting, &shared)
+            let session = Session {
+                shift,
+                ..Session::default()
+            };
+            move || write(connection, &waiting, &shared, session)
         };
         std::thread::Builder::new()
             .name("queue-writer".to_owned())
@@ -101,18 +122,20 @@ impl Store {
         T: Send + 'static,
     {
         let (caller, result) = oneshot::channel();
-        let operation = move |transaction: &Transaction<'_>,
-                              shared: &Shared,
-                              session: &mut Session| {
-            // Nobody is left to be told of a receive or a send.
-            if caller.is_closed() {
-                return Box::new(|_| ()) as Answer;
-            }
-            let outcome = atomically(transaction, shared, session, operation);
-            // A caller that left meanwhile needs no answer.
-            Box::new(move |committed: Result<(), Error>| drop(caller.send(committed.and(outcome))))
-                as Answer
-        };
+        let operation =
+            move |transaction: &Transaction<'_>, shared: &Shared, session: &mut Session| {
+                // Nobody is left to be told of a receive or a send.
+                if caller.is_closed() {
+                    return Box::new(|_| ()) as Answer;
+                }
+                let outcome = atomically(transaction, shared, session, operation);
+                // A caller that left meanwhile needs no answer.
+                Box::new(move |committed: Result<(), Error>| {
+                    // Its own error says more than the commit's.
+                    let outcome = outcome.and_then(|it| committed.map(|()| it));
+                    drop(caller.send(outcome));
+                }) as Answer
+            };
         self.operations
             .send(Box::new(operation))
             .map_err(|_| Error::Stopped)?;
@@ -137,57 +160,110 @@ fn atomically<T>(
     session: &mut Session,
     operation: impl FnOnce(&mut Db<'_>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let now = shared.clock.now().as_millisecond();
     let run = |statement| transaction.prepare_cached(statement)?.execute([]);
     run("SAVEPOINT operation")?;
+    let expired = session.expired.len();
+    session.shift = shared.time.shift(session.shift);
     let outcome = operation(&mut Db {
         sql: transaction,
-        now,
+        now: shared.time.now(),
+        shift: session.shift,
+        time: &shared.time,
         region: &shared.region,
         session,
     });
-    if outcome.is_err() {
+    if let Err(err) = &outcome {
         session.queues.get_mut().clear();
-        run("ROLLBACK TO operation")?;
+        session.expired.truncate(expired);
+        if let Error::Sql(err) = err {
+            session.failure.get_or_insert_with(|| Arc::clone(err));
+        }
+        // SQLite may have ended the transaction by itself, as where the disk is full: then nothing of it is left.
+        let undone = run("ROLLBACK TO operation").and_then(|_| run("RELEASE operation"));
+        if let Err(err) = undone {
+            tracing::debug!("an operation's transaction had ended before it was undone: {err}");
+        }
+        return outcome;
     }
     run("RELEASE operation")?;
     outcome
 }
 
 /// The writer thread: it ends when the last [`Store`] is gone.
-fn write(mut connection: Connection, waiting: &Receiver<Operation>, shared: &Shared) {
-    let mut session = Session::default();
-    while let Ok(first) = waiting.recv() {
-        let mut answers = Vec::new();
-        let committed = connection.transaction().and_then(|transaction| {
-            let group =
-                std::iter::once(first).chain(std::iter::from_fn(|| waiting.try_recv().ok()));
-            for operation in group.take(LARGEST_GROUP) {
-                answers.push(operation(&transaction, shared, &mut session));
-            }
-            transaction.commit()
-        });
-        let committed = committed.map_err(|err| {
-            tracing::error!(
-                error = &err as &dyn std::error::Error,
-                "could not commit to the queue file: {err}"
-            );
-            Error::from(err)
-        });
-        if committed.is_err() {
-            session.queues.get_mut().clear();
+fn write(
+    mut connection: Connection,
+    waiting: &Receiver<Operation>,
+    shared: &Shared,
+    mut session: Session,
+) {
+    let mut written = Instant::now();
+    loop {
+        match waiting.recv_timeout(WRITTEN_EVERY.saturating_sub(written.elapsed())) {
+            Ok(first) => write_group(&mut connection, first, waiting, shared, &mut session),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
         }
-        for answer in answers {
-            answer(committed.clone());
-        }
-        let arrivals = shared
-            .arrivals
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for queue in session.woken.drain(..) {
-            if let Some(bell) = arrivals.get(&queue) {
-                bell.notify_waiters();
+        if written.elapsed() >= WRITTEN_EVERY {
+            written = Instant::now();
+            if let Err(err) = shared.time.write_down(&connection, session.shift) {
+                log_failed_commit(&err);
             }
         }
     }
+}
+
+/// Commits one operation together with those that wait, and answers them.
+fn write_group(
+    connection: &mut Connection,
+    first: Operation,
+    waiting: &Receiver<Operation>,
+    shared: &Shared,
+    session: &mut Session,
+) {
+    let mut answers = Vec::new();
+    let committed = connection.transaction().and_then(|transaction| {
+        let group = std::iter::once(first).chain(std::iter::from_fn(|| waiting.try_recv().ok()));
+        for operation in group.take(LARGEST_GROUP) {
+            answers.push(operation(&transaction, shared, session));
+        }
+        transaction.commit()
+    });
+    // What made SQLite end the transaction says more than that there is none to commit.
+    let failure = session.failure.take();
+    let committed = committed.map_err(|err| {
+        let err = failure.unwrap_or_else(|| Arc::new(err));
+        log_failed_commit(&err);
+        Error::Sql(err)
+    });
+    let expired = std::mem::take(&mut session.expired);
+    if committed.is_ok() {
+        for message in expired {
+            message.report(&session.expiries);
+        }
+    } else {
+        session.queues.get_mut().clear();
+    }
+    for answer in answers {
+        answer(committed.clone());
+    }
+    let arrivals = shared
+        .arrivals
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    for queue in session.woken.drain(..) {
+        if let Some(bell) = arrivals.get(&queue) {
+            bell.notify_waiters();
+        }
+    }
+}
+
+fn log_failed_commit(err: &rusqlite::Error) {
+    let cause = Cause::of(err);
+    tracing::error!(
+        event = "queue.commit_failed",
+        cause = cause.as_str(),
+        error = err as &dyn std::error::Error,
+        "could not commit to the queue file: {}",
+        cause.advice()
+    );
 }

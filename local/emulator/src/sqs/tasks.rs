@@ -49,7 +49,7 @@ const SELECT: &str = "SELECT id, handle, source, destination, rate, started_at, 
 
 /// Starts to move the messages of the dead-letter queue `source`, and returns the task's handle.
 pub(crate) fn start(
-    db: &Db<'_>,
+    db: &mut Db<'_>,
     source_arn: &str,
     destination_arn: Option<&str>,
     rate: Option<i64>,
@@ -99,7 +99,13 @@ pub(crate) fn list(db: &Db<'_>, source_arn: &str, count: i64) -> Result<Vec<Task
     let mut statement = db.sql.prepare_cached(&format!(
         "{SELECT} WHERE source = ?1 ORDER BY id DESC LIMIT ?2"
     ))?;
-    let tasks = statement.query_map(params![source.name, count], |row| from_row(row, db.region))?;
+    let tasks = statement.query_map(params![source.name, count], |row| {
+        let task = from_row(row, db.region)?;
+        Ok(Task {
+            started_at: db.shift.shown(task.started_at),
+            ..task
+        })
+    })?;
     Ok(tasks.collect::<Result<_, _>>()?)
 }
 

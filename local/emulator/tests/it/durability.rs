@@ -96,14 +96,14 @@ fn a_newer_file_is_refused_and_left_alone() {
     let path = dir.path().join("queues.db");
     Connection::open(&path)
         .unwrap()
-        .execute_batch("CREATE TABLE later (a); PRAGMA user_version = 2")
+        .execute_batch("CREATE TABLE later (a); PRAGMA user_version = 3")
         .unwrap();
     let before = std::fs::read(&path).unwrap();
     let err = open(&path).unwrap_err();
-    assert!(matches!(err, OpenError::Newer { found: 2, .. }), "{err}");
+    assert!(matches!(err, OpenError::Newer { found: 3, .. }), "{err}");
     assert!(
         err.to_string()
-            .contains("schema 2, and this version knows 1 at most"),
+            .contains("schema 3, and this version knows 2 at most"),
         "{err}"
     );
     assert_eq!(std::fs::read(&path).unwrap(), before);

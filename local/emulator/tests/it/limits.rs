@@ -145,3 +145,20 @@ async fn a_connection_is_kept_for_further_requests_and_ended_after_ten_seconds_w
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
     assert!(began.elapsed() <= PATIENCE / 10 + Duration::from_millis(10));
 }
+
+#[tokio::test]
+async fn a_look_at_large_messages_ends_at_four_megabytes() {
+    let world = World::start().await;
+    let url = world.queue("q").await;
+    // Tabs have twice the size in JSON.
+    let body = "\t".repeat(1 << 20);
+    for _ in 0..6 {
+        world.send(&url, &body).await;
+    }
+    let first = world.get("/000000000000/q").await;
+    assert_eq!(first.messages.len(), 4);
+    let path = format!("/000000000000/q?after={}", first.next.unwrap());
+    let second = world.get(&path).await;
+    assert_eq!((second.messages.len(), second.next), (2, None));
+    assert_eq!(world.store.page("q", 50).await.unwrap().messages.len(), 4);
+}

@@ -6,6 +6,7 @@
 )]
 
 mod apigw;
+mod clock;
 mod durability;
 mod faults;
 mod limits;

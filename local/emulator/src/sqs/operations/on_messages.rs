@@ -202,16 +202,17 @@ fn render(message: Received, system_names: &[String], names: &[String]) -> Value
 }
 
 fn system_attributes(message: &Received) -> [(&'static str, Option<String>); 7] {
+    let shown = |it| message.shift.shown(it).to_string();
     [
         ("SenderId", Some(ACCOUNT.to_owned())),
-        ("SentTimestamp", Some(message.sent_at.to_string())),
+        ("SentTimestamp", Some(shown(message.sent_at))),
         (
             "ApproximateReceiveCount",
             Some(message.receive_count.to_string()),
         ),
         (
             "ApproximateFirstReceiveTimestamp",
-            Some(message.first_received_at.to_string()),
+            Some(shown(message.first_received_at)),
         ),
         ("MessageGroupId", message.group_id.clone()),
         ("AWSTraceHeader", message.trace_header.clone()),

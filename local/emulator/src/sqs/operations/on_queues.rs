@@ -170,7 +170,7 @@ pub(super) async fn get_attributes(call: Call) -> Result<Value, Error> {
 }
 
 fn computed(
-    db: &Db<'_>,
+    db: &mut Db<'_>,
     queue: &Queue,
     wanted: impl Fn(&str) -> bool,
 ) -> Result<BTreeMap<String, String>, Error> {
@@ -179,12 +179,10 @@ fn computed(
         "ApproximateNumberOfMessagesNotVisible",
         "ApproximateNumberOfMessagesDelayed",
     ];
+    let seconds = |it| (db.shift.shown(it) / 1000).to_string();
     let mut computed = vec![
-        ("CreatedTimestamp", (queue.created_at / 1000).to_string()),
-        (
-            "LastModifiedTimestamp",
-            (queue.modified_at / 1000).to_string(),
-        ),
+        ("CreatedTimestamp", seconds(queue.created_at)),
+        ("LastModifiedTimestamp", seconds(queue.modified_at)),
         ("QueueArn", queue_arn(db.region, &queue.name)),
     ];
     // Counting walks the whole queue.

@@ -1,6 +1,5 @@
 //! Moving the messages of running tasks, at their rate.
 
-use jiff::Timestamp;
 use rusqlite::{OptionalExtension as _, params};
 use tokio_util::sync::CancellationToken;
 
@@ -29,8 +28,8 @@ pub(crate) async fn run(store: &Store, stopping: &CancellationToken) {
             }
         };
         let due = async {
-            match next.and_then(|it| Timestamp::from_millisecond(it).ok()) {
-                Some(next) => store.shared.clock.sleep_until(next).await,
+            match next {
+                Some(next) => store.shared.time.sleep_until(next).await,
                 None => std::future::pending().await,
             }
         };
