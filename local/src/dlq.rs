@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::act::{Deed, Done};
 use self::letter::{Case, Filter};
 use self::queue::DeadLetterQueue;
-use self::sweep::Looked;
+use self::sweep::{Kept, Looked};
 use crate::args::Output;
 use crate::args::dlq::{
     DlqCommand, DlqDeleteArgs, DlqExportArgs, DlqListArgs, DlqQueueArgs, DlqRedriveArgs,
@@ -85,11 +85,12 @@ impl Found {
 async fn find(
     args: &DlqQueueArgs,
     filter: &Filter,
+    kept: Kept,
     stop: &CancellationToken,
 ) -> anyhow::Result<Found> {
     let queue = DeadLetterQueue::open(args).await?;
     let progress = output::progress(queue.visible, "looking");
-    let looked = sweep::look(&queue, &progress, stop).await;
+    let looked = sweep::look(&queue, kept, &progress, stop).await;
     progress.finish_and_clear();
     let Looked { letters, hidden } = looked?;
     let now = Clock::System.now();
@@ -141,7 +142,7 @@ async fn join(
 
 async fn list(args: &DlqListArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
     let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
-    let found = find(&args.queue, &filter, stop).await?;
+    let found = find(&args.queue, &filter, Kept::Outline, stop).await?;
     let cases = found.chosen(&filter);
     match args.output {
         Output::Json => output::json(&json!({
@@ -160,7 +161,7 @@ async fn list(args: &DlqListArgs, stop: &CancellationToken) -> anyhow::Result<Ou
 
 async fn show(args: &DlqShowArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
     let filter = Filter::of(&args.id);
-    let found = find(&args.queue, &filter, stop).await?;
+    let found = find(&args.queue, &filter, Kept::Everything, stop).await?;
     let cases = found.chosen(&filter);
     for case in &cases {
         match args.output {
@@ -189,7 +190,7 @@ fn missing(filter: &Filter, cases: &[Case]) -> Outcome {
 
 async fn export(args: &DlqExportArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
     let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
-    let found = find(&args.queue, &filter, stop).await?;
+    let found = find(&args.queue, &filter, Kept::Everything, stop).await?;
     for case in found.chosen(&filter) {
         for letter in view::letters(&case) {
             output::line(&letter.to_string())?;
@@ -201,7 +202,7 @@ async fn export(args: &DlqExportArgs, stop: &CancellationToken) -> anyhow::Resul
 
 async fn redrive(args: &DlqRedriveArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
     let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
-    let found = find(&args.queue, &filter, stop).await?;
+    let found = find(&args.queue, &filter, Kept::Outline, stop).await?;
     let destination = found
         .queue
         .destination(args.destination.as_deref())
@@ -242,7 +243,7 @@ async fn delete(args: &DlqDeleteArgs, stop: &CancellationToken) -> anyhow::Resul
             "say which letters to delete, or --all"
         )));
     }
-    let found = find(&args.queue, &filter, stop).await?;
+    let found = find(&args.queue, &filter, Kept::Outline, stop).await?;
     let cases = found.chosen(&filter);
     if !args.yes {
         return report_dry_run("delete", "for good", args.output, &filter, &found, &cases);

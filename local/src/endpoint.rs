@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use anyhow::bail;
 use aws_sdk_sqs::Client;
-use scanhook_emulator::clock::Clock;
 use scanhook_emulator::faults::Faults;
-use scanhook_emulator::sqs::{self, Store};
+use scanhook_emulator::sqs;
 use scanhook_settings::Environment;
 use scanhook_settings::aws::Aws;
 use scanhook_settings::aws::json::{SQS, Service};
@@ -17,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::data_dir::{self, DataDir};
-use crate::serve::embedded_client;
+use crate::serve::{embedded_client, open_store};
 
 /// The longest single try of a call; a long poll is part of it. It is long because a receive that is given up costs more than
 /// one that is waited for: what a server took for it stays hidden, and nobody has read it.
@@ -74,7 +73,7 @@ pub(crate) async fn open(path: &Path) -> anyhow::Result<Endpoint> {
             _ => DataDir::lock(path).await?,
         },
     };
-    let store = Store::open(&data_dir.queue(), Clock::System)?;
+    let store = open_store(&data_dir.queue()).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let stop = CancellationToken::new();

@@ -77,6 +77,8 @@ pub enum ErrorReason {
     ClaimedElsewhere,
     /// The vulnerability database could not be had.
     Database,
+    /// The message waited for longer than the queue keeps it. The owner of the queue says so, not the scanner.
+    Expired,
     /// The registry knows no such image.
     ImageNotFound,
     /// A fault of ours.
@@ -113,12 +115,13 @@ pub enum ErrorReason {
 
 impl ErrorReason {
     /// Every reason.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::BadParameters,
         Self::BadMessage,
         Self::BadToken,
         Self::ClaimedElsewhere,
         Self::Database,
+        Self::Expired,
         Self::ImageNotFound,
         Self::Internal,
         Self::Network,
@@ -145,6 +148,7 @@ impl ErrorReason {
             Self::BadToken => "bad_token",
             Self::ClaimedElsewhere => "claimed_elsewhere",
             Self::Database => "database",
+            Self::Expired => "expired",
             Self::ImageNotFound => "image_not_found",
             Self::Internal => "internal",
             Self::Network => "network",
@@ -183,6 +187,7 @@ impl ErrorReason {
             | Self::UntrustedTls => Class::Permanent,
             Self::ClaimedElsewhere
             | Self::Database
+            | Self::Expired
             | Self::Internal
             | Self::Network
             | Self::NoReport

@@ -55,6 +55,12 @@ fn of(reason: ErrorReason) -> Advice {
             "See whether the scanner may reach scanner.api_url and Sysdig is up; a token of another region gives this too. \
              Then redrive at a low rate.",
         ),
+        ErrorReason::Expired => (
+            "The message waited for longer than the queue of `scanhook serve` keeps one (four days), so it was never scanned, or \
+             its retries did not end in time.",
+            "See why scans waited: `serve` ran with --no-scan, Sysdig's backend was down, or more was pushed than is scanned. \
+             Then redrive; the images are still to be scanned.",
+        ),
         ErrorReason::ImageNotFound => (
             "The registry has no such image: it was deleted or its tag moved before the scan, or the pull name is another one.",
             "Pull the image by hand. If it is gone, delete the letter. If the registry knows it under another host or \

@@ -21,8 +21,10 @@ pub(crate) const UNKNOWN: &str = "unknown";
 pub(crate) struct Letter {
     /// SQS's id of the message.
     pub(crate) message_id: String,
-    /// Its body, which is anything.
+    /// Its body, which is anything; empty where nobody wants to see it.
     pub(crate) body: String,
+    /// The scan request that the body is, if it is one.
+    message: Option<QueueMessage>,
     /// Its message attributes that are text.
     pub(crate) attributes: BTreeMap<String, String>,
     /// The queue SQS moved it from, if SQS did.
@@ -45,7 +47,8 @@ impl Letter {
         sent_at: Timestamp,
     ) -> Self {
         let told = || ScanId::try_from(attributes.get("scanhook.scan_id")?.clone()).ok();
-        let scan_id = QueueMessage::parse(&body).ok().map(|it| it.scan_id);
+        let message = QueueMessage::parse(&body).ok();
+        let scan_id = message.as_ref().map(|it| it.scan_id.clone());
         let failed_at = attributes
             .get("scanhook.failed_at")
             .and_then(|it| it.parse().ok());
@@ -54,9 +57,19 @@ impl Letter {
             failed_at,
             message_id,
             body,
+            message,
             attributes,
             moved_from,
             sent_at,
+        }
+    }
+
+    /// The same without what only `show` and `export` print: a body may have a megabyte, and a queue any number of them.
+    #[must_use]
+    pub(crate) fn without_body(self) -> Self {
+        Self {
+            body: String::new(),
+            ..self
         }
     }
 
@@ -226,9 +239,7 @@ pub(crate) fn fold(letters: Vec<Letter>) -> Vec<Case> {
         .map(|mut letters| {
             letters.sort_by_key(|it| (it.failed_at.unwrap_or(it.sent_at), it.message_id.clone()));
             Case {
-                message: letters
-                    .last()
-                    .and_then(|it| QueueMessage::parse(&it.body).ok()),
+                message: letters.last().and_then(|it| it.message.clone()),
                 letters,
                 records: Vec::new(),
             }

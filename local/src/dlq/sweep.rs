@@ -43,25 +43,44 @@ pub(crate) struct Looked {
     pub(crate) hidden: u64,
 }
 
+/// What is kept of each letter that is looked at.
+#[derive(Clone, Copy)]
+pub(crate) enum Kept {
+    Everything,
+    /// All but the body.
+    Outline,
+}
+
+impl Kept {
+    fn of(self, letter: Letter) -> Letter {
+        match self {
+            Self::Everything => letter,
+            Self::Outline => letter.without_body(),
+        }
+    }
+}
+
 /// Shows every letter of a queue, and leaves all of them there. Where some are hidden, it waits until those must have come back
 /// that a lost answer of SQS, a killed command or another look had taken.
 pub(crate) async fn look(
     queue: &DeadLetterQueue,
+    kept: Kept,
     progress: &ProgressBar,
     stop: &CancellationToken,
 ) -> anyhow::Result<Looked> {
     if queue.endpoint.is_some() {
-        let letters = peek(queue, progress, stop).await?;
+        let letters = peek(queue, kept, progress, stop).await?;
         return Ok(Looked { letters, hidden: 0 });
     }
     let mut sweep = Sweep::new(queue);
-    let looked = see_all(&mut sweep, progress, stop).await;
+    let looked = see_all(&mut sweep, kept, progress, stop).await;
     sweep.release().await;
     looked
 }
 
 async fn see_all(
     sweep: &mut Sweep<'_>,
+    kept: Kept,
     progress: &ProgressBar,
     stop: &CancellationToken,
 ) -> anyhow::Result<Looked> {
@@ -72,7 +91,7 @@ async fn see_all(
         let received = sweep.receive(WIDTH, BATCH).await?;
         let known = letters.len();
         let new = received.into_iter().filter(|it| it.is_new);
-        letters.extend(new.map(|it| it.letter));
+        letters.extend(new.map(|it| kept.of(it.letter)));
         progress.set_position(letters.len() as u64);
         let is_news = letters.len() > known;
         let is_over = patience.is_over(is_news, sweep);
@@ -123,6 +142,7 @@ impl Patience {
 /// Asks our own endpoint, which shows messages without a receive.
 async fn peek(
     queue: &DeadLetterQueue,
+    kept: Kept,
     progress: &ProgressBar,
     stop: &CancellationToken,
 ) -> anyhow::Result<Vec<Letter>> {
@@ -140,7 +160,8 @@ async fn peek(
         let response = client.get(url).send().await?.error_for_status()?;
         let page: Page = serde_json::from_slice(&response.bytes().await?)
             .context("the queue's endpoint answered something else than messages")?;
-        letters.extend(page.messages.into_iter().map(from_peeked));
+        let new = page.messages.into_iter().map(from_peeked);
+        letters.extend(new.map(|it| kept.of(it)));
         progress.set_position(letters.len() as u64);
         after = page.next;
         if after.is_none() {

@@ -244,10 +244,7 @@ impl Page {
         const HEADS: [&str; 4] = ["since", "scan", "reason", "detail"];
         const NONE: &str = "None.";
         let letters = match &self.store {
-            Some(store) => store
-                .peek(DEAD_LETTERS, LETTERS, Box::new(|_| true))
-                .await
-                .ok(),
+            Some(store) => store.page(DEAD_LETTERS, LETTERS).await.ok(),
             None => None,
         };
         let row = |since, scan_id, reason, detail: String| {
@@ -267,7 +264,7 @@ impl Page {
             ]
         };
         if let Some(letters) = letters {
-            let rows = letters.iter().map(|it| {
+            let rows = letters.messages.iter().map(|it| {
                 let attribute = |name: &str| it.attributes.get(name).cloned().unwrap_or_default();
                 row(
                     it.sent_at,

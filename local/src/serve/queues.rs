@@ -1,16 +1,22 @@
 //! The queues of a server: its own, or those of AWS.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::{BehaviorVersion, HttpClient, Region};
 use aws_sdk_sqs::types::QueueAttributeName;
+use jiff::Timestamp;
+use metrics::counter;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::retry::DEAD_LETTERS_KEPT;
-use scanhook_emulator::sqs::{self, Endpoint, Peeked, Store};
+use scanhook_core::verdict::ErrorReason;
+use scanhook_emulator::clock::Clock;
+use scanhook_emulator::sqs::{self, Endpoint, Expiry, Peeked, Store};
 use scanhook_settings::Environment;
 use scanhook_settings::aws::Aws;
 use scanhook_settings::aws::json::{SQS, Service};
@@ -23,6 +29,45 @@ pub(crate) const QUEUE: &str = "scanhook";
 
 /// Its dead-letter queue's name.
 pub(crate) const DEAD_LETTERS: &str = "scanhook-dlq";
+
+/// Opens the embedded queue. What outlives the main queue's retention becomes a dead letter with its reason, and what outlives the
+/// dead-letter queue's is deleted; both are counted and logged.
+pub(crate) async fn open_store(path: &Path) -> anyhow::Result<Store> {
+    let store = Store::open(path, Clock::System).context("could not open the queue")?;
+    let waiting = Expiry {
+        dead_letter: Some(expired),
+        count: || counter!("messages_expired", "queue" => QUEUE).increment(1),
+    };
+    let dead = Expiry {
+        dead_letter: None,
+        count: || counter!("messages_expired", "queue" => DEAD_LETTERS).increment(1),
+    };
+    store.expire_as(QUEUE, waiting).await?;
+    store.expire_as(DEAD_LETTERS, dead).await?;
+    Ok(store)
+}
+
+/// The attributes of a message that waited too long, as the scanner would write them.
+fn expired(message: &Peeked, now: Timestamp) -> BTreeMap<String, String> {
+    let scan_id = QueueMessage::parse(&message.body).ok();
+    let attributes = [
+        (
+            "scanhook.reason",
+            Some(ErrorReason::Expired.as_str().to_owned()),
+        ),
+        (
+            "scanhook.detail",
+            Some("it waited for longer than the queue keeps messages".to_owned()),
+        ),
+        ("scanhook.attempts", Some(message.receive_count.to_string())),
+        ("scanhook.scan_id", scan_id.map(|it| it.scan_id.to_string())),
+        ("scanhook.failed_at", Some(now.to_string())),
+    ];
+    let told = attributes
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    told.collect()
+}
 
 /// Six times the function's timeout, as AWS advises, within what SQS allows.
 pub(crate) async fn ensure_queues(
