@@ -4,7 +4,7 @@
 //! can't reach a backend that the CLI reaches, it stops nothing either: it trusts its own eyes only after they have seen.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -36,6 +36,8 @@ pub(crate) struct Breaker {
     suspicion: Notify,
     /// Whether messages may be received.
     admission: watch::Sender<bool>,
+    /// Whether the backend has ever answered this process.
+    is_known: AtomicBool,
 }
 
 impl Breaker {
@@ -44,12 +46,18 @@ impl Breaker {
             failures: AtomicU32::new(0),
             suspicion: Notify::new(),
             admission: watch::Sender::new(true),
+            is_known: AtomicBool::new(false),
         })
     }
 
     /// Says at any time whether messages may be received.
     pub(crate) fn admission(&self) -> watch::Receiver<bool> {
         self.admission.subscribe()
+    }
+
+    /// Whether the backend has answered this process, and so is known to be up or down.
+    pub(crate) fn is_known(&self) -> bool {
+        self.is_known.load(Ordering::Relaxed)
     }
 
     /// Learns of a scan's end.
@@ -88,6 +96,7 @@ impl Breaker {
             );
             tokio::time::sleep(FIRST_PAUSE).await;
         }
+        self.is_known.store(true, Ordering::Relaxed);
         tracing::info!(event = "backend.seen", "Sysdig's backend answers");
         loop {
             self.suspicion.notified().await;

@@ -13,8 +13,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use scanhook_core::auth::Credential;
 use scanhook_core::image::Image;
 use scanhook_core::kinds::{self, Kind};
+use scanhook_core::message::ScanId;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_emulator::clock::Clock;
+use scanhook_scanner::ledger::History as _;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
 use scanhook_settings::secrets::Secrets;
@@ -281,10 +283,7 @@ async fn watch(server: &Server, told: &[Told]) -> anyhow::Result<Vec<Option<Scan
     )?);
     let watched = tokio::time::timeout(PATIENCE, async {
         loop {
-            let records = told
-                .iter()
-                .map(|it| record(server, &it.answer))
-                .collect::<anyhow::Result<Vec<_>>>()?;
+            let records = records(server, told).await?;
             let is_open = |(told, record): &(&Told, &Option<ScanRecord>)| {
                 let is_settled = record
                     .as_ref()
@@ -305,9 +304,10 @@ async fn watch(server: &Server, told: &[Told]) -> anyhow::Result<Vec<Option<Scan
             tokio::time::sleep(LOOK).await;
         }
     });
-    let records = watched
-        .await
-        .unwrap_or_else(|_| told.iter().map(|it| record(server, &it.answer)).collect());
+    let records = match watched.await {
+        Ok(records) => records,
+        Err(_) => records(server, told).await,
+    };
     bar.finish_and_clear();
     records
 }
@@ -319,11 +319,17 @@ fn scan_id(answer: &Answer) -> Option<&str> {
         .and_then(Value::as_str)
 }
 
-fn record(server: &Server, answer: &Answer) -> anyhow::Result<Option<ScanRecord>> {
-    let Some(scan_id) = scan_id(answer) else {
-        return Ok(None);
-    };
-    Ok(server.ledger.records_of(scan_id)?.into_iter().next())
+/// The first record of each delivery that queued something.
+async fn records(server: &Server, told: &[Told]) -> anyhow::Result<Vec<Option<ScanRecord>>> {
+    let mut records = Vec::new();
+    for it in told {
+        let known = match scan_id(&it.answer).map(str::to_owned).map(ScanId::try_from) {
+            Some(scan_id) => server.ledger.find(&scan_id?, Clock::System.now()).await?,
+            None => Vec::new(),
+        };
+        records.push(known.into_iter().next());
+    }
+    Ok(records)
 }
 
 /// What came of a delivery, in the words of its story.

@@ -11,7 +11,7 @@ use scanhook_core::source::SourceName;
 use scanhook_settings::metrics::{Kind, METRICS, Metric};
 
 /// What is told beside the functions' figures, with what it tells.
-const GAUGES: [(&str, &str); 4] = [
+const GAUGES: [(&str, &str); 5] = [
     ("queue_depth", "Messages that wait to be received"),
     (
         "queue_in_flight",
@@ -21,7 +21,26 @@ const GAUGES: [(&str, &str); 4] = [
         "queue_oldest_age_seconds",
         "The age of the oldest message of a queue, 0 if it is empty; of the embedded queue only",
     ),
-    ("ready", "Whether a part works, as /readyz tells: 1 or 0"),
+    (
+        "ready",
+        "Whether a part works, as /readyz shows: 1 or 0, NaN while that is unknown",
+    ),
+    (
+        "not_ready",
+        "1 for the cause for which a part fails, as /readyz shows",
+    ),
+];
+
+/// What a server counts beside the functions' figures.
+const COUNTERS: [(&str, &str); 2] = [
+    (
+        "messages_expired",
+        "Messages that outlived the retention of a queue; those of the main queue became dead letters",
+    ),
+    (
+        "queue_failures",
+        "Operations that the embedded queue could not do, by cause",
+    ),
 ];
 
 /// Of an attempt: up to the scans of `work` that take hours.
@@ -78,6 +97,9 @@ fn describe() {
     }
     for (name, help) in GAUGES {
         describe_gauge!(name, help);
+    }
+    for (name, help) in COUNTERS {
+        describe_counter!(name, help);
     }
 }
 
@@ -197,9 +219,14 @@ mod tests {
         happen(&recorder);
         with_local_recorder(&recorder, || {
             for (name, _) in GAUGES {
-                let label = if name == "ready" { "part" } else { "queue" };
-                gauge!(name, label => "x").set(1.0);
+                match name {
+                    "ready" => gauge!(name, "part" => "x").set(1.0),
+                    "not_ready" => gauge!(name, "part" => "x", "cause" => "y").set(1.0),
+                    _ => gauge!(name, "queue" => "x").set(1.0),
+                }
             }
+            counter!("messages_expired", "queue" => "x").increment(1);
+            counter!("queue_failures", "cause" => "x").increment(1);
         });
         let mut told = BTreeMap::<_, BTreeSet<_>>::new();
         for line in handle.render().lines() {

@@ -38,7 +38,7 @@ use crate::faults::Plan;
 use crate::ledger::SqliteLedger;
 use crate::{Outcome, gateway, output, unusable};
 
-pub(crate) use self::queues::{DEAD_LETTERS, QUEUE, embedded_client};
+pub(crate) use self::queues::{DEAD_LETTERS, QUEUE, embedded_client, open_store};
 pub(crate) use self::signals::{StopSignals, until_stopped};
 
 mod deliveries;
@@ -187,8 +187,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let sqs_listener = bind(options.sqs_listen, "--sqs-listen").await?;
     let (address, sqs_address) = (listener.local_addr()?, sqs_listener.local_addr()?);
     data_dir.announce(sqs_address)?;
-    let store =
-        Store::open(&data_dir.queue(), Clock::System).context("could not open the queue")?;
+    let store = open_store(&data_dir.queue()).await?;
     let ledger = SqliteLedger::open(&data_dir.ledger(), config.ledger_keep, Clock::System.now())?;
     let function_timeout = function_timeout(&config);
     ensure_queues(&store, &config, function_timeout).await?;
@@ -204,15 +203,15 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         None => Depths::Embedded(store.clone(), [QUEUE, DEAD_LETTERS]),
     };
     let breaker = Breaker::new();
-    let mut parts = vec![
-        Part::configuration(),
-        Part::queue(queues.client.clone(), queues.url.clone()),
-        Part::ledger(&ledger),
-    ];
-    if options.scanner_cli.is_some() {
-        // Deliveries are taken all the same, and wait.
-        parts.push(Part::backend(&breaker).dispensable());
-    }
+    let queue = match &options.queue_url {
+        Some(_) => Part::queue(queues.client.clone(), queues.url.clone()),
+        None => Part::store(&store, &data_dir),
+    };
+    let backend = options
+        .scanner_cli
+        .as_ref()
+        .map(|_| Part::backend(&breaker));
+    let parts = parts(queue, Part::ledger(&ledger, &data_dir), backend);
     let operations = Operations::new(&config, parts, depths);
     let mut tasks = JoinSet::new();
     let endpoint_stopping = stopping.endpoint.clone().cancelled_owned();
@@ -255,7 +254,8 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         .layer(watch)
         .merge(operations.routes())
         .merge(page.routes());
-    tasks.spawn(Operations::upkeep(stopping.intake.clone()));
+    tasks.spawn(operations.upkeep(stopping.intake.clone()));
+    tasks.spawn(ledger.clone().catch_up(stopping.intake.clone()));
     tasks.spawn(listener::serve(
         listener,
         router,
@@ -274,6 +274,13 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     })
 }
 
+/// What must work for the server to be ready. Without Sysdig's backend, deliveries are taken all the same, and wait.
+fn parts(queue: Part, ledger: Part, backend: Option<Part>) -> Vec<Part> {
+    let essential = [Part::configuration(), queue, ledger];
+    let backend = backend.map(Part::dispensable);
+    essential.into_iter().chain(backend).collect()
+}
+
 impl Server {
     /// Takes no more, finishes or releases what is in flight, and ends.
     pub(crate) async fn stop(&mut self) {
@@ -282,6 +289,7 @@ impl Server {
         while self.tasks.len() > 1 && self.tasks.join_next().await.is_some() {}
         self.stopping.endpoint.cancel();
         let _ = tokio::time::timeout(DRAIN, self.tasks.join_next()).await;
+        self.ledger.last_try().await;
     }
 
     /// Ends at once. What is in flight is scanned after the next start.

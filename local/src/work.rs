@@ -40,6 +40,7 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
     config.log_warnings();
     let mut signals = StopSignals::open()?;
     let data_dir = DataDir::lock(&args.data_dir).await.map_err(unusable)?;
+    let mut file = None;
     let started = if let Some(table) = &args.table {
         let sdk = scanhook_settings::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await;
         let (table, keep) = (table.clone(), config.ledger_keep);
@@ -50,17 +51,28 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
     } else {
         let now = Clock::System.now();
         let ledger = SqliteLedger::open(&data_dir.ledger(), config.ledger_keep, now)?;
-        let part = Part::ledger(&ledger);
+        let part = Part::ledger(&ledger, &data_dir);
         let surroundings = (&environment, &secrets);
+        file = Some(ledger.clone());
         start(&args, config, surroundings, &data_dir, ledger, part).await
     };
     let mut worker = started.map_err(unusable)?;
+    if let Some(ledger) = file.clone() {
+        let stopping = worker.stopping.clone();
+        worker.tasks.spawn(ledger.catch_up(stopping));
+    }
     output::notice(&format!(
         "scanhook works on {}\nits readiness and figures are at http://{}/readyz and /metrics",
         args.queue_url, worker.address
     ));
     let patience = format!(", for {} at most", humantime::format_duration(args.drain));
-    let Some(again) = signals.then(&patience, worker.stop()).await? else {
+    let end = async {
+        worker.stop().await;
+        if let Some(ledger) = &file {
+            ledger.last_try().await;
+        }
+    };
+    let Some(again) = signals.then(&patience, end).await? else {
         return Ok(Outcome::Fine);
     };
     output::notice(&format!("{again}: leaving what has begun to other workers"));
@@ -126,7 +138,7 @@ async fn start<L: Ledger>(
     let mut tasks = JoinSet::new();
     tasks.spawn(mapping.run(stopping.clone().cancelled_owned()));
     tasks.spawn(breaker.watch(&config, stopping.clone())?);
-    tasks.spawn(Operations::upkeep(stopping.clone()));
+    tasks.spawn(operations.upkeep(stopping.clone()));
     let healthz = Router::new().route("/healthz", get(async || "ok"));
     let router = healthz.merge(operations.routes());
     tasks.spawn(listener::serve(

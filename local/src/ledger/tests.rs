@@ -663,3 +663,125 @@ fn a_newer_or_broken_file_is_refused_and_left_alone() {
             .starts_with("this is no database")
     );
 }
+
+const FIVE_DAYS: i64 = 5 * 86_400;
+
+#[tokio::test]
+async fn a_claim_of_a_clock_that_was_days_ahead_blocks_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = open(directory.path());
+    assert_eq!(claim(&ledger, "a", FIVE_DAYS).await, Claim::Claimed);
+    assert_eq!(claim(&ledger, "b", 0).await, Claim::Claimed);
+    assert_eq!(claim(&ledger, "c", 1).await, Claim::InProgress(at(100)));
+}
+
+#[tokio::test]
+async fn a_scan_that_finished_in_the_future_satisfies_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = open(directory.path());
+    assert_eq!(claim(&ledger, "a", FIVE_DAYS).await, Claim::Claimed);
+    finish(&ledger, "a", Verdict::Passed, FIVE_DAYS + 10).await;
+    assert_eq!(claim(&ledger, "b", 0).await, Claim::Claimed);
+    finish(&ledger, "b", Verdict::Passed, 20).await;
+    // The clocks of two machines, or a clock that is slewed, differ by less.
+    assert_eq!(claim(&ledger, "c", 10).await, Claim::Done(Verdict::Passed));
+}
+
+#[tokio::test]
+async fn a_start_with_a_clock_years_ahead_deletes_no_history() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    let records = [record("01A", "a", 0), record("01B", "a", 3000)];
+    for record in &records {
+        let ledger = SqliteLedger::open(&path, KEEP, at(0)).unwrap();
+        ledger.record(record).await.unwrap();
+    }
+    let years = SqliteLedger::open(&path, KEEP, at(FIVE_DAYS * 365)).unwrap();
+    drop(years);
+    let ledger = SqliteLedger::open(&path, KEEP, at(3000)).unwrap();
+    let latest = ledger.latest(&ScanFilter::default(), 9, at(3001)).await;
+    assert_eq!(latest.unwrap().len(), 2);
+    // What is too old by the records' own times goes.
+    ledger.record(&record("01C", "a", 9000)).await.unwrap();
+    drop(ledger);
+    let ledger = SqliteLedger::open(&path, KEEP, at(9000)).unwrap();
+    let latest = ledger.latest(&ScanFilter::default(), 9, at(0)).await;
+    let latest = latest.unwrap();
+    let ids: Vec<_> = latest.iter().map(|it| it.scan_id.as_str()).collect();
+    assert_eq!(ids, ["01C"]);
+}
+
+/// What another process does that locks the file.
+fn lock(directory: &Path) -> Connection {
+    let other = Connection::open(directory.join("ledger")).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    other
+}
+
+#[tokio::test]
+async fn records_of_a_locked_ledger_wait_and_are_written_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = open(directory.path());
+    let other = lock(directory.path());
+    let begun = std::time::Instant::now();
+    let first = record("01A", "a", 0);
+    let calls = tokio::join!(ledger.record(&first), ledger.probe(), async {
+        let second = ledger.record(&record("01B", "a", 1)).await;
+        (second, ledger.record(&record("01A", "a", 2)).await)
+    });
+    let (first, probed, (second, third)) = calls;
+    for outcome in [first, second, third] {
+        let text = format!("{:#}", anyhow::Error::from(outcome.unwrap_err()));
+        assert!(
+            text.contains("wait in memory: database is locked"),
+            "{text}"
+        );
+    }
+    assert_eq!(probed.unwrap_err().cause, Cause::Locked);
+    // Two after one another, beside which the others waited.
+    assert!(begun.elapsed() < 2 * SCAN_PATIENCE + SCAN_PATIENCE / 2);
+    drop(other);
+    let stopping = CancellationToken::new();
+    let catching_up = tokio::spawn(ledger.clone().catch_up(stopping.clone()));
+    let written = async {
+        while !ledger.backlog().records.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let written = tokio::time::timeout(Duration::from_secs(30), written);
+    written.await.unwrap();
+    stopping.cancel();
+    catching_up.await.unwrap();
+    let latest = ledger.latest(&ScanFilter::default(), 9, at(3)).await;
+    let latest = latest.unwrap();
+    let found: Vec<_> = latest
+        .iter()
+        .map(|it| (it.scan_id.as_str(), it.received_at))
+        .collect();
+    assert_eq!(found, [("01A", at(2)), ("01B", at(1))]);
+}
+
+#[tokio::test]
+async fn the_last_try_writes_what_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = open(directory.path());
+    let other = lock(directory.path());
+    ledger.record(&record("01A", "a", 0)).await.unwrap_err();
+    drop(other);
+    ledger.last_try().await;
+    let found = open(directory.path())
+        .find(&id("01A"), at(1))
+        .await
+        .unwrap();
+    assert_eq!(found.len(), 1);
+}
+
+#[test]
+fn of_too_many_records_that_wait_the_oldest_is_dropped() {
+    let mut backlog = Backlog::default();
+    for number in 0..=MOST_WAITING {
+        backlog.push(record("01A", "a", i64::try_from(number).unwrap()));
+    }
+    assert_eq!(backlog.records.len(), MOST_WAITING);
+    assert_eq!(backlog.records[0].1.received_at, at(1));
+}

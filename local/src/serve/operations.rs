@@ -1,7 +1,8 @@
 //! The routes for those who operate a server: whether it is ready, and its figures.
 //!
-//! **Invariant**: what they answer holds no secret, no payload and no text of an error: strangers may reach them.
+//! **Invariant**: what they answer holds no secret, no payload and no text of an error, only words of closed sets: strangers may reach them.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use futures_util::future::join_all;
 use http::{StatusCode, header};
-use metrics::gauge;
+use metrics::{counter, gauge};
+use scanhook_emulator::cause::Cause;
 use scanhook_emulator::sqs::Store;
 use scanhook_scanner::dynamodb::DynamoDbLedger;
 use scanhook_settings::config::Config;
@@ -22,8 +24,9 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::queues::Queues;
+use super::queues::{QUEUE, Queues};
 use crate::breaker::Breaker;
+use crate::data_dir::DataDir;
 use crate::ledger::SqliteLedger;
 use crate::metrics::{begin_at_zero, prometheus};
 
@@ -40,18 +43,70 @@ const UPKEEP: Duration = Duration::from_secs(30);
 pub(crate) struct Part {
     /// Its name, in `/readyz` and in metrics.
     name: &'static str,
-    /// Tells whether it works.
     check: Check,
     /// Whether nothing is ready without it.
     is_essential: bool,
 }
 
-type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+/// How a part is.
+#[derive(Debug, Clone)]
+enum Health {
+    Works,
+    /// Nothing has shown yet whether it works; nobody is turned away for that.
+    Unknown,
+    Fails(Problem),
+}
+
+/// Why a part fails.
+#[derive(Debug, Clone)]
+pub(crate) struct Problem {
+    /// For everybody.
+    pub(crate) cause: Cause,
+    /// For the log alone.
+    pub(crate) text: String,
+}
+
+impl Problem {
+    pub(crate) fn new(cause: Cause, err: impl Into<anyhow::Error>) -> Self {
+        Self {
+            cause,
+            text: format!("{:#}", err.into()),
+        }
+    }
+
+    fn unavailable(err: impl Into<anyhow::Error>) -> Self {
+        Self::new(Cause::Unavailable, err)
+    }
+}
+
+impl Health {
+    fn of(checked: Result<(), Problem>) -> Self {
+        checked.map_or_else(Self::Fails, |()| Self::Works)
+    }
+
+    /// The word in `/readyz`.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Works => "works",
+            Self::Unknown => "unknown",
+            Self::Fails(_) => "fails",
+        }
+    }
+
+    fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Fails(problem) => Some(problem.cause),
+            Self::Works | Self::Unknown => None,
+        }
+    }
+}
+
+type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Health> + Send>> + Send + Sync>;
 
 impl Part {
     fn new<F>(name: &'static str, check: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = bool> + Send + 'static,
+        F: Future<Output = Health> + Send + 'static,
     {
         Self {
             name,
@@ -62,7 +117,7 @@ impl Part {
 
     /// The configuration was checked before anything began.
     pub(crate) fn configuration() -> Self {
-        Self::new("configuration", || async { true })
+        Self::new("configuration", || async { Health::Works })
     }
 
     /// The same, but readiness does not depend on it.
@@ -73,21 +128,30 @@ impl Part {
         }
     }
 
-    /// Whether scans are let through to Sysdig's backend.
-    pub(crate) fn backend(breaker: &Breaker) -> Self {
-        let admission = breaker.admission();
+    /// Whether scans are let through to Sysdig's backend; unknown until it has answered this process.
+    pub(crate) fn backend(breaker: &Arc<Breaker>) -> Self {
+        let breaker = Arc::clone(breaker);
         Self::new("sysdig", move || {
-            let is_admitted = *admission.borrow();
-            async move { is_admitted }
+            let is_admitted = *breaker.admission().borrow();
+            let health = if !breaker.is_known() {
+                Health::Unknown
+            } else if is_admitted {
+                Health::Works
+            } else {
+                Health::Fails(Problem::unavailable(anyhow::anyhow!(
+                    "Sysdig's backend is down"
+                )))
+            };
+            async { health }
         })
     }
 
-    /// Whether the ledger's file can be written.
-    pub(crate) fn ledger(ledger: &SqliteLedger) -> Self {
-        let ledger = ledger.clone();
+    /// Whether the ledger's file takes a write.
+    pub(crate) fn ledger(ledger: &SqliteLedger, data_dir: &DataDir) -> Self {
+        let (ledger, directory) = (ledger.clone(), data_dir.path().to_owned());
         Self::new("ledger", move || {
-            let ledger = ledger.clone();
-            async move { ledger.can_write().await }
+            let (ledger, directory) = (ledger.clone(), directory.clone());
+            async move { Health::of(seen_in(&directory, ledger.probe().await)) }
         })
     }
 
@@ -96,17 +160,77 @@ impl Part {
         let ledger = ledger.clone();
         Self::new("ledger", move || {
             let ledger = ledger.clone();
-            async move { ledger.ping().await.is_ok() }
+            async move { Health::of(ledger.ping().await.map_err(Problem::unavailable)) }
         })
     }
 
-    /// Whether the queue answers.
+    /// Whether a queue of SQS answers.
     pub(crate) fn queue(client: Client, url: String) -> Self {
         Self::new("queue", move || {
             let call = client.get_queue_attributes().queue_url(&url).send();
-            async { call.await.is_ok() }
+            async { Health::of(call.await.map(drop).map_err(Problem::unavailable)) }
         })
     }
+
+    /// Whether the embedded queue is there, and its file takes a write.
+    pub(crate) fn store(store: &Store, data_dir: &DataDir) -> Self {
+        let (store, directory) = (store.clone(), data_dir.path().to_owned());
+        Self::new("queue", move || {
+            let (store, directory) = (store.clone(), directory.clone());
+            async move {
+                let probed = store.probe(QUEUE).await;
+                let probed = probed.map_err(|err| Problem::new(err.cause(), err));
+                Health::of(seen_in(&directory, probed))
+            }
+        })
+    }
+
+    /// Tells how it is; what does not answer in time fails.
+    async fn health(&self) -> Health {
+        let slow = || {
+            let problem = anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs());
+            Health::Fails(Problem::unavailable(problem))
+        };
+        timeout(PATIENCE, (self.check)())
+            .await
+            .unwrap_or_else(|_| slow())
+    }
+
+    /// Tells the log and the figures how it is, given how it was.
+    fn report(&self, health: &Health, before: Option<&Health>) {
+        let (part, was) = (self.name, before.and_then(Health::cause));
+        gauge!("ready", "part" => part).set(match health {
+            Health::Works => 1.0,
+            Health::Fails(_) => 0.0,
+            Health::Unknown => f64::NAN,
+        });
+        if was == health.cause() {
+            return;
+        }
+        if let Some(cause) = was {
+            gauge!("not_ready", "part" => part, "cause" => cause.as_str()).set(0.0);
+        }
+        if let Health::Fails(Problem { cause, text }) = health {
+            let (word, advice) = (cause.as_str(), cause.advice());
+            gauge!("not_ready", "part" => part, "cause" => word).set(1.0);
+            tracing::error!(
+                event = "part.fails",
+                part,
+                cause = word,
+                error = text,
+                "{part} fails: {advice}"
+            );
+        } else {
+            tracing::info!(event = "part.works", part, "{part} works again");
+        }
+    }
+}
+
+fn seen_in(directory: &Path, checked: Result<(), Problem>) -> Result<(), Problem> {
+    checked.map_err(|it| Problem {
+        cause: it.cause.seen_in(directory),
+        ..it
+    })
 }
 
 /// Where the depths of queues are to be had.
@@ -186,8 +310,8 @@ fn float(number: u64) -> f64 {
 pub(crate) struct Operations {
     parts: Vec<Part>,
     depths: Depths,
-    /// Whether each part worked when it was last asked.
-    told: Mutex<Option<(Instant, Arc<Vec<bool>>)>>,
+    /// How each part was when it was last asked.
+    told: Mutex<Option<(Instant, Arc<Vec<Health>>)>>,
     measured: Mutex<Option<Instant>>,
 }
 
@@ -196,6 +320,11 @@ impl Operations {
     pub(crate) fn new(config: &Config, parts: Vec<Part>, depths: Depths) -> Arc<Self> {
         prometheus();
         begin_at_zero(config.sources.keys());
+        if let Depths::Embedded(_, names) = &depths {
+            for name in names {
+                counter!("messages_expired", "queue" => *name).increment(0);
+            }
+        }
         Arc::new(Self {
             parts,
             depths,
@@ -212,28 +341,31 @@ impl Operations {
             .route("/metrics", get(async move || metrics.metrics().await))
     }
 
-    /// Sums up what was measured from time to time, until `stopping`.
-    pub(crate) async fn upkeep(stopping: CancellationToken) {
-        while stopping.run_until_cancelled(sleep(UPKEEP)).await.is_some() {
-            prometheus().run_upkeep();
+    /// From time to time, until `stopping`: sums up what was measured, and looks at each part, so that the log names one that fails
+    /// though nobody asks.
+    pub(crate) fn upkeep(
+        self: &Arc<Self>,
+        stopping: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let operations = Arc::clone(self);
+        async move {
+            while stopping.run_until_cancelled(sleep(UPKEEP)).await.is_some() {
+                prometheus().run_upkeep();
+                operations.parts().await;
+            }
         }
     }
 
-    async fn parts(&self) -> Arc<Vec<bool>> {
+    async fn parts(&self) -> Arc<Vec<Health>> {
         let mut told = self.told.lock().await;
         match &*told {
             Some((at, parts)) if at.elapsed() < KEPT => Arc::clone(parts),
-            _ => {
-                let checks = self.parts.iter().map(|it| timeout(PATIENCE, (it.check)()));
-                let parts: Vec<bool> = join_all(checks)
-                    .await
-                    .into_iter()
-                    .map(|it| it.unwrap_or(false))
-                    .collect();
-                for (part, works) in self.parts.iter().zip(&parts) {
-                    gauge!("ready", "part" => part.name).set(f64::from(u8::from(*works)));
+            before => {
+                let parts = Arc::new(join_all(self.parts.iter().map(Part::health)).await);
+                for (place, (part, health)) in self.parts.iter().zip(&*parts).enumerate() {
+                    let before = before.as_ref().and_then(|it| it.1.get(place));
+                    part.report(health, before);
                 }
-                let parts = Arc::new(parts);
                 *told = Some((Instant::now(), Arc::clone(&parts)));
                 parts
             }
@@ -241,24 +373,28 @@ impl Operations {
     }
 
     async fn readyz(&self) -> Response {
-        let works = self.parts().await;
-        let parts = self.parts.iter().zip(works.iter());
-        let parts: Map<String, Value> = parts
-            .map(|(part, works)| {
-                let word = if *works { "works" } else { "fails" };
-                (part.name.to_owned(), word.into())
+        let health = self.parts().await;
+        let parts = || self.parts.iter().zip(health.iter());
+        let words: Map<String, Value> = parts()
+            .map(|(part, health)| (part.name.to_owned(), health.as_str().into()))
+            .collect();
+        let causes: Map<String, Value> = parts()
+            .filter_map(|(part, health)| {
+                Some((part.name.to_owned(), health.cause()?.as_str().into()))
             })
             .collect();
-        let mut essential = self.parts.iter().zip(works.iter());
-        let is_ready = essential.all(|(part, works)| *works || !part.is_essential);
+        let is_ready = parts().all(|(part, it)| it.cause().is_none() || !part.is_essential);
         let status = if is_ready {
             StatusCode::OK
         } else {
             StatusCode::SERVICE_UNAVAILABLE
         };
-        let body = serde_json::json!({"ready": is_ready, "parts": parts}).to_string();
-        let mut response =
-            (status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+        let mut body = serde_json::json!({"ready": is_ready, "parts": words});
+        if let (false, Some(body)) = (causes.is_empty(), body.as_object_mut()) {
+            body.insert("causes".to_owned(), causes.into());
+        }
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        let mut response = (status, json, body.to_string()).into_response();
         response
             .headers_mut()
             .insert(header::CACHE_CONTROL, NO_STORE);

@@ -106,15 +106,99 @@ fn readiness_names_the_part_that_fails() {
     let without = json!({"configuration": "works", "queue": "works", "ledger": "fails"});
     assert_eq!(
         ready(&serve, 503),
-        json!({"ready": false, "parts": without})
+        json!({"ready": false, "parts": without, "causes": {"ledger": "locked"}})
     );
     let figures = serve.get("/metrics").body;
     assert_eq!(
         figure(&figures, r#"scanhook_ready{part="ledger"}"#),
         Some(0.0)
     );
+    let cause = r#"scanhook_not_ready{part="ledger",cause="locked"}"#;
+    assert_eq!(figure(&figures, cause), Some(1.0));
+    let line = |event: &str| serve.log().into_iter().find(|it| it["event"] == event);
+    let fails = line("part.fails").unwrap();
+    assert_eq!(
+        fails["message"],
+        "ledger fails: another process has locked the file; end it"
+    );
+    assert_eq!(
+        (&fails["part"], &fails["cause"]),
+        (&json!("ledger"), &json!("locked"))
+    );
+    let error = fails["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("the ledger is unavailable: database is locked"),
+        "{error}"
+    );
     drop(ledger);
     ready(&serve, 200);
+    assert_eq!(figure(&serve.get("/metrics").body, cause), Some(0.0));
+    assert_eq!(line("part.works").unwrap()["part"], "ledger");
+}
+
+#[test]
+fn a_backend_that_has_not_answered_is_unknown_and_keeps_nobody_waiting() {
+    let place = Place::new();
+    let serve = place.serve(&[]);
+    assert_eq!(ready(&serve, 200)["parts"]["sysdig"], "unknown");
+    let sysdig = figure(
+        &serve.get("/metrics").body,
+        r#"scanhook_ready{part="sysdig"}"#,
+    );
+    assert!(sysdig.is_some_and(f64::is_nan));
+}
+
+#[test]
+fn without_its_queue_readiness_fails_until_the_next_start() {
+    let place = Place::new();
+    let mut serve = place.serve(&["--no-scan"]);
+    let url = format!("http://{}/000000000000/scanhook", serve.sqs_address);
+    serve.sqs("DeleteQueue", &json!({"QueueUrl": url}).to_string());
+    assert_eq!(
+        ready(&serve, 503)["causes"],
+        json!({"queue": "unavailable"})
+    );
+    serve.kill();
+    let serve = place.serve(&["--no-scan"]);
+    ready(&serve, 200);
+}
+
+#[test]
+fn what_waited_for_too_long_is_a_dead_letter_that_a_redrive_heals() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    let scan_id = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));
+    let expired = r#"scanhook_messages_expired_total{queue="scanhook"}"#;
+    assert_eq!(figure(&serve.get("/metrics").body, expired), Some(0.0));
+    serve.stop();
+    let file = rusqlite::Connection::open(place.data_dir().join("queue.sqlite")).unwrap();
+    let four_days = "UPDATE message SET sent_at = sent_at - 4 * 86400000, visible_at = visible_at - 4 * 86400000";
+    file.execute_batch(four_days).unwrap();
+    drop(file);
+    let serve = place.serve(&["--no-scan"]);
+    wait_for("a message that expired", || {
+        (figure(&serve.get("/metrics").body, expired) == Some(1.0)).then_some(())
+    });
+    let mut log = serve.log().into_iter();
+    let line = log.find(|it| it["event"] == "message.expired").unwrap();
+    assert_eq!(
+        (&line["level"], &line["queue"]),
+        (&json!("WARN"), &json!("scanhook"))
+    );
+    assert!(line["message_id"].is_string() && line["age_s"].as_u64() >= Some(345_600));
+    let list = place.run(&["dlq", "list", "--reason=expired", "--output=json"]);
+    let list: Value = serde_json::from_str(&list.stdout).unwrap();
+    assert_eq!(list["letters"][0]["scan_id"], scan_id.as_str());
+    let show = place.run(&["dlq", "show", &scan_id]).stdout;
+    assert!(
+        show.contains("The message waited for longer than the queue"),
+        "{show}"
+    );
+    let redrive = place.run(&["dlq", "redrive", "--reason=expired", "--yes"]);
+    assert_eq!(redrive.code, Some(0), "{}", redrive.stderr);
+    serve.stop();
+    let _serve = place.serve(&[]);
+    assert_eq!(place.settled(&scan_id)["verdict"], "passed");
 }
 
 #[test]
