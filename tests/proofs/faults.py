@@ -98,7 +98,7 @@ def queue_faults(proof: Proof, shop: Workshop) -> None:
 
     decided = throttled(10_000)
     seen = [it.status != 200 for it in answers]
-    # Before them, the server itself had asked whether its queue works.
+    # Before them, the server itself may have asked.
     [before] = [it for it in range(20) if decided[it : it + 100] == seen] or [None]
     proof.true("they are those that the seed says", before is not None, seen)
     place = next(it for it in range(before + 100, 9_000) if is_telling(tries(decided, it, 10)))

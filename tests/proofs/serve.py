@@ -132,9 +132,10 @@ def start_server(
     env: dict[str, str],
     listen: str = "127.0.0.1:0",
     sqs_listen: str = "127.0.0.1:0",
+    data: Path | None = None,
 ) -> Server:
     """Starts `scanhook serve` with the text of a configuration, and waits until it is ready."""
-    config_file, data = shop.directory / "scanhook.yaml", shop.directory / "data"
+    config_file, data = shop.directory / "scanhook.yaml", data or shop.directory / "data"
     config_file.write_text(config)
     command = [SCANHOOK, "serve", "--config", config_file, "--data-dir", data]
     command += ["--listen", listen, "--sqs-listen", sqs_listen, *arguments]
