@@ -6,9 +6,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use http::Uri;
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 /// Longer than any token that fits in the headers that API Gateway takes, which are 10,240 bytes together.
 const LONGEST_TOKEN: usize = 10_240;
@@ -22,6 +24,10 @@ const MOST_KEYS: usize = 100;
 /// Google's issuer. Its tokens may name it without the scheme. Source: `OpenID` Connect, developers.google.com, the
 /// table of an ID token's claims.
 pub const GOOGLE: &str = "https://accounts.google.com";
+
+/// Where Google's discovery document says that its keys are. Source: `OpenID` Connect, developers.google.com, which
+/// documents `https://www.googleapis.com/oauth2/v3/certs` as the `jwks_uri`. All others have theirs at the issuer's host.
+const GOOGLE_KEYS: &str = "www.googleapis.com";
 
 /// Whose tokens are taken, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,11 +73,12 @@ struct Key {
 pub struct ParseKeySetError;
 
 impl KeySet {
-    /// Reads a JWK set (RFC 7517). Keys of another type, for another use or algorithm, or without an id are left out.
+    /// Reads a JWK set (RFC 7517). Keys of another type, for another use or algorithm, or without an id are left out, and so
+    /// is what is no key (section 5).
     pub fn parse(json: &[u8], rs256: Rs256) -> Result<Self, ParseKeySetError> {
         #[derive(Deserialize)]
         struct WireSet {
-            keys: Vec<WireKey>,
+            keys: Vec<Value>,
         }
         #[derive(Deserialize)]
         struct WireKey {
@@ -80,18 +87,24 @@ impl KeySet {
             alg: Option<String>,
             #[serde(rename = "use")]
             usage: Option<String>,
-            n: Option<String>,
-            e: Option<String>,
+            key_ops: Option<Vec<String>>,
+            n: String,
+            e: String,
         }
-        let set: WireSet = serde_json::from_slice(json).map_err(|_| ParseKeySetError)?;
+        let set: WireSet = object(json).ok_or(ParseKeySetError)?;
         let keys = set.keys.into_iter().take(MOST_KEYS).filter_map(|it| {
+            let key = Some(it).filter(Value::is_object)?;
+            let it: WireKey = serde_json::from_value(key).ok()?;
             let is_for_us = it.kty == "RSA"
                 && it.alg.is_none_or(|it| it == "RS256")
-                && it.usage.is_none_or(|it| it == "sig");
+                && it.usage.is_none_or(|it| it == "sig")
+                && it
+                    .key_ops
+                    .is_none_or(|it| it.iter().any(|it| it == "verify"));
             Some(Key {
                 id: it.kid.filter(|_| is_for_us)?,
-                modulus: BASE64.decode(it.n?).ok()?,
-                exponent: BASE64.decode(it.e?).ok()?,
+                modulus: BASE64.decode(it.n).ok()?,
+                exponent: BASE64.decode(it.e).ok()?,
             })
         });
         let keys: Vec<_> = keys.collect();
@@ -103,12 +116,79 @@ impl KeySet {
     }
 }
 
+/// Reads a JSON object; serde would take a list of a struct's values for one, too.
+fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
+    let is_object = json.trim_ascii_start().starts_with(b"{");
+    serde_json::from_slice(json).ok().filter(|_| is_object)
+}
+
+/// Whether this can be an issuer: an https URL without query or fragment; plain http only on this machine.
+pub fn is_issuer(text: &str) -> bool {
+    let Ok(uri) = text.parse::<Uri>() else {
+        return false;
+    };
+    let is_plain_text = text.is_ascii() && !text.contains(['?', '#', '@']);
+    is_plain_text && origin(&uri).is_some()
+}
+
+/// Scheme and authority, if the scheme is https, or http on this machine.
+fn origin(uri: &Uri) -> Option<(&str, &str)> {
+    let (scheme, host) = (uri.scheme_str()?, uri.host()?);
+    let is_secure = scheme == "https" || scheme == "http" && host == "127.0.0.1";
+    let authority = uri.authority()?.as_str();
+    (is_secure && !authority.contains('@')).then_some((scheme, authority))
+}
+
+/// Why a discovery document leads to no keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DiscoveryError {
+    /// It is no JSON with both.
+    #[error("it names no issuer and jwks_uri")]
+    Incomplete,
+    /// Its issuer is not, letter by letter, the one that was asked.
+    #[error("it is of another issuer")]
+    OtherIssuer,
+    /// Neither at the issuer's own scheme, host and port, nor, if that is Google, where Google's are.
+    #[error("its keys are at another host")]
+    OtherHost,
+}
+
+/// Where an issuer's keys are, by its discovery document (`OpenID` Connect Discovery 1.0, section 3).
+pub fn keys_url(issuer: &str, document: &[u8]) -> Result<String, DiscoveryError> {
+    #[derive(Deserialize)]
+    struct WireDiscovery {
+        issuer: String,
+        jwks_uri: String,
+    }
+    let found: WireDiscovery = object(document).ok_or(DiscoveryError::Incomplete)?;
+    if found.issuer != issuer {
+        return Err(DiscoveryError::OtherIssuer);
+    }
+    let place = issuer.parse().ok().zip(found.jwks_uri.parse().ok());
+    if place.is_some_and(|(issuer, keys)| may_have_keys_at(&issuer, &keys)) {
+        Ok(found.jwks_uri)
+    } else {
+        Err(DiscoveryError::OtherHost)
+    }
+}
+
+fn may_have_keys_at(issuer: &Uri, keys: &Uri) -> bool {
+    let is_googles = issuer.to_string().trim_end_matches('/') == GOOGLE
+        && origin(keys) == Some(("https", GOOGLE_KEYS));
+    is_googles || origin(issuer).is_some() && origin(issuer) == origin(keys)
+}
+
 #[derive(Deserialize)]
 struct WireHeader {
     alg: String,
     kid: String,
-    /// Extensions that must be understood; none is.
-    crit: Option<IgnoredAny>,
+    /// Whether there are extensions that must be understood; none is.
+    #[serde(default, deserialize_with = "is_there")]
+    crit: bool,
+}
+
+fn is_there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(value).map(|_| true)
 }
 
 #[derive(Deserialize)]
@@ -133,7 +213,9 @@ enum OneOrMany {
 impl Expected {
     /// Whether `token` is signed by one of `keys`, valid `now`, and made by, for and of whom it must be.
     pub(crate) fn accepts(&self, token: &[u8], keys: &KeySet, now: Timestamp) -> bool {
-        claims(token, keys).is_some_and(|it| self.agrees(&it, now))
+        payload(token, keys)
+            .and_then(|it| object(&it))
+            .is_some_and(|it| self.agrees(&it, now))
     }
 
     fn agrees(&self, claims: &WireClaims, now: Timestamp) -> bool {
@@ -160,16 +242,16 @@ impl Expected {
     }
 }
 
-/// The claims of a token whose signature is right (RFC 7515, compact serialization).
-fn claims(token: &[u8], keys: &KeySet) -> Option<WireClaims> {
+/// What a token carries, if one of `keys` has signed it: the payload of a JWS in the compact serialization (RFC 7515).
+pub fn payload(token: &[u8], keys: &KeySet) -> Option<Vec<u8>> {
     if token.len() > LONGEST_TOKEN {
         return None;
     }
     let token = std::str::from_utf8(token).ok()?;
     let (signed, signature) = token.rsplit_once('.')?;
     let (header, payload) = signed.split_once('.')?;
-    let header: WireHeader = serde_json::from_slice(&BASE64.decode(header).ok()?).ok()?;
-    if header.alg != "RS256" || header.crit.is_some() {
+    let header: WireHeader = object(&BASE64.decode(header).ok()?)?;
+    if header.alg != "RS256" || header.crit {
         return None;
     }
     let key = keys.keys.iter().find(|it| it.id == header.kid)?;
@@ -177,7 +259,7 @@ fn claims(token: &[u8], keys: &KeySet) -> Option<WireClaims> {
     if !(keys.rs256)(&key.modulus, &key.exponent, signed.as_bytes(), &signature) {
         return None;
     }
-    serde_json::from_slice(&BASE64.decode(payload).ok()?).ok()
+    BASE64.decode(payload).ok()
 }
 
 #[cfg(test)]
@@ -369,8 +451,10 @@ mod tests {
             json!({"alg": "RS256", "kid": ["new"]}),
             json!({"alg": ["RS256"], "kid": "new"}),
             json!({"alg": "RS256", "kid": "new", "crit": ["b64"], "b64": false}),
+            json!({"alg": "RS256", "kid": "new", "crit": null}),
             json!({"kid": "new"}),
             json!([]),
+            json!(["RS256", "new"]),
         ] {
             let token = token_of(&header, &good().to_string(), b"modulus-2");
             assert!(!accepts(&expected(), &token), "{header}");
@@ -391,6 +475,17 @@ mod tests {
         let twice = good()
             .to_string()
             .replacen('{', r#"{"email":"other@example.com","#, 1);
+        let list = [
+            "iss",
+            "aud",
+            "exp",
+            "nbf",
+            "iat",
+            "sub",
+            "email",
+            "email_verified",
+        ];
+        let list = Value::from_iter(list.map(|it| good()[it].clone()));
         for wrong in [
             String::new(),
             "..".to_owned(),
@@ -405,6 +500,11 @@ mod tests {
             format!("{signed}.{}", BASE64.encode("other")),
             right.replacen('.', "-", 1),
             token_of(&json!({"alg": "RS256", "kid": "new"}), &twice, b"modulus-2"),
+            token_of(
+                &json!({"alg": "RS256", "kid": "new"}),
+                &list.to_string(),
+                b"modulus-2",
+            ),
             token_of(
                 &json!({"alg": "RS256", "kid": "new"}),
                 "not json",
@@ -432,17 +532,110 @@ mod tests {
             ("n", "no base64!"),
             ("e", "="),
         ];
-        let others = others.map(|(member, value)| {
+        let others = others.map(|(member, value)| (member, json!(value)));
+        let more = [
+            ("kty", Value::Null),
+            ("kid", json!(["a"])),
+            ("key_ops", json!(["encrypt"])),
+            ("use", json!(["sig"])),
+        ];
+        let others = others.into_iter().chain(more).map(|(member, value)| {
             let mut key = good.clone();
-            key[member] = json!(value);
+            key[member] = value;
             key
         });
-        for other in others {
+        let no_objects = [
+            json!(null),
+            json!("a"),
+            json!(["RSA", "b", null, null, null, "AQ", "AQAB"]),
+        ];
+        for other in others.chain(no_objects) {
             assert_eq!(parse(json!([other, good])).unwrap(), ["a"], "{other}");
             assert!(parse(json!([other])).is_err(), "{other}");
         }
-        for text in ["", "[]", "{}", "{\"keys\":{}}"] {
+        let list = json!([[good]]).to_string();
+        for text in ["", "[]", "{}", "{\"keys\":{}}", &list] {
             assert!(KeySet::parse(text.as_bytes(), echo).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_issuer_is_reached_by_https_or_on_this_machine() {
+        for good in [
+            "https://accounts.google.com",
+            "https://login.microsoftonline.com/tenant/v2.0",
+            "http://127.0.0.1:4711",
+        ] {
+            assert!(is_issuer(good), "{good}");
+        }
+        for bad in [
+            "",
+            "accounts.google.com",
+            "http://accounts.google.com",
+            "http://127.0.0.1.evil.example",
+            "http://localhost:4711",
+            "https://user@accounts.google.com",
+            "https://issuer.example.com/?x=1",
+            "https://issuer.example.com/#x",
+            "file:///etc/passwd",
+        ] {
+            assert!(!is_issuer(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn keys_are_at_the_issuers_own_host_but_for_google() {
+        for (issuer, keys, expected) in [
+            (
+                "https://accounts.google.com",
+                "https://www.googleapis.com/oauth2/v3/certs",
+                true,
+            ),
+            (
+                "https://accounts.google.com",
+                "https://www.googleapis.com:8443/oauth2/v3/certs",
+                false,
+            ),
+            (
+                "https://accounts.google.com",
+                "http://www.googleapis.com/oauth2/v3/certs",
+                false,
+            ),
+            (
+                "https://accounts.google.com",
+                "https://evil.example/oauth2/v3/certs",
+                false,
+            ),
+            (
+                "https://issuer.example.com",
+                "https://www.googleapis.com/oauth2/v3/certs",
+                false,
+            ),
+            (
+                "https://issuer.example.com/a",
+                "https://issuer.example.com/keys",
+                true,
+            ),
+            (
+                "https://issuer.example.com",
+                "https://issuer.example.com:444/keys",
+                false,
+            ),
+            (
+                "https://issuer.example.com",
+                "http://issuer.example.com/keys",
+                false,
+            ),
+            (
+                "https://issuer.example.com",
+                "https://issuer.example.com@evil.example/keys",
+                false,
+            ),
+            ("http://127.0.0.1:1", "http://127.0.0.1:1/keys", true),
+            ("http://127.0.0.1:1", "http://127.0.0.1:2/keys", false),
+        ] {
+            let (from, to) = (issuer.parse().unwrap(), keys.parse().unwrap());
+            assert_eq!(may_have_keys_at(&from, &to), expected, "{issuer} {keys}");
         }
     }
 }

@@ -6,18 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Uri, header};
+use http::{HeaderMap, Request, header};
 use ring::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
-use scanhook_core::oidc::{GOOGLE, KeySet};
-use serde::Deserialize;
+use scanhook_core::oidc::{KeySet, keys_url};
 use tokio::time::Instant;
 
 use crate::cached::{Cached, Fresh};
 use crate::http::Client;
-
-/// Where Google's discovery document says that its keys are. Source: `OpenID` Connect, developers.google.com, which
-/// documents `https://www.googleapis.com/oauth2/v3/certs` as the `jwks_uri`. All others have theirs at the issuer's host.
-const GOOGLE_KEYS: &str = "www.googleapis.com";
 
 /// The longest single request.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -74,36 +69,7 @@ impl Keys {
     }
 }
 
-/// Whether this can be an issuer: an https URL without query or fragment; plain http only on this machine.
-pub(crate) fn is_issuer(text: &str) -> bool {
-    let Ok(uri) = text.parse::<Uri>() else {
-        return false;
-    };
-    let is_plain_text = text.is_ascii() && !text.contains(['?', '#', '@']);
-    is_plain_text && origin(&uri).is_some()
-}
-
-/// Scheme and authority, if the scheme is https, or http on this machine.
-fn origin(uri: &Uri) -> Option<(&str, &str)> {
-    let (scheme, host) = (uri.scheme_str()?, uri.host()?);
-    let is_secure = scheme == "https" || scheme == "http" && host == "127.0.0.1";
-    let authority = uri.authority()?.as_str();
-    (is_secure && !authority.contains('@')).then_some((scheme, authority))
-}
-
-/// Whether an issuer's keys may be there.
-fn may_have_keys_at(issuer: &Uri, keys: &Uri) -> bool {
-    let is_googles = issuer.to_string().trim_end_matches('/') == GOOGLE
-        && origin(keys) == Some(("https", GOOGLE_KEYS));
-    is_googles || origin(issuer).is_some() && origin(issuer) == origin(keys)
-}
-
 async fn fetch(issuer: &str, client: &Client) -> Result<Fresh<KeySet>, FetchKeysError> {
-    #[derive(Deserialize)]
-    struct WireDiscovery {
-        issuer: String,
-        jwks_uri: String,
-    }
     let error = |place, problem: &str| FetchKeysError {
         place,
         problem: problem.to_owned(),
@@ -116,18 +82,8 @@ async fn fetch(issuer: &str, client: &Client) -> Result<Fresh<KeySet>, FetchKeys
     let (body, _) = get(&url, client)
         .await
         .map_err(|it| error(discovery, &it))?;
-    let found: WireDiscovery = serde_json::from_slice(&body)
-        .map_err(|_| error(discovery, "it names no issuer and jwks_uri"))?;
-    if found.issuer != issuer {
-        return Err(error(discovery, "it is of another issuer"));
-    }
-    let place = issuer.parse().ok().zip(found.jwks_uri.parse().ok());
-    if !place.is_some_and(|(issuer, keys): (Uri, Uri)| may_have_keys_at(&issuer, &keys)) {
-        return Err(error(discovery, "its keys are at another host"));
-    }
-    let (body, headers) = get(&found.jwks_uri, client)
-        .await
-        .map_err(|it| error(keys, &it))?;
+    let place = keys_url(issuer, &body).map_err(|err| error(discovery, &err.to_string()))?;
+    let (body, headers) = get(&place, client).await.map_err(|it| error(keys, &it))?;
     let value = KeySet::parse(&body, rs256).map_err(|err| error(keys, &err.to_string()))?;
     let keep = max_age(&headers).unwrap_or(USUALLY);
     Ok(Fresh {
@@ -168,86 +124,68 @@ fn rs256(modulus: &[u8], exponent: &[u8], message: &[u8], signature: &[u8]) -> b
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+    use scanhook_core::oidc::payload;
+    use serde_json::{Value, json};
+
     use super::*;
 
-    #[test]
-    fn an_issuer_is_reached_by_https_or_on_this_machine() {
-        for good in [
-            "https://accounts.google.com",
-            "https://login.microsoftonline.com/tenant/v2.0",
-            "http://127.0.0.1:4711",
-        ] {
-            assert!(is_issuer(good), "{good}");
-        }
-        for bad in [
-            "",
-            "accounts.google.com",
-            "http://accounts.google.com",
-            "http://127.0.0.1.evil.example",
-            "http://localhost:4711",
-            "https://user@accounts.google.com",
-            "https://issuer.example.com/?x=1",
-            "https://issuer.example.com/#x",
-            "file:///etc/passwd",
-        ] {
-            assert!(!is_issuer(bad), "{bad}");
-        }
+    /// Those of RFC 7515 (appendix A) and RFC 7520 (section 4), with the public or shared key of each. Project Wycheproof's for
+    /// JWS are in no package.
+    fn vectors() -> Vec<(String, String, Value)> {
+        let vectors: Vec<Value> = serde_json::from_str(include_str!("oidc/rfc.json")).unwrap();
+        let text = |it: &Value| it.as_str().unwrap().to_owned();
+        let vectors = vectors.iter();
+        let parts = vectors.map(|it| (text(&it["source"]), text(&it["token"]), it["key"].clone()));
+        parts.collect()
+    }
+
+    /// The keys of all vectors, each as one that its token names.
+    fn keys() -> KeySet {
+        let keys = vectors().into_iter().map(|(_, _, key)| key);
+        let keys: Vec<_> = keys.filter(|it| it["kid"].is_string()).collect();
+        KeySet::parse(json!({"keys": keys}).to_string().as_bytes(), rs256).unwrap()
     }
 
     #[test]
-    fn keys_are_at_the_issuers_own_host_but_for_google() {
-        for (issuer, keys, expected) in [
-            (
-                "https://accounts.google.com",
-                "https://www.googleapis.com/oauth2/v3/certs",
-                true,
-            ),
-            (
-                "https://accounts.google.com",
-                "https://www.googleapis.com:8443/oauth2/v3/certs",
-                false,
-            ),
-            (
-                "https://accounts.google.com",
-                "http://www.googleapis.com/oauth2/v3/certs",
-                false,
-            ),
-            (
-                "https://accounts.google.com",
-                "https://evil.example/oauth2/v3/certs",
-                false,
-            ),
-            (
-                "https://issuer.example.com",
-                "https://www.googleapis.com/oauth2/v3/certs",
-                false,
-            ),
-            (
-                "https://issuer.example.com/a",
-                "https://issuer.example.com/keys",
-                true,
-            ),
-            (
-                "https://issuer.example.com",
-                "https://issuer.example.com:444/keys",
-                false,
-            ),
-            (
-                "https://issuer.example.com",
-                "http://issuer.example.com/keys",
-                false,
-            ),
-            (
-                "https://issuer.example.com",
-                "https://issuer.example.com@evil.example/keys",
-                false,
-            ),
-            ("http://127.0.0.1:1", "http://127.0.0.1:1/keys", true),
-            ("http://127.0.0.1:1", "http://127.0.0.1:2/keys", false),
-        ] {
-            let (from, to) = (issuer.parse().unwrap(), keys.parse().unwrap());
-            assert_eq!(may_have_keys_at(&from, &to), expected, "{issuer} {keys}");
+    fn of_the_rfcs_tokens_only_rs256_with_a_key_id_is_taken() {
+        let is_taken = |(source, token, _): (String, String, Value)| {
+            payload(token.as_bytes(), &keys()).map(|it| (source, String::from_utf8(it).unwrap()))
+        };
+        let taken: Vec<_> = vectors().into_iter().filter_map(is_taken).collect();
+        let [(source, text)] = &taken[..] else {
+            panic!("{taken:?}");
+        };
+        assert_eq!(source, "RFC 7520 4.1");
+        assert!(text.starts_with("It\u{2019}s a dangerous business, Frodo"));
+        assert_eq!(vectors().len(), 17);
+    }
+
+    #[test]
+    fn of_the_rfcs_signatures_those_of_rs256_are_right_until_a_bit_changes() {
+        let mut right = Vec::new();
+        for (source, token, key) in vectors() {
+            let member = |it: &str| BASE64.decode(key[it].as_str()?).ok();
+            let (Some(n), Some(e)) = (member("n"), member("e")) else {
+                continue;
+            };
+            let Some((signed, signature)) = token.rsplit_once('.').filter(|_| !token.contains('{'))
+            else {
+                continue;
+            };
+            let mut signature = BASE64.decode(signature).unwrap();
+            if !rs256(&n, &e, signed.as_bytes(), &signature) {
+                continue;
+            }
+            right.push(source);
+            for bit in 0..signature.len() * 8 {
+                signature[bit / 8] ^= 1 << (bit % 8);
+                assert!(!rs256(&n, &e, signed.as_bytes(), &signature), "bit {bit}");
+                signature[bit / 8] ^= 1 << (bit % 8);
+            }
         }
+        assert_eq!(right, ["RFC 7515 A.2", "RFC 7520 4.1"]);
     }
 
     #[test]

@@ -84,7 +84,7 @@ fn expected(wire: WireAuth, path: &str) -> Result<Expected, ConfigError> {
         value.ok_or_else(|| error(&format!("{path}.{key}"), "missing"))
     };
     let issuer = given("issuer", wire.issuer)?;
-    if !crate::oidc::is_issuer(&issuer) {
+    if !scanhook_core::oidc::is_issuer(&issuer) {
         let problem = "expected an https URL without query, such as https://accounts.google.com";
         return Err(error(&format!("{path}.issuer"), problem));
     }
