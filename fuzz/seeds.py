@@ -42,6 +42,12 @@ MANIFESTS = [
     {"schemaVersion": 1, "fsLayers": []},
 ]
 
+ISSUERS = [
+    ("https://accounts.google.com", "https://www.googleapis.com/oauth2/v3/certs"),
+    ("https://issuer.example.com/tenant", "https://issuer.example.com:443/keys?v=1"),
+    ("http://127.0.0.1:4711", "http://127.0.0.1:4711/keys"),
+]
+
 
 def written(value):
     """JSON with its `$base64` and `$json` members as the texts they stand for."""
@@ -120,6 +126,21 @@ for at, it in enumerate(MANIFESTS):
     seed("manifests", f"manifest-{at}", bytes([0, at]) + json.dumps(it).encode())
 for at in range(16):
     seed("manifests", f"index-{at}", bytes([1]) + random.Random(at).randbytes(64 * at))
+with open("tokens.json") as file:
+    tokens = json.load(file)
+key_set = {"keys": [{**tokens["key"], "n": "AQ", "key_ops": ["verify"]}, {"kty": "EC", "kid": "a", "alg": "ES256", "use": "enc"}]}
+for at, token in enumerate(tokens["good"] + tokens["signed"] + tokens["refused"]):
+    seed("tokens", f"token-{at}", b"\0" + token.encode())
+    header, claims = (base64.urlsafe_b64decode(it + "==") for it in token.split(".")[:2])
+    for choice in range(4):
+        lines = header, claims, json.dumps(key_set).encode()
+        seed("tokens", f"parts-{at}-{choice}", bytes([1, choice]) + b"\n".join(lines))
+    words |= words_of(json.loads(header))
+words |= words_of(json.loads(base64.urlsafe_b64decode(tokens["good"][0].split(".")[1] + "=="))) | words_of(key_set) | {"crit", "none"}
+for at, (issuer, keys) in enumerate(ISSUERS):
+    document = json.dumps({"issuer": issuer, "jwks_uri": keys})
+    seed("tokens", f"discovery-{at}", b"\2" + f"{issuer}\n{document}".encode())
+words |= {"issuer", "jwks_uri", *(it for pair in ISSUERS for it in pair)}
 words |= {"true", "false", "null", "{", "}", "[", "]", ":", ",", "1e9", "sha256:" + "a" * 64, "../", "$(id)", "library/"}
 with open("corpus/dictionary", "w") as file:
     file.writelines(f'"{escaped(it)}"\n' for it in sorted(words) if len(it.encode()) <= 64)

@@ -116,10 +116,11 @@ impl KeySet {
     }
 }
 
-/// Reads a JSON object; serde would take a list of a struct's values for one, too.
+/// Reads a JSON object in UTF-8; serde would also take a list of a struct's values, and any bytes in what is not read.
 fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
-    let is_object = json.trim_ascii_start().starts_with(b"{");
-    serde_json::from_slice(json).ok().filter(|_| is_object)
+    let text = std::str::from_utf8(json).ok()?;
+    let is_object = text.trim_ascii_start().starts_with('{');
+    serde_json::from_str(text).ok().filter(|_| is_object)
 }
 
 /// Whether this can be an issuer: an https URL without query or fragment; plain http only on this machine.
