@@ -193,7 +193,7 @@ async fn export(args: &DlqExportArgs, stop: &CancellationToken) -> anyhow::Resul
     let found = find(&args.queue, &filter, Kept::Everything, stop).await?;
     for case in found.chosen(&filter) {
         for letter in view::letters(&case) {
-            output::line(&letter.to_string())?;
+            output::json_line(&letter)?;
         }
     }
     found.notice_hidden();

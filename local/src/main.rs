@@ -69,7 +69,10 @@ fn main() -> ExitCode {
     {
         return scanhook_stand_in::main();
     }
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(err) => return output::usage(&err),
+    };
     if args.command.runs_the_cli() {
         cli::protect();
     }

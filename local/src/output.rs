@@ -1,4 +1,7 @@
 //! The only place that prints: tables for people, JSON for scripts, one line for errors.
+//!
+//! **Invariant**: no character reaches a terminal that it would act on, or that changes the order or the look of others.
+//! Anybody who can push or send to a queue can write any into what is printed.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -8,21 +11,68 @@ use indicatif::{ProgressBar, ProgressStyle};
 use scanhook_core::image::{Digest, Tag};
 use serde::Serialize;
 
+/// Whether a character is not itself seen: a control character (C0, C1), a mark that orders text of two directions, or one
+/// of no width.
+pub(crate) fn is_unseen(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+        )
+}
+
+/// The text with a mark in the place of each character that is not seen, but for line breaks and tabs.
+fn printable(text: &str) -> String {
+    let is_hidden = |it: char| is_unseen(it) && !matches!(it, '\n' | '\t');
+    text.replace(is_hidden, "\u{fffd}")
+}
+
 /// Prints a line on stdout.
 pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{text}")?;
+    writeln!(stdout, "{}", printable(text))?;
     stdout.flush()?;
     Ok(())
 }
 
+/// A value as indented JSON, exact: what is not seen is escaped.
+pub(crate) fn pretty<T: Serialize>(value: &T) -> anyhow::Result<String> {
+    Ok(escaped(&serde_json::to_string_pretty(value)?))
+}
+
+/// Escapes what is not seen in a JSON text, where it can only be in strings.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        if is_unseen(character) && character != '\n' {
+            text.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            text.push(character);
+        }
+    }
+    text
+}
+
 /// Prints a value as indented JSON.
 pub(crate) fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    line(&serde_json::to_string_pretty(value)?)
+    line(&pretty(value)?)
+}
+
+/// Prints a value as JSON in one line.
+pub(crate) fn json_line<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    line(&escaped(&serde_json::to_string(value)?))
 }
 
 /// Prints a table, as wide as the terminal allows.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
+    // Before the widths of columns are measured.
+    let rows = rows
+        .into_iter()
+        .map(|row| row.iter().map(|it| printable(it)).collect::<Vec<_>>());
     let mut table = Table::new();
     table
         .load_style(presets::UTF8_BORDERS_ONLY)
@@ -59,13 +109,24 @@ pub(crate) fn progress(total: u64, what: &'static str) -> ProgressBar {
 /// Tells the person at the terminal what is going on; on stderr, so that stdout stays for the result.
 #[expect(clippy::print_stderr, reason = "the one place that prints")]
 pub(crate) fn notice(text: &str) {
-    eprintln!("{text}");
+    eprintln!("{}", printable(text));
+}
+
+/// Says what is wrong with the arguments, or shows the help that they ask for.
+pub(crate) fn usage(err: &clap::Error) -> ExitCode {
+    if err.use_stderr() {
+        notice(err.render().to_string().trim_end());
+        return ExitCode::from(2);
+    }
+    // As clap itself does: whoever has asked for help and does not read it has no error.
+    let _ = err.print();
+    ExitCode::SUCCESS
 }
 
 /// Says in one line why a command failed, with all its causes.
 #[expect(clippy::print_stderr, reason = "the one place that prints")]
 pub(crate) fn fail(err: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("scanhook: {err:#}");
+    eprintln!("scanhook: {}", printable(&format!("{err:#}")));
     ExitCode::from(code)
 }
 
@@ -75,4 +136,20 @@ pub(crate) fn is_broken_pipe(err: &anyhow::Error) -> bool {
         .chain()
         .find_map(|it| it.downcast_ref::<std::io::Error>());
     io.is_some_and(|it| it.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_seen_is_marked_in_text_and_escaped_in_json() {
+        let text = "a\u{1b}[2J\u{7f}\u{9b}31m\u{61c}\u{200b}\u{200f}\u{2028}\u{202e}\u{2060}\u{2066}\u{feff}\té\nb";
+        let marked = printable(text);
+        assert_eq!(marked.replace('\u{fffd}', ""), "a[2J31m\té\nb");
+        assert_eq!(marked.chars().count(), text.chars().count());
+        let json = pretty(&[text]).unwrap();
+        assert!(!json.contains(|it| is_unseen(it) && it != '\n'), "{json}");
+        assert_eq!(serde_json::from_str::<[String; 1]>(&json).unwrap(), [text]);
+    }
 }

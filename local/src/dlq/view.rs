@@ -76,24 +76,12 @@ fn row(case: &Case, now: Timestamp) -> Vec<String> {
 const DETAIL: usize = 80;
 
 fn shortened(detail: &str) -> String {
-    let line = printable(detail.lines().next().unwrap_or_default());
+    let line = detail.lines().next().unwrap_or_default();
     if line.chars().count() <= DETAIL {
-        return line;
+        return line.to_owned();
     }
     let start: String = line.chars().take(DETAIL - 1).collect();
     format!("{start}…")
-}
-
-/// The text without what a terminal would act on. Anybody who can send to the queue can write anything into it.
-fn printable(text: &str) -> String {
-    let shown = |it: char| {
-        if it.is_control() && it != '\n' {
-            '\u{fffd}'
-        } else {
-            it
-        }
-    };
-    text.chars().map(shown).collect()
 }
 
 /// How long ago, in the largest unit that fits.
@@ -116,7 +104,7 @@ pub(crate) fn show(case: &Case, now: Timestamp) -> anyhow::Result<()> {
         ("image", view.reference()),
     ];
     let mut add = |name: &'static str, value: Option<String>| {
-        rows.extend(value.map(|it| (name, printable(&it))));
+        rows.extend(value.map(|it| (name, it)));
     };
     add("digest", view.digest.map(ToString::to_string));
     add("source", view.source.map(str::to_owned));
@@ -159,23 +147,17 @@ pub(crate) fn show(case: &Case, now: Timestamp) -> anyhow::Result<()> {
             .collect(),
     )?;
     if let Some(detail) = &view.detail {
-        output::line(&format!(
-            "\nWhat it died of:\n{}",
-            indented(&printable(detail))
-        ))?;
+        output::line(&format!("\nWhat it died of:\n{}", indented(detail)))?;
     }
     for record in case.records() {
         let platform = record.platform.as_ref();
         let platform = platform.map(|it| format!(" for {it}")).unwrap_or_default();
-        let json = serde_json::to_string_pretty(record)?;
-        output::line(&format!(
-            "\nThe ledger{platform}:\n{}",
-            indented(&printable(&json))
-        ))?;
+        let json = output::pretty(record)?;
+        output::line(&format!("\nThe ledger{platform}:\n{}", indented(&json)))?;
     }
     for letter in letters(case) {
-        let json = serde_json::to_string_pretty(&letter)?;
-        output::line(&format!("\nThe message:\n{}", indented(&printable(&json))))?;
+        let json = output::pretty(&letter)?;
+        output::line(&format!("\nThe message:\n{}", indented(&json)))?;
     }
     let advice = advice(view.reason);
     output::line(&format!(
@@ -288,8 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_can_not_act_on_the_terminal() {
-        assert_eq!(printable("a\u{1b}[2Jb\u{7}\nc"), "a\u{fffd}[2Jb\u{fffd}\nc");
+    fn a_table_has_the_start_of_a_details_first_line() {
         let long = shortened(&format!("{}\nsecond line", "x".repeat(200)));
         assert_eq!(long.chars().count(), DETAIL);
     }

@@ -126,6 +126,63 @@ fn dead_letters_are_listed_shown_filtered_and_exported() {
     );
 }
 
+/// Controls of both sets, a mark of direction and one of no width.
+const UNSEEN: &str = "\u{7f}\u{9b}31m\u{202e}\u{200b}";
+
+#[test]
+fn what_strangers_write_reaches_the_terminal_as_marks_and_scripts_exactly() {
+    let place = Place::new();
+    let serve = place.serve(&[]);
+    let scan_id = serve.queue(&place.delivery("hub", "hub.example.com/prod/not-found:1"));
+    place.settled(&scan_id);
+    let reason = format!("bad{UNSEEN}reason");
+    let message = json!({
+        "QueueUrl": "/000000000000/scanhook-dlq", "MessageBody": reason,
+        "MessageAttributes": {
+            "scanhook.reason": {"DataType": "String", "StringValue": reason},
+            "scanhook.detail": {"DataType": "String", "StringValue": reason},
+        },
+    });
+    serve.sqs("SendMessage", &message.to_string());
+    serve.stop();
+    let ledger = rusqlite::Connection::open(place.data_dir().join("ledger.sqlite")).unwrap();
+    let told = "replace(record, 'image_not_found', ?1)";
+    let changed = ledger.execute(&format!("UPDATE scan SET record = {told}"), [&reason]);
+    assert_eq!(changed.unwrap(), 1);
+
+    let listed = list(&place, &[]);
+    let mut letters = listed["letters"].as_array().unwrap().iter();
+    let letter = letters.find(|it| it["reason"] == reason.as_str()).unwrap();
+    let id = letter["id"].as_str().unwrap();
+    let hidden = |it: char| UNSEEN.contains(it) && !it.is_ascii_graphic();
+    for (arguments, is_json) in [
+        (&["dlq", "list"] as &[&str], false),
+        (&["dlq", "show", id], false),
+        (&["dlq", "redrive"], false),
+        (&["dlq", "show", &reason], false),
+        (&["scans", "list"], false),
+        (&["scans", "show", &scan_id], false),
+        (&["scans", "show", &reason], false),
+        (&["check", "--config", &reason], false),
+        (&["dlq", "export"], true),
+        (&["dlq", "show", id, "--output=json"], true),
+        (&["scans", "list", "--output=json"], true),
+    ] {
+        let ran = place.run(arguments);
+        let printed = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(!printed.contains(hidden), "{arguments:?}: {printed:?}");
+        if is_json {
+            let read = ran
+                .stdout
+                .contains("bad\\u007f\\u009b31m\\u202e\\u200breason");
+            assert!(read, "{arguments:?}: {printed}");
+        } else {
+            let marked = printed.contains("\u{fffd}31m\u{fffd}\u{fffd}reason");
+            assert!(marked, "{arguments:?}: {printed}");
+        }
+    }
+}
+
 #[test]
 fn a_part_is_redriven_while_serve_does_not_run() {
     let place = place_with_dead_letters();

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::output::is_unseen;
+
 /// Rows of a table.
 const ROWS: usize = 50;
 
@@ -76,11 +78,7 @@ impl Html {
                 '"' => self.0.push_str("&quot;"),
                 '\'' => self.0.push_str("&#39;"),
                 // What would change the direction or the look of the text around it.
-                it if it.is_control()
-                    || matches!(it, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-                {
-                    self.0.push('\u{fffd}');
-                }
+                it if is_unseen(it) => self.0.push('\u{fffd}'),
                 it => self.0.push(it),
             }
         }
