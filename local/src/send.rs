@@ -9,8 +9,9 @@ use scanhook_core::auth::{Credential, Presented};
 use scanhook_core::image::{Image, Registry};
 use scanhook_core::kinds::{Sample, SamplePush};
 use scanhook_core::source::Source;
-use scanhook_settings::Environment;
+use scanhook_settings::config::MAX_BODY;
 use scanhook_settings::secrets::Secrets;
+use scanhook_settings::{Environment, file};
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -212,8 +213,8 @@ fn sample(args: &SendArgs, source: &Source) -> anyhow::Result<Sample> {
     };
     let mut sample = make_sample(source, &image);
     if let Some(file) = &args.file {
-        sample.body =
-            std::fs::read(file).with_context(|| format!("could not read {}", file.display()))?;
+        sample.body = file::read(file, MAX_BODY)
+            .with_context(|| format!("could not read {}", file.display()))?;
     }
     for (name, value) in &args.header {
         sample.headers.retain(|(it, _)| it != name);

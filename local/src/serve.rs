@@ -17,6 +17,7 @@ use scanhook_scanner::cli;
 use scanhook_scanner::registry::{Dns, system_dns};
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
+use scanhook_settings::file::ReadFileError;
 use scanhook_settings::location::{LoadError, Location};
 use scanhook_settings::secrets::{ResolveSecretError, Secrets};
 use scanhook_webhook::queue::Queue;
@@ -159,7 +160,7 @@ pub(crate) async fn load_config(text: &str, secrets: &Secrets) -> anyhow::Result
     };
     location.load(secrets).await.map_err(|err| match &err {
         LoadError::Read {
-            source: ResolveSecretError::File { kind: ErrorKind::NotFound, .. },
+            source: ResolveSecretError::File { problem: ReadFileError::Unreadable(ErrorKind::NotFound), .. },
             ..
         } => {
             let advice = "there is no configuration; write one as README.md shows, or name one with --config";

@@ -7,6 +7,7 @@
 //! are shown to that host and to those that the configuration names.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +19,9 @@ use scanhook_core::plan::RegistryLogin;
 use scanhook_core::platform::Platform;
 use scanhook_core::target::Target;
 use scanhook_core::verdict::ErrorReason;
-use scanhook_settings::Environment;
 use scanhook_settings::config::{Config, ConfigError};
 use scanhook_settings::secrets::{Reread, Secrets};
+use scanhook_settings::{Environment, file};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::address::Reach;
@@ -338,15 +339,17 @@ const SYSTEM_CERTIFICATES: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// Much longer than that of any system, in bytes.
+const LONGEST_BUNDLE: u64 = 4 << 20;
+
 /// The system's certificates and `pem`. `SSL_CERT_FILE` of our own environment names the system's, as it does for our own
 /// requests.
 fn bundle(environment: &Environment, pem: &str) -> Arc<str> {
     let named = environment("SSL_CERT_FILE").filter(|it| !it.is_empty());
+    let read = |path: &str| file::read_text(Path::new(path), LONGEST_BUNDLE).ok();
     let system = match named {
-        Some(named) => std::fs::read_to_string(named).ok(),
-        None => SYSTEM_CERTIFICATES
-            .iter()
-            .find_map(|it| std::fs::read_to_string(it).ok()),
+        Some(named) => read(&named),
+        None => SYSTEM_CERTIFICATES.iter().find_map(|it| read(it)),
     };
     // A system that has none in one file has them in a directory, which Go reads besides the bundle.
     format!("{}\n{pem}\n", system.unwrap_or_default()).into()

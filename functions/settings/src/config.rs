@@ -6,11 +6,13 @@ mod registry;
 mod source;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use http::Uri;
 use scanhook_core::auth::{Credential, Scheme};
 use scanhook_core::image::Registry;
 use scanhook_core::oidc::Expected;
@@ -173,7 +175,7 @@ impl Config {
             return Err(error("sources", "at least one source is needed"));
         }
         let registries = wire.registries.0.into_iter();
-        let registries = registries.map(|(pattern, wire)| registry(pattern, wire));
+        let registries = registries.map(|(pattern, wire)| registry(pattern, wire, &mut warnings));
         let registries: Vec<RegistryConfig> = registries.collect::<Result<_, _>>()?;
         for (index, entry) in registries.iter().enumerate() {
             if registries
@@ -312,17 +314,19 @@ fn scanner(wire: WireScanner) -> Result<ScannerConfig, ConfigError> {
     let api_url = wire
         .api_url
         .unwrap_or_else(|| "https://secure.sysdig.com".to_owned());
-    let rest = api_url
-        .strip_prefix("https://")
-        .or_else(|| api_url.strip_prefix("http://"));
-    let is_url = rest.is_some_and(|it| {
-        !it.is_empty() && !it.starts_with('/') && it.chars().all(|it| it.is_ascii_graphic())
-    });
-    if !is_url || api_url.contains('@') {
-        return Err(error(
-            "scanner.api_url",
-            "expected a URL such as https://secure.sysdig.com",
-        ));
+    let url = api_url.parse::<Uri>().ok();
+    let url = url.filter(|_| api_url.is_ascii() && !api_url.contains('@'));
+    let is_safe = match url.as_ref().and_then(|it| it.scheme_str().zip(it.host())) {
+        Some(("https", _)) => true,
+        Some(("http", host)) => is_loopback(host),
+        _ => {
+            let problem = "expected a URL such as https://secure.sysdig.com";
+            return Err(error("scanner.api_url", problem));
+        }
+    };
+    if !is_safe {
+        let problem = "must be https, since Sysdig's token goes there; http only on this machine";
+        return Err(error("scanner.api_url", problem));
     }
     let timeout = wire.timeout.map_or(Duration::from_mins(10), |it| it.0);
     if timeout.is_zero() {
@@ -393,8 +397,15 @@ fn history_kept(keep: Option<Duration>) -> Result<Duration, ConfigError> {
     Ok(keep)
 }
 
-/// Lambda takes at most 6 MB, and base64 inflates.
-const MAX_BODY: u64 = 4 << 20;
+/// Whether a host, without a port, is this machine.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let address = address.parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|it| it.is_loopback())
+}
+
+/// The longest body of a delivery that a configuration can allow, in bytes: Lambda takes at most 6 MB, and base64 inflates.
+pub const MAX_BODY: u64 = 4 << 20;
 
 fn body_limit(bytes: Option<u64>) -> Result<u64, ConfigError> {
     let bytes = bytes.unwrap_or(1 << 20);

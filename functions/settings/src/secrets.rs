@@ -16,6 +16,7 @@ use self::store::{LIMIT, Store};
 use crate::Environment;
 use crate::aws::Aws;
 use crate::cached::{Cached, Fresh};
+use crate::file::ReadFileError;
 use crate::http::Client;
 use crate::oidc::Keys;
 
@@ -139,6 +140,12 @@ pub enum Strength {
     Given,
 }
 
+/// The longest file that holds a secret, in bytes: what Secrets Manager takes.
+const LONGEST_SECRET: u64 = 64 << 10;
+
+/// The longest file that holds a configuration, or the certificates of all authorities that a system trusts.
+const LONGEST_TEXT: u64 = 1 << 20;
+
 /// The shortest secret of our own choice.
 const MIN_LENGTH: usize = 16;
 
@@ -158,12 +165,12 @@ pub enum ResolveSecretError {
     #[error("the environment variable {0} is not set")]
     Unset(String),
     /// The file can't be read.
-    #[error("the file {} can't be read ({kind})", path.display())]
+    #[error("the file {} can't be read ({problem})", path.display())]
     File {
         /// Which file.
         path: PathBuf,
         /// Why not.
-        kind: std::io::ErrorKind,
+        problem: ReadFileError,
     },
     /// The store in AWS does not give it.
     #[error("{store} does not give {name}: {problem}")]
@@ -260,12 +267,16 @@ impl Secrets {
         })
     }
 
-    /// Reads all of what a reference leads to, whatever it is, and keeps nothing of it.
+    /// Reads what a reference leads to, whatever it is, and keeps nothing of it: for what is longer than a secret, and none.
     pub(crate) async fn read(
         &self,
         reference: &SecretRef,
     ) -> Result<SecretString, ResolveSecretError> {
-        self.store.read(reference).await
+        let text = self.store.read(reference, LONGEST_TEXT).await?;
+        match reference.key() {
+            None => Ok(text),
+            key => extract(&text, key, Strength::Given),
+        }
     }
 
     /// The keys of an identity provider, not fetched yet.
@@ -288,7 +299,7 @@ impl Secrets {
             Cached::new(name, move || {
                 let (store, reference) = (Arc::clone(&store), reference.clone());
                 Box::pin(async move {
-                    let value = store.read(&reference).await?;
+                    let value = store.read(&reference, LONGEST_SECRET).await?;
                     Ok(Fresh { value, keep: KEEP })
                 })
             })

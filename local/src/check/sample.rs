@@ -12,6 +12,8 @@ use scanhook_core::event::{Event, ParsePayloadError, PushEvent, SkipReason};
 use scanhook_core::image::{Image, Tag};
 use scanhook_core::select::{MAX_IMAGES, Selected};
 use scanhook_core::source::{Filter, Source};
+use scanhook_settings::config::MAX_BODY;
+use scanhook_settings::file;
 use serde::Serialize;
 
 use crate::args::Output;
@@ -71,7 +73,8 @@ fn delivery(source: &Source, file: &Path) -> anyhow::Result<VerifiedDelivery> {
         secret: token.into(),
     }
     .verifier();
-    let body = std::fs::read(file).with_context(|| format!("could not read {}", file.display()))?;
+    let body =
+        file::read(file, MAX_BODY).with_context(|| format!("could not read {}", file.display()))?;
     let delivery = Delivery {
         headers: join_repeated(headers(source, file)?),
         path_token: Some(token.to_owned()),
@@ -94,7 +97,7 @@ fn headers(source: &Source, file: &Path) -> anyhow::Result<HeaderMap> {
         }
         return Ok(headers);
     };
-    let text = std::fs::read_to_string(beside)
+    let text = file::read_text(beside, MAX_BODY)
         .with_context(|| format!("could not read {}", beside.display()))?;
     for (index, line) in text.lines().enumerate() {
         let place = || format!("{}:{}: not `Name: value`", beside.display(), index + 1);

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use scanhook_core::kinds;
 use serde_json::{Value, json};
 
-use crate::world::{Place, Ran, YAML, digest};
+use crate::world::{PROGRAM, Place, Ran, YAML, digest};
 
 /// A command that is refused says why in one line, on stderr only.
 #[track_caller]
@@ -296,6 +296,131 @@ fn check_names_the_key_of_a_problem_and_never_its_value() {
         refused(&ran, 2, path);
         assert!(!ran.stderr.contains("fake-literal"), "{}", ran.stderr);
     }
+}
+
+/// Runs a command that must neither wait for anybody nor read without end: within 20 s and 4 GB.
+fn run_at_once(place: &Place, arguments: &[&str]) -> Ran {
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", "ulimit -v 4000000; exec timeout 20 \"$0\" \"$@\""])
+        .arg(PROGRAM)
+        .args(arguments)
+        .env_clear()
+        .envs(&place.environment)
+        .current_dir(place.path(""));
+    Ran::new(command.output().unwrap())
+}
+
+#[test]
+fn a_file_that_never_ends_never_begins_or_is_none_is_refused_at_once() {
+    let place = Place::new();
+    let fifo = place.path("fifo");
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
+    fs::create_dir(place.path("directory")).unwrap();
+    let secret = "fake-secret-in-a-file\n";
+    let long = |length: usize| secret.repeat(length.div_ceil(secret.len()));
+    fs::write(place.path("64KiB"), &long(64 << 10)[..64 << 10]).unwrap();
+    fs::write(place.path("longer"), &long(64 << 10)[..(64 << 10) + 1]).unwrap();
+    fs::write(place.path("huge"), long(5 << 20)).unwrap();
+    fs::write(place.path("bytes"), b"\xff-fake-secret-in-bytes").unwrap();
+    let odd = [
+        ("/dev/zero", "not a regular file"),
+        ("fifo", "not a regular file"),
+        ("directory", "not a regular file"),
+        ("nowhere", "entity not found"),
+    ];
+    let config = |key: &str, value: &str| {
+        let yaml = YAML.replace(key, value);
+        assert_ne!(yaml, YAML);
+        fs::write(place.path("other.yaml"), yaml).unwrap();
+        run_at_once(&place, &["check", "--config=other.yaml"])
+    };
+
+    for (file, problem) in odd.into_iter().chain([
+        ("longer", "longer than 64.0 KiB"),
+        ("bytes", "not a text in UTF-8"),
+    ]) {
+        let ran = config("env:HARBOR", &format!("file:{file}"));
+        let words = format!("the file {file} can't be read ({problem})");
+        refused(&ran, 2, &format!("sources.harbor.auth[0].secret: {words}"));
+        assert!(!ran.stderr.contains("fake-secret"), "{}", ran.stderr);
+    }
+    assert_eq!(config("env:HARBOR", "file:64KiB").code, Some(0));
+
+    for (file, problem) in odd.into_iter().chain([("huge", "longer than 1.0 MiB")]) {
+        let ran = run_at_once(&place, &["check", &format!("--config=file:{file}")]);
+        refused(
+            &ran,
+            2,
+            &format!("the file {file} can't be read ({problem})"),
+        );
+        let anonymous = "\"*.example.com\": { insecure: true";
+        let ran = config(
+            anonymous,
+            &format!("\"*.example.com\": {{ ca: \"file:{file}\""),
+        );
+        refused(
+            &ran,
+            2,
+            &format!("the file {file} can't be read ({problem})"),
+        );
+    }
+
+    for (file, problem) in odd.into_iter().chain([("huge", "longer than 4.0 MiB")]) {
+        let words = format!("could not read {file}: {problem}");
+        let ran = run_at_once(&place, &["send", "harbor", &format!("--file={file}")]);
+        refused(&ran, 2, &words);
+        let ran = run_at_once(&place, &["check", "--sample", file, "harbor"]);
+        refused(&ran, 2, &words);
+    }
+}
+
+#[test]
+fn what_must_stay_secret_goes_over_https_or_stays_on_this_machine() {
+    let place = Place::new();
+    let check = |key: &str, value: &str| {
+        fs::write(place.path("scanhook.yaml"), YAML.replace(key, value)).unwrap();
+        place.run(&["check"])
+    };
+    for url in [
+        "http://secure.sysdig.com",
+        "http://127.0.0.1.example.com",
+        "http://10.0.0.1:8080",
+        "http://[fe80::1]",
+    ] {
+        let ran = check("http://127.0.0.1:1", url);
+        refused(&ran, 2, "scanner.api_url: must be https");
+    }
+    for url in [
+        "https://eu1.app.sysdig.com",
+        "http://localhost:1",
+        "http://[::1]:1",
+    ] {
+        assert_eq!(check("http://127.0.0.1:1", url).code, Some(0), "{url}");
+    }
+
+    let warning = "insecure: true sends its credentials over plain HTTP";
+    let ran = check("none", "none");
+    assert!(
+        ran.stderr.contains(&format!(
+            "warning: registries.harbor.example.com: {warning}"
+        )),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(ran.stderr.matches(warning).count(), 1, "{}", ran.stderr);
+    for host in ["127.0.0.1:5000", "localhost", "\"[::1]:5000\""] {
+        let ran = check("harbor.example.com: {", &format!("{host}: {{"));
+        assert_eq!(ran.code, Some(0), "{host}: {}", ran.stderr);
+        assert!(!ran.stderr.contains(warning), "{host}: {}", ran.stderr);
+    }
+    fs::write(place.path("scanhook.yaml"), YAML).unwrap();
+    let serve = place.serve(&[]);
+    let log = serve.log();
+    let is_warning =
+        |it: &Value| it["level"] == "WARN" && it["message"].to_string().contains(warning);
+    assert!(log.iter().any(is_warning), "{log:?}");
 }
 
 #[test]

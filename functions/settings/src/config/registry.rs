@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use scanhook_core::image::Registry;
 use secrecy::ExposeSecret as _;
 
-use super::{ConfigError, check_role, error, glob, secret_error};
+use super::{ConfigError, check_role, error, glob, is_loopback, secret_error};
 use crate::secrets::{Role, Secret, SecretRef, Secrets, Strength};
 use crate::wire::{WireCredentials, WireRegistry};
 
@@ -96,8 +96,8 @@ impl RegistryConfig {
             return Ok(None);
         };
         let path = format!("registries.{}.ca", self.pattern);
-        let pem = secrets.resolve(reference, Strength::Given).await;
-        let pem = pem.map_err(|err| secret_error(&path, &err))?.present();
+        let pem = secrets.read(reference).await;
+        let pem = pem.map_err(|err| secret_error(&path, &err))?;
         let pem = pem.expose_secret();
         if pem.contains("-----BEGIN CERTIFICATE-----") {
             Ok(Some(pem.to_owned()))
@@ -130,8 +130,20 @@ fn labels(host: &str) -> String {
     host.replace('.', "/")
 }
 
-/// Checks an entry.
-pub(super) fn registry(pattern: String, wire: WireRegistry) -> Result<RegistryConfig, ConfigError> {
+/// A host as it is written, without its port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|it| it.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// Checks an entry; adds to `warnings` what is allowed and dangerous.
+pub(super) fn registry(
+    pattern: String,
+    wire: WireRegistry,
+    warnings: &mut Vec<String>,
+) -> Result<RegistryConfig, ConfigError> {
     let path = format!("registries.{pattern}");
     let (pattern, matcher) = match Registry::normalise(&pattern) {
         Ok(host) => (host.normal().to_owned(), None),
@@ -160,16 +172,23 @@ pub(super) fn registry(pattern: String, wire: WireRegistry) -> Result<RegistryCo
             error(&path, "expected a network such as 10.1.0.0/16")
         })
     });
+    let credentials = {
+        let path = format!("{path}.credentials");
+        let credentials = credentials(wire.credentials, &path)?;
+        if let Some((key, reference)) = credentials.secret() {
+            check_role(reference, Role::Scanner, &format!("{path}.{key}"))?;
+        }
+        credentials
+    };
+    let has_login = !matches!(credentials, CredentialsConfig::Anonymous);
+    if wire.insecure && has_login && !is_loopback(without_port(&pattern)) {
+        warnings.push(format!(
+            "{path}: insecure: true sends its credentials over plain HTTP, where others on the way can read them"
+        ));
+    }
     Ok(RegistryConfig {
         matcher,
-        credentials: {
-            let path = format!("{path}.credentials");
-            let credentials = credentials(wire.credentials, &path)?;
-            if let Some((key, reference)) = credentials.secret() {
-                check_role(reference, Role::Scanner, &format!("{path}.{key}"))?;
-            }
-            credentials
-        },
+        credentials,
         insecure: wire.insecure,
         ca: ca.transpose()?,
         pulls: wire.pulls,

@@ -11,6 +11,7 @@ use super::{ResolveSecretError, SecretRef};
 use crate::Environment;
 use crate::aws::Aws;
 use crate::aws::json::{CallError, SECRETS_MANAGER, SSM, Service};
+use crate::file;
 
 /// The longest single try of a call.
 const ATTEMPT: Duration = Duration::from_millis(1_500);
@@ -38,10 +39,12 @@ impl Store {
         }
     }
 
-    /// Reads all of what `reference` leads to; a key in it does not matter here.
+    /// Reads all of what `reference` leads to, of a file at most `limit` bytes; a key in it does not matter here. The
+    /// stores of AWS have their own limits, of 64 KiB at most.
     pub(super) async fn read(
         &self,
         reference: &SecretRef,
+        limit: u64,
     ) -> Result<SecretString, ResolveSecretError> {
         match reference {
             SecretRef::Env(name) => (self.environment)(name)
@@ -49,11 +52,11 @@ impl Store {
                 .ok_or_else(|| ResolveSecretError::Unset(name.clone())),
             SecretRef::File(path) => {
                 // Read at once: a thread for it would cost a function's start more than the file does.
-                let text = std::fs::read_to_string(path);
+                let text = file::read_text(path, limit);
                 text.map(SecretString::from)
-                    .map_err(|err| ResolveSecretError::File {
+                    .map_err(|problem| ResolveSecretError::File {
                         path: path.clone(),
-                        kind: err.kind(),
+                        problem,
                     })
             }
             SecretRef::Ssm(name) => {
