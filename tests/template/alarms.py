@@ -7,6 +7,9 @@ import re
 
 from model import ROOT, Json, Model
 
+OWN = "scanhook/${AWS::StackName}"
+"""The namespace of this stack alone: what its functions count, and what is counted of its logs."""
+
 PROMISED = {
     "DeadLettersAlarm": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", "DeadLetterQueue"),
     "QueueAgeAlarm": ("AWS/SQS", "ApproximateAgeOfOldestMessage", "Queue"),
@@ -16,12 +19,12 @@ PROMISED = {
     "ScannerThrottlesAlarm": ("AWS/Lambda", "Throttles", "ScannerFunction"),
     "WebhookDurationAlarm": ("AWS/Lambda", "Duration", "WebhookFunction"),
     "ScannerDurationAlarm": ("AWS/Lambda", "Duration", "ScannerFunction"),
-    "UnauthorizedAlarm": ("scanhook/${AWS::StackName}", "unauthorized", None),
-    "ThrottledAlarm": ("scanhook/${AWS::StackName}", "throttled", None),
-    "TooManyImagesAlarm": ("scanhook/${AWS::StackName}", "too_many_images", None),
+    "UnauthorizedAlarm": (OWN, "unauthorized", None),
+    "ThrottledAlarm": (OWN, "throttled", None),
+    "TooManyImagesAlarm": (OWN, "too_many_images", None),
     "UnavailableAlarm": ("AWS/ApiGateway", "5xx", "Api"),
-    "LedgerAlarm": ("scanhook", "ledger_unavailable", None),
-    "ConfigurationAlarm": ("scanhook", "configuration_stale", None),
+    "LedgerAlarm": (OWN, "ledger_unavailable", None),
+    "ConfigurationAlarm": (OWN, "configuration_stale", None),
     "EcrDeadLettersAlarm": ("AWS/SQS", "ApproximateNumberOfMessagesVisible", "EcrDeadLetterQueue"),
 }
 """Namespace, metric, and the resource whose metric it is."""
@@ -48,6 +51,8 @@ def alarms_are_those_promised(model: Model) -> None:
     alarms = model.of_type("AWS::CloudWatch::Alarm")
     there = {name: watched(alarm) for name, alarm in alarms.items()}
     assert there == PROMISED, f"alarms: expected {PROMISED!r}, but they are {there!r}"
+    for name, (namespace, _, resource) in there.items():
+        assert resource or namespace == OWN, f"{name} rings for another stack"
     for name, alarm in alarms.items():
         assert alarm["TreatMissingData"] == "notBreaching", f"{name} rings when nothing happens"
         topic = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
@@ -73,7 +78,9 @@ def the_dashboard_shows_every_metric_and_no_other(model: Model) -> None:
     ours = set(re.findall(r'\bname: "([a-z_]+)"', source))
     text = model.properties("Dashboard")["DashboardBody"]["Fn::Sub"]
     widgets = json.loads(re.sub(r"\$\{[^}]+\}", "x", text))["widgets"]
-    shown = set(re.findall(r'Namespace=\\"scanhook\\" MetricName=\\"([a-z_]+)', json.dumps(widgets)))
+    text = json.dumps(widgets)
+    shown = set(re.findall(r'Namespace=\\"scanhook/x\\" MetricName=\\"([a-z_]+)', text))
+    assert text.count("SEARCH(") == text.count('Namespace=\\"scanhook/x\\"'), "the dashboard shows what another stack counts"
     assert shown == ours, f"the dashboard shows {sorted(shown)}, but the metrics are {sorted(ours)}"
-    watched_ours = {alarm["MetricName"] for alarm in model.of_type("AWS::CloudWatch::Alarm").values() if alarm["Namespace"] == "scanhook"}
+    watched_ours = {metric for namespace, metric, _ in PROMISED.values() if namespace.startswith("scanhook")} - FILTERS.keys()
     assert watched_ours <= ours, f"alarms watch {sorted(watched_ours - ours)}, which are no metrics of ours"

@@ -123,6 +123,9 @@ MUTANTS: dict[str, tuple[str, Edit]] = {
     "one scan at once": (RESERVED, parameter("ScannerConcurrency", "MinValue", 1)),
     "a variable less": (VARIABLES, drop("ScannerFunction", "Environment", "Variables", "SCANHOOK_LEDGER_TABLE")),
     "a variable more": (VARIABLES, put("WebhookFunction", "Environment", "Variables", "SCANHOOK_DEBUG", value="1")),
+    "figures among those of other stacks": (
+        VARIABLES, put("WebhookFunction", "Environment", "Variables", "AWS_EMF_NAMESPACE", value="scanhook"),
+    ),
     "the wrong queue": (VARIABLES, put("ScannerFunction", "Environment", "Variables", "SCANHOOK_DLQ_URL", value={"Ref": "Queue"})),
     "a permission less": (PERMISSIONS, forbid("ScannerRole", "Queue", "sqs:ChangeMessageVisibility")),
     "a permission more": (PERMISSIONS, allow("WebhookRole", "sqs:PurgeQueue", {"Fn::GetAtt": ["Queue", "Arn"]})),
@@ -165,6 +168,7 @@ MUTANTS: dict[str, tuple[str, Edit]] = {
     "an alarm on the wrong queue": (
         ALARMS, put("DeadLettersAlarm", "Dimensions", 0, "Value", value={"Fn::GetAtt": ["Queue", "QueueName"]}),
     ),
+    "an alarm that another stack rings": (ALARMS, put("LedgerAlarm", "Namespace", value="scanhook")),
     "an alarm at the limit itself": (ALARMS, put("ScannerDurationAlarm", "Threshold", value=900000)),
     "an alarm that tells nobody": (ALARMS, put("ThrottledAlarm", "AlarmActions", value=[])),
     "a filter on another status": (ALARMS, put("ThrottledFilter", "FilterPattern", value="{ $.status = 503 }")),

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 import source
-from alarms import alarms_are_those_promised, the_dashboard_shows_every_metric_and_no_other
+from alarms import OWN, alarms_are_those_promised, the_dashboard_shows_every_metric_and_no_other
 from mutants import MUTANTS
 from model import ROOT, Json, Model, default, listed, read_template
 
@@ -106,7 +106,7 @@ def the_mapping_starts_no_more_scans_than_are_reserved(model: Model) -> None:
 
 def each_variable_the_code_reads_is_set_and_no_other(model: Model) -> None:
     for function, name in FUNCTIONS.items():
-        expected = source.variables(function) | READ_BY_DEPENDENCIES[function] | {"OTEL_EXPORTER_OTLP_ENDPOINT"}
+        expected = source.variables(function) | READ_BY_DEPENDENCIES[function] | {"OTEL_EXPORTER_OTLP_ENDPOINT", "AWS_EMF_NAMESPACE"}
         same(f"variables of the {function}", sorted(model.variables(name)), sorted(expected))
     scanner = model.variables("ScannerFunction")
     same("SCANHOOK_QUEUE_URL", scanner["SCANHOOK_QUEUE_URL"], {"Ref": "Queue"})
@@ -116,6 +116,7 @@ def each_variable_the_code_reads_is_set_and_no_other(model: Model) -> None:
         same("SCANHOOK_CONFIG", model.variables(name)["SCANHOOK_CONFIG"], {"Fn::Sub": "${ConfigStore}:${ConfigName}"})
         # Of OpenTelemetry's variables, which the code reads too, the one without which there are no traces.
         same("OTEL_EXPORTER_OTLP_ENDPOINT", model.variables(name)["OTEL_EXPORTER_OTLP_ENDPOINT"], {"Ref": "OtlpEndpoint"})
+        same("the namespace of its metrics", model.variables(name)["AWS_EMF_NAMESPACE"], {"Fn::Sub": OWN})
     same("the webhook's queue", model.variables("WebhookFunction")["SCANHOOK_QUEUE_URL"], {"Ref": "Queue"})
 
 

@@ -38,7 +38,7 @@ async fn run() -> ExitCode {
     let program = Path::new("/opt/bin/sysdig-cli-scanner");
     // On Lambda that is /tmp, the only place to write.
     let scratch = std::env::temp_dir().join("scanhook");
-    let metrics = EmbeddedFormat::install();
+    let metrics = EmbeddedFormat::install(&environment);
     let live = match config::load(&environment, program, &scratch).await {
         Ok(live) => live,
         Err(err) => return fail(&format!("{err:#}")),

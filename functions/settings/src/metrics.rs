@@ -15,12 +15,18 @@ use metrics::{
 };
 use serde_json::{Map, Value, json};
 
+use crate::Environment;
+
 /// What a label says where there is nothing to say, since CloudWatch takes no empty value: no reason, or a source that is
 /// not configured. No source can have this name.
 pub const NONE: &str = "-";
 
-/// CloudWatch's namespace for all of it.
+/// CloudWatch's namespace for all of it, unless the environment names another one.
 const NAMESPACE: &str = "scanhook";
+
+/// Names that namespace, so that two stacks in one account don't count together. Source: the variable of AWS's own
+/// libraries for this format (awslabs/aws-embedded-metrics-python, README).
+const NAMESPACE_VARIABLE: &str = "AWS_EMF_NAMESPACE";
 
 /// Values of one metric in one line. Source: CloudWatch's specification of the embedded metric format.
 const MAX_VALUES: usize = 100;
@@ -124,9 +130,16 @@ pub const METRICS: [Metric; 12] = [
 ];
 
 /// Keeps what is counted until it is written: in a function, at the end of each invocation.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct EmbeddedFormat {
+    namespace: Arc<str>,
     pending: Arc<Mutex<Pending>>,
+}
+
+impl Default for EmbeddedFormat {
+    fn default() -> Self {
+        Self::new(NAMESPACE)
+    }
 }
 
 /// What was counted since it was last written, by labels and name.
@@ -138,9 +151,17 @@ enum Figure {
 }
 
 impl EmbeddedFormat {
+    fn new(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            pending: Arc::default(),
+        }
+    }
+
     /// Has everything in this process that is counted from now on kept here.
-    pub fn install() -> Self {
-        let recorder = Self::default();
+    pub fn install(environment: &Environment) -> Self {
+        let namespace = environment(NAMESPACE_VARIABLE).filter(|it| !it.is_empty());
+        let recorder = Self::new(namespace.as_deref().unwrap_or(NAMESPACE));
         // A second one in one process, as in tests, leaves the first in place.
         let _ = metrics::set_global_recorder(recorder.clone());
         recorder
@@ -160,7 +181,7 @@ impl EmbeddedFormat {
         for (labels, figures) in std::mem::take(&mut *self.pending()) {
             let mut figures: Vec<_> = figures.into_iter().collect();
             while !figures.is_empty() {
-                let line = line(&labels, &mut figures, now);
+                let line = line(&self.namespace, &labels, &mut figures, now);
                 // Writing to a string can't fail.
                 let _ = writeln!(lines, "{line}");
             }
@@ -184,7 +205,12 @@ impl EmbeddedFormat {
 }
 
 /// One line, with all that fits into it of the figures; what does not fit is left.
-fn line(labels: &[Label], figures: &mut Vec<(KeyName, Figure)>, now: i64) -> Value {
+fn line(
+    namespace: &str,
+    labels: &[Label],
+    figures: &mut Vec<(KeyName, Figure)>,
+    now: i64,
+) -> Value {
     let dimensions: Vec<_> = labels.iter().map(Label::key).collect();
     let mut members = Map::new();
     let mut metrics = Vec::new();
@@ -204,7 +230,7 @@ fn line(labels: &[Label], figures: &mut Vec<(KeyName, Figure)>, now: i64) -> Val
         members.insert(name.as_str().to_owned(), value);
         is_left
     });
-    let directive = json!({"Namespace": NAMESPACE, "Dimensions": [dimensions], "Metrics": metrics});
+    let directive = json!({"Namespace": namespace, "Dimensions": [dimensions], "Metrics": metrics});
     members.insert(
         "_aws".to_owned(),
         json!({"Timestamp": now, "CloudWatchMetrics": [directive]}),
@@ -325,6 +351,21 @@ mod tests {
             ]
         );
         assert!(lines(&recorder).is_empty(), "it is told once");
+    }
+
+    #[test]
+    fn a_stack_counts_in_a_namespace_of_its_own() {
+        let namespace = |value: Option<&str>| {
+            let value = value.map(str::to_owned);
+            let environment: Environment =
+                Arc::new(move |name| value.clone().filter(|_| name == "AWS_EMF_NAMESPACE"));
+            let recorder = EmbeddedFormat::install(&environment);
+            with_local_recorder(&recorder, || counter!("ledger_unavailable").increment(1));
+            lines(&recorder)[0]["_aws"]["CloudWatchMetrics"][0]["Namespace"].clone()
+        };
+        assert_eq!(namespace(Some("scanhook/one")), "scanhook/one");
+        assert_eq!(namespace(Some("")), "scanhook");
+        assert_eq!(namespace(None), "scanhook");
     }
 
     #[test]

@@ -26,7 +26,7 @@ async fn main() -> ExitCode {
         Ok(traces) => traces,
         Err(err) => return fail(&err.to_string()),
     };
-    let metrics = EmbeddedFormat::install();
+    let metrics = EmbeddedFormat::install(&environment);
     let live = match config::load(&environment).await {
         Ok(live) => live,
         Err(err) => return fail(&format!("{err:#}")),
