@@ -1,8 +1,9 @@
 # The scanhook command in a container: `serve` on one machine, `work` on a cluster. Built from the repository's root:
 #
-#   docker buildx build --tag scanhook .
+#   export $(deploy/base Dockerfile)
+#   docker buildx build --build-arg BASE --build-arg TOOLS --tag scanhook .
 #
-# BASE      what the image is made of; it has no shell
+# BASE      what the image is made of; it has no shell. deploy/base gives it, and TOOLS, by digest
 # TOOLS     what compiles scanhook, for the platform of the image, and fetches the CLI; nothing of it gets into the image
 # BINARY    a scanhook in the build context, built elsewhere for that platform, instead of compiling one
 # TARGETARCH, CLI_FILE, SYSDIG_DOWNLOAD_URL, SOURCE_DATE_EPOCH, REVISION   as in functions/scanner/Dockerfile
