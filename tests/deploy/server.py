@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ IMAGE = "localhost/scanhook"
 USER = 65532
 DELIVERIES = 24
 KUBERNETES = "1.37"
+LARGEST_IMAGE = 8
+"""GiB: `scanner.max_image` by default."""
 MANIFESTS = ROOT / "deploy/kubernetes"
 
 
@@ -104,9 +107,10 @@ def manifests_are_valid(proof: Proof) -> None:
         kinds = [it["kind"] for it in documents]
         wrong = [it["kind"] for it in documents if not _is_valid(it)]
         proof.equal(f"{path.name}: {', '.join(kinds)} are valid", wrong, [])
-        pods = [it["spec"]["template"]["spec"] for it in documents if it["kind"] in ("Deployment", "StatefulSet")]
-        for pod in pods:
-            is_hardened(proof, pod)
+        for workload in documents:
+            if workload["kind"] in ("Deployment", "StatefulSet"):
+                is_hardened(proof, workload["spec"]["template"]["spec"])
+                has_room_for_scans(proof, workload)
     for name, kind, key in (("serve.yaml", "Service", "ports"), ("work.yaml", "ScaledObject", "triggers"),
                             ("work.yaml", "ScaledObject", "maxReplicaCount")):
         [broken] = [it for it in yaml.safe_load_all((MANIFESTS / name).read_text()) if it["kind"] == kind]
@@ -136,6 +140,19 @@ def is_hardened(proof: Proof, pod: dict) -> None:
     probes = {name: container[name]["httpGet"]["path"] for name in ("livenessProbe", "readinessProbe")}
     proof.equal("  its probes", probes, {"livenessProbe": "/healthz", "readinessProbe": "/readyz"})
     proof.true("  it asks for resources", {"requests", "limits"} <= container["resources"].keys())
+    proof.true("  its image is by digest", re.search("@sha256:[0-9a-f]{64}$", container["image"]), container["image"])
+
+
+def has_room_for_scans(proof: Proof, workload: dict) -> None:
+    """Scratch lies in the data directory, where the largest image that is scanned by default must fit."""
+    pod = workload["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (directory,) = [it.split("=")[1] for it in container["args"] if it.startswith("--data-dir=")]
+    (volume,) = [it["name"] for it in container["volumeMounts"] if it["mountPath"] == directory]
+    sizes = {it["name"]: it["emptyDir"]["sizeLimit"] for it in pod["volumes"] if "emptyDir" in it}
+    for claim in workload["spec"].get("volumeClaimTemplates", []):
+        sizes[claim["metadata"]["name"]] = claim["spec"]["resources"]["requests"]["storage"]
+    proof.true(f"  {directory}, where scratch lies, has {sizes[volume]}", int(sizes[volume].removesuffix("Gi")) > LARGEST_IMAGE, sizes)
 
 
 if __name__ == "__main__":
