@@ -579,6 +579,49 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_field_that_nobody_reads_may_hold_anything() {
+        let deep = format!("{}1{}", "[".repeat(140), "]".repeat(140));
+        let nested = format!("{}1{}", "{\"a\":".repeat(140), "}".repeat(140));
+        for kind in ALL {
+            let image = format!(
+                "{}/team/app:1@sha256:{}",
+                kind.example_registry,
+                "ab".repeat(32)
+            );
+            let image = Image::parse(&image).unwrap();
+            let at = "2026-11-21T20:00:00Z".parse().unwrap();
+            let id = "id-1";
+            let sample = (kind.sample)(&SamplePush {
+                image: &image,
+                id,
+                at,
+            });
+            let headers: Vec<_> = sample
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
+            let right = parse(kind, &headers, &sample.body);
+            assert!(right.contains("Image"), "{}: {right}", kind.name);
+            let body = String::from_utf8(sample.body).unwrap();
+            for value in [
+                r#""\ud800""#,
+                r#""\udc00\ud800""#,
+                "1e999",
+                "-1e999",
+                &deep,
+                &nested,
+            ] {
+                for key in ["zzz", r"z\ud800"] {
+                    let body = body.replacen('{', &format!("{{\"{key}\":{value},"), 1);
+                    let told = parse(kind, &headers, body.as_bytes());
+                    assert_eq!(told, right, "{}: {key} {value:.30}", kind.name);
+                }
+            }
+        }
+    }
+
+    #[test]
     fn deeply_nested_json_neither_overflows_the_stack_nor_becomes_a_push() {
         for kind in ALL {
             for depth in [200, 400_000] {

@@ -438,6 +438,30 @@ async fn a_realm_in_an_allowed_network_is_asked_without_credentials_and_so_is_th
 }
 
 #[tokio::test]
+async fn a_realm_that_gives_no_answer_has_nothing_scanned_and_no_login_given() {
+    let unavailable = FakeRegistry::start(|_: &Asked| with(503, "x-of", "a realm")).await;
+    for realm in [unavailable.address, "127.0.0.1:1".parse().unwrap()] {
+        let mut content = Content::default();
+        let digest = content.image("demo/pass", Some("1.0"), "a");
+        let challenge = "http://auth.example.org/token";
+        let registry = FakeRegistry::start(wants_token(content, challenge)).await;
+        let setup = Setup {
+            registries: entry(", allow: [127.0.0.0/8]"),
+            hosts: vec![(REGISTRY, registry.address), ("auth.example.org", realm)],
+            ..Setup::default()
+        };
+        let world = World::set_up(setup).await;
+        // The digest is known, and still the CLI, which would take the login to that realm, is not started.
+        let outcome = world
+            .outcome(&by_digest("scan", "demo/pass", &digest), 1)
+            .await;
+        assert_eq!(outcome, "retried: network", "{realm}");
+        assert_eq!(world.ledger.0.lock().unwrap().granted, 0, "{realm}");
+        assert_eq!(registry.shown(), [""; 0], "{realm}");
+    }
+}
+
+#[tokio::test]
 async fn a_redirect_takes_no_credentials_elsewhere() {
     let mut content = Content::default();
     let digest = content.image("demo/pass", Some("1.0"), "a");
