@@ -3,6 +3,7 @@
 //! **Invariant**: no character reaches a terminal that it would act on, or that changes the order or the look of others.
 //! Anybody who can push or send to a queue can write any into what is printed.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
@@ -49,7 +50,8 @@ fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
         if is_unseen(character) && character != '\n' {
-            text.push_str(&format!("\\u{:04x}", u32::from(character)));
+            // Writing to a string can't fail.
+            let _ = write!(text, "\\u{:04x}", u32::from(character));
         } else {
             text.push(character);
         }

@@ -319,9 +319,9 @@ fn a_file_that_never_ends_never_begins_or_is_none_is_refused_at_once() {
     rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, mode).unwrap();
     fs::create_dir(place.path("directory")).unwrap();
     let secret = "fake-secret-in-a-file\n";
-    let long = |length: usize| secret.repeat(length.div_ceil(secret.len()));
-    fs::write(place.path("64KiB"), &long(64 << 10)[..64 << 10]).unwrap();
-    fs::write(place.path("longer"), &long(64 << 10)[..(64 << 10) + 1]).unwrap();
+    let long = |length: usize| secret.bytes().cycle().take(length).collect::<Vec<_>>();
+    fs::write(place.path("64KiB"), long(64 << 10)).unwrap();
+    fs::write(place.path("longer"), long((64 << 10) + 1)).unwrap();
     fs::write(place.path("huge"), long(5 << 20)).unwrap();
     fs::write(place.path("bytes"), b"\xff-fake-secret-in-bytes").unwrap();
     let odd = [
