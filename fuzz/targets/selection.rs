@@ -6,7 +6,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use globset::{GlobBuilder, GlobMatcher, GlobSet};
+use globset::{Glob, GlobBuilder, GlobSet};
 use libfuzzer_sys::fuzz_target;
 use scanhook_core::event::{
     Content, Event, EventInfo, NamedRegistry, PushEvent, SkipReason,
@@ -19,25 +19,24 @@ use scanhook_core::source::{Filter, Source, SourceName, Untagged};
 /// At most so many patterns and pushes: more of them are only slower.
 const MANY: usize = 24;
 
-fn globs(line: &[u8]) -> Vec<GlobMatcher> {
+fn globs(line: &[u8]) -> Vec<Glob> {
     let line = Bytes::copy_from_slice(line);
     let patterns = String::from_utf8_lossy(&line).into_owned();
     let patterns = patterns.split(' ').filter(|it| !it.is_empty()).take(MANY);
     let glob = |it: &str| GlobBuilder::new(it).literal_separator(true).build().ok();
-    // Compiled once: it is what an input costs most.
-    patterns.filter_map(glob).map(|it| it.compile_matcher()).collect()
+    patterns.filter_map(glob).collect()
 }
 
-fn set(globs: &[GlobMatcher]) -> Option<GlobSet> {
-    GlobSet::new(globs.iter().map(|it| it.glob().clone())).ok()
+fn set(globs: &[Glob]) -> Option<GlobSet> {
+    GlobSet::new(globs.iter().cloned()).ok()
 }
 
 /// Pattern by pattern, where the set tries them all at once.
-fn matches(globs: &[GlobMatcher], text: &str) -> bool {
-    globs.iter().any(|it| it.is_match(text))
+fn matches(globs: &[Glob], text: &str) -> bool {
+    globs.iter().any(|it| it.compile_matcher().is_match(text))
 }
 
-fn wants(include: &[GlobMatcher], exclude: &[GlobMatcher], text: &str) -> bool {
+fn wants(include: &[Glob], exclude: &[Glob], text: &str) -> bool {
     (include.is_empty() || matches(include, text)) && !matches(exclude, text)
 }
 
