@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -218,17 +218,20 @@ pub(crate) struct ServeArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
-    /// Where to take deliveries
+    /// Where to take deliveries: IP:PORT; `:PORT` and `PORT` are on 127.0.0.1
     #[arg(
         long,
         env = "SCANHOOK_LISTEN",
         default_value = "127.0.0.1:8080",
-        value_name = "IP:PORT"
+        value_name = "ADDR",
+        value_parser = address
     )]
     pub(crate) listen: SocketAddr,
     /// Where to offer the queue's SQS endpoint
-    #[arg(long, default_value = "127.0.0.1:9324", value_name = "IP:PORT")]
+    #[arg(long, default_value = "127.0.0.1:9324", value_name = "ADDR", value_parser = address)]
     pub(crate) sqs_listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) surfaces: SurfaceArgs,
     /// Where queue, ledger and scratch space are kept
     #[arg(long, default_value = ".scanhook", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
@@ -241,7 +244,7 @@ pub(crate) struct ServeArgs {
     /// The Sysdig CLI; without a slash it is looked for in PATH
     #[arg(long, default_value = "sysdig-cli-scanner", value_name = "PATH")]
     pub(crate) scanner_cli: PathBuf,
-    /// Show the local page, `http://LISTEN/`, to others than this machine, too
+    /// Show the local page, `http://LISTEN/`, to others than this machine, too, by its IP address or a name of --allow-host
     #[arg(long)]
     pub(crate) open_page: bool,
     /// Break things on purpose: sqs-throttle=P%, sqs-latency=TIME, scanner-crash=P%, scanner-hang=P%
@@ -256,6 +259,39 @@ pub(crate) struct ServeArgs {
     pub(crate) seed: u64,
 }
 
+/// What is for this machine: page, figures, readiness and the queue's endpoint.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SurfaceArgs {
+    /// Answer requests for this host, too; may be given more than once
+    ///
+    /// `/`, `/metrics`, `/readyz` and the queue's endpoint answer only for `localhost` and for the IP address that they are reached
+    /// at, so that no web page reaches them by a name of its own. `/webhooks` and `/healthz` answer for every host.
+    #[arg(long, value_name = "NAME", value_parser = host_name)]
+    pub(crate) allow_host: Vec<String>,
+    /// Serve /healthz, /readyz and /metrics here, too, where no sender of deliveries keeps probes waiting
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(crate) health_listen: Option<SocketAddr>,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix(':').unwrap_or(text);
+    match port.parse::<u16>() {
+        Ok(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
+        Err(_) => text
+            .parse()
+            .map_err(|_| "it must be IP:PORT, :PORT or PORT".to_owned()),
+    }
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let host = text.parse::<http::uri::Authority>();
+    if host.is_ok_and(|it| it.host() == text) {
+        Ok(text.to_owned())
+    } else {
+        Err("it must be a host without a port, such as scanhook.example.com".to_owned())
+    }
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct WorkArgs {
     /// The queue
@@ -265,14 +301,17 @@ pub(crate) struct WorkArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
-    /// Where to tell whether it is ready, and its figures
+    /// Where to tell whether it is ready, and its figures: IP:PORT; `:PORT` and `PORT` are on 127.0.0.1
     #[arg(
         long,
         env = "SCANHOOK_LISTEN",
         default_value = "127.0.0.1:8081",
-        value_name = "IP:PORT"
+        value_name = "ADDR",
+        value_parser = address
     )]
     pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) surfaces: SurfaceArgs,
     /// Keep the ledger in this DynamoDB table, which workers can share, instead of in the data directory
     #[arg(long, env = "SCANHOOK_LEDGER_TABLE", value_name = "NAME")]
     pub(crate) table: Option<String>,

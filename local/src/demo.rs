@@ -16,6 +16,7 @@ use scanhook_core::kinds::{self, Kind};
 use scanhook_core::message::ScanId;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_emulator::clock::Clock;
+use scanhook_emulator::listener::AllowedHosts;
 use scanhook_scanner::ledger::History as _;
 use scanhook_settings::Environment;
 use scanhook_settings::config::Config;
@@ -120,6 +121,8 @@ pub(crate) async fn command() -> anyhow::Result<Outcome> {
         secrets: secrets.clone(),
         listen: ([127, 0, 0, 1], 0).into(),
         sqs_listen: ([127, 0, 0, 1], 0).into(),
+        health_listen: None,
+        allowed_hosts: AllowedHosts::default(),
         data_dir: directory.path().join("data"),
         queue_url: None,
         scanner_cli: Some(cli),

@@ -14,12 +14,13 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::header;
 use http::request::Parts;
+use http::uri::Authority;
 use http_body_util::{BodyExt as _, Limited};
 use lambda_http::request::LambdaRequest;
 use lambda_http::{Adapter, Context, LambdaEvent, Service as _};
 use scanhook_emulator::apigw::{self, Arrival};
 use scanhook_emulator::clock::Clock;
-use scanhook_emulator::listener::{Cut, Peer};
+use scanhook_emulator::listener::{Caller, Refusal};
 use scanhook_webhook::rejection::Rejection;
 use scanhook_webhook::router::{Webhook, router};
 
@@ -51,7 +52,9 @@ async fn answer(function: Router, webhook: Arc<Webhook>, request: Request) -> Re
             return refuse(Rejection::TooLarge);
         }
         // The listener that cut it off also refuses and counts it.
-        Err(err) if Cut::caused(err.as_ref()) => return Rejection::UnreadableBody.into_response(),
+        Err(err) if Refusal::caused(err.as_ref()) => {
+            return Rejection::UnreadableBody.into_response();
+        }
         Err(_) => return refuse(Rejection::UnreadableBody),
     };
     let event = match apigw::event(&head, &body, &arrival(&head)) {
@@ -84,10 +87,13 @@ async fn invoke(function: Router, event: String) -> Option<serde_json::Value> {
 
 fn arrival(head: &Parts) -> Arrival {
     let (route_key, path_parameters) = route(head);
-    let peer = head.extensions.get::<Peer>();
+    let caller = head.extensions.get::<Caller>();
+    let host = caller.and_then(|it| it.host.clone());
     Arrival {
         request_id: ulid::Ulid::generate().to_string(),
-        source_ip: peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |it| it.0),
+        source_ip: caller.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |it| it.peer),
+        // HTTP/1.0 needs none.
+        host: host.unwrap_or_else(|| Authority::from_static("localhost")),
         received_at: Clock::System.now(),
         route_key,
         path_parameters,

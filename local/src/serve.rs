@@ -1,17 +1,15 @@
 //! `scanhook serve`: webhook, queue, event source mapping and scanner in one process.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::middleware::from_fn;
-use axum::response::Response;
-use http::Uri;
 use scanhook_emulator::clock::Clock;
-use scanhook_emulator::listener::{self, Capacity, Cut};
+use scanhook_emulator::listener::AllowedHosts;
 use scanhook_emulator::sqs::{Endpoint, Store};
 use scanhook_scanner::cli;
 use scanhook_scanner::registry::{Dns, system_dns};
@@ -21,12 +19,12 @@ use scanhook_settings::file::ReadFileError;
 use scanhook_settings::location::{LoadError, Location};
 use scanhook_settings::secrets::{ResolveSecretError, Secrets};
 use scanhook_webhook::queue::Queue;
-use scanhook_webhook::rejection::Rejection;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::deliveries::Deliveries;
+use self::front::Front;
 use self::operations::{Depths, Operations, Part};
 use self::page::Page;
 use self::queues::{ensure_queues, release_abandoned};
@@ -43,6 +41,7 @@ pub(crate) use self::queues::{DEAD_LETTERS, QUEUE, embedded_client, open_store};
 pub(crate) use self::signals::{StopSignals, until_stopped};
 
 mod deliveries;
+pub(crate) mod front;
 pub(crate) mod operations;
 mod page;
 pub(crate) mod queues;
@@ -53,19 +52,6 @@ mod signals;
 /// to end processes it stays below the ten seconds that `docker stop` gives.
 const DRAIN: Duration = Duration::from_secs(7);
 
-/// How much strangers may have us hold; `refuse` answers requests beyond that, or that take too long.
-pub(crate) fn capacity(
-    refuse: impl Fn(&Uri, Rejection) -> Response + Send + Sync + 'static,
-) -> Capacity {
-    Capacity {
-        bodies: 16 << 20,
-        refuse: Arc::new(move |uri, cut| match cut {
-            Cut::Full => refuse(uri, Rejection::Unavailable),
-            Cut::Late => refuse(uri, Rejection::Timeout),
-        }),
-    }
-}
-
 /// What to serve, and where.
 pub(crate) struct Options {
     pub(crate) config: Config,
@@ -73,6 +59,10 @@ pub(crate) struct Options {
     pub(crate) secrets: Secrets,
     pub(crate) listen: SocketAddr,
     pub(crate) sqs_listen: SocketAddr,
+    /// Where probes have a listener of their own, if they have one.
+    pub(crate) health_listen: Option<SocketAddr>,
+    /// Whom the local surfaces answer beside this machine.
+    pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) data_dir: PathBuf,
     /// An SQS queue outside; else the embedded one.
     pub(crate) queue_url: Option<String>,
@@ -90,6 +80,8 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// Where its SQS endpoint is.
     pub(crate) sqs_address: SocketAddr,
+    /// Where probes have a listener of their own, if they have one.
+    pub(crate) health_address: Option<SocketAddr>,
     /// Its ledger.
     pub(crate) ledger: SqliteLedger,
     /// Its queues.
@@ -101,6 +93,7 @@ pub(crate) struct Server {
 }
 
 /// The order of the end: first no more requests and receives, then no more endpoint for those still at work.
+#[derive(Default)]
 struct Stopping {
     intake: CancellationToken,
     endpoint: CancellationToken,
@@ -125,6 +118,8 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         secrets,
         listen: args.listen,
         sqs_listen: args.sqs_listen,
+        health_listen: args.surfaces.health_listen,
+        allowed_hosts: args.surfaces.allow_host.into_iter().collect(),
         data_dir: args.data_dir,
         queue_url: args.queue_url,
         open_page: args.open_page,
@@ -141,6 +136,7 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         "scanhook takes deliveries at http://{}/webhooks/SOURCE\nits queue speaks SQS: AWS_ENDPOINT_URL_SQS=http://{}",
         server.address, server.sqs_address,
     ));
+    announce_health(server.health_address);
     let Some(again) = signals.then("", server.stop()).await? else {
         return Ok(Outcome::Fine);
     };
@@ -180,25 +176,25 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let Options {
         environment,
         secrets,
+        allowed_hosts: hosts,
         ..
     } = options;
     let config = Arc::new(options.config);
     let data_dir = DataDir::lock(&options.data_dir).await?;
-    let listener = bind(options.listen, "--listen").await?;
-    let sqs_listener = bind(options.sqs_listen, "--sqs-listen").await?;
-    let (address, sqs_address) = (listener.local_addr()?, sqs_listener.local_addr()?);
+    let listener = bind(options.listen, "--listen")?;
+    let sqs_listener = bind(options.sqs_listen, "--sqs-listen")?;
+    let health_listener = bind_health(options.health_listen)?;
+    let (address, sqs_address) = (reached(&listener)?, reached(&sqs_listener)?);
+    let health_address = health_listener.as_ref().map(reached).transpose()?;
     data_dir.announce(sqs_address)?;
     let store = open_store(&data_dir.queue()).await?;
     let ledger = SqliteLedger::open(&data_dir.ledger(), config.ledger_keep, Clock::System.now())?;
     let function_timeout = function_timeout(&config);
     ensure_queues(&store, &config, function_timeout).await?;
-    let endpoint = Endpoint::new(store.clone(), plan.queue());
+    let endpoint = Endpoint::new(store.clone(), plan.queue()).allowing(hosts.clone());
     let outside = options.queue_url.as_deref();
     let (queues, service) = queues::open(outside, &environment, sqs_address, &endpoint).await?;
-    let stopping = Stopping {
-        intake: CancellationToken::new(),
-        endpoint: CancellationToken::new(),
-    };
+    let stopping = Stopping::default();
     let depths = match &options.queue_url {
         Some(_) => Depths::outside(&queues),
         None => Depths::Embedded(store.clone(), [QUEUE, DEAD_LETTERS]),
@@ -240,8 +236,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         tasks.spawn(breaker.watch(&config, stopping.intake.clone())?);
     }
     let queue = Queue::sqs(service, queues.url.clone());
-    let webhook = scanhook_webhook::config::webhook(&config, queue, &secrets).await?;
-    let webhook = Arc::new(webhook);
+    let webhook = Arc::new(scanhook_webhook::config::webhook(&config, queue, &secrets).await?);
     let deliveries = Deliveries::of(config.sources.keys().cloned());
     let watch = deliveries.clone();
     let watch = from_fn(move |request, next| watch.clone().watch(request, next));
@@ -251,22 +246,23 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         store: options.queue_url.is_none().then(|| store.clone()),
         is_open: options.open_page,
     };
-    let router = gateway::in_front_of(Arc::clone(&webhook))
-        .layer(watch)
-        .merge(operations.routes())
-        .merge(page.routes());
+    let gateway = gateway::in_front_of(Arc::clone(&webhook)).layer(watch);
+    let front = Front {
+        hosts,
+        refuse: Arc::new(move |uri, rejection| webhook.refuse(uri, rejection)),
+    };
+    let page = page.routes(Arc::clone(&front.refuse));
+    let router = gateway.merge(front.guard(operations.routes().merge(page)));
     tasks.spawn(operations.upkeep(stopping.intake.clone()));
     tasks.spawn(ledger.clone().catch_up(stopping.intake.clone()));
-    tasks.spawn(listener::serve(
-        listener,
-        router,
-        capacity(move |uri, rejection| webhook.refuse(uri, rejection)),
-        stopping.intake.clone(),
-        DRAIN,
-    ));
+    tasks.spawn(front.serve(listener, router, &stopping.intake, DRAIN));
+    if let Some(listener) = health_listener {
+        tasks.spawn(front.serve_health(listener, &operations, &stopping.intake, DRAIN));
+    }
     Ok(Server {
         address,
         sqs_address,
+        health_address,
         ledger,
         store,
         stopping,
@@ -300,8 +296,42 @@ impl Server {
     }
 }
 
-pub(crate) async fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener
+/// Connections that wait to be accepted: as many as Linux lets (`net.core.somaxconn`), since beyond that an honest sender's begins
+/// anew a second later.
+const BACKLOG: u32 = 4096;
+
+pub(crate) fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        // A port that the last process has just left can be taken.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen()
         .with_context(|| format!("could not listen on {address}; name another address with {flag}"))
+}
+
+pub(crate) fn announce_health(address: Option<SocketAddr>) {
+    if let Some(address) = address {
+        output::notice(&format!("it answers probes at http://{address}/healthz"));
+    }
+}
+
+/// The listener of their own that probes have, if they have one.
+pub(crate) fn bind_health(address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    address.map(|it| bind(it, "--health-listen")).transpose()
+}
+
+/// Where this machine reaches a listener: one on all addresses by loopback.
+pub(crate) fn reached(listener: &TcpListener) -> anyhow::Result<SocketAddr> {
+    let address = listener.local_addr()?;
+    Ok(match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    })
 }

@@ -4,12 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::response::IntoResponse as _;
-use axum::routing::get;
-
 use scanhook_emulator::clock::Clock;
-use scanhook_emulator::listener;
 use scanhook_scanner::batch::Scanner;
 use scanhook_scanner::dynamodb::{self, DynamoDbLedger};
 use scanhook_scanner::ledger::Ledger;
@@ -25,6 +20,7 @@ use crate::breaker::{Breaker, Watched};
 use crate::data_dir::DataDir;
 use crate::faults::Plan;
 use crate::ledger::SqliteLedger;
+use crate::serve::front::Front;
 use crate::serve::operations::{Depths, Operations, Part};
 use crate::serve::queues::Queues;
 use crate::serve::scanning::{cli_program, mapping, scanner};
@@ -65,6 +61,7 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
         "scanhook works on {}\nits readiness and figures are at http://{}/readyz and /metrics",
         args.queue_url, worker.address
     ));
+    serve::announce_health(worker.health_address);
     let patience = format!(", for {} at most", humantime::format_duration(args.drain));
     let end = async {
         worker.stop().await;
@@ -83,6 +80,7 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
 
 struct Worker {
     address: SocketAddr,
+    health_address: Option<SocketAddr>,
     stopping: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -102,8 +100,10 @@ async fn start<L: Ledger>(
     ledger: L,
     ledger_part: Part,
 ) -> anyhow::Result<Worker> {
-    let listener = serve::bind(args.listen, "--listen").await?;
-    let address = listener.local_addr()?;
+    let listener = serve::bind(args.listen, "--listen")?;
+    let address = serve::reached(&listener)?;
+    let health_listener = serve::bind_health(args.surfaces.health_listen)?;
+    let health_address = health_listener.as_ref().map(serve::reached).transpose()?;
     let queues = Queues::outside(&args.queue_url).await?;
     let breaker = Breaker::new();
     let parts = vec![
@@ -139,17 +139,13 @@ async fn start<L: Ledger>(
     tasks.spawn(mapping.run(stopping.clone().cancelled_owned()));
     tasks.spawn(breaker.watch(&config, stopping.clone())?);
     tasks.spawn(operations.upkeep(stopping.clone()));
-    let healthz = Router::new().route("/healthz", get(async || "ok"));
-    let router = healthz.merge(operations.routes());
-    tasks.spawn(listener::serve(
-        listener,
-        router,
-        serve::capacity(|_, rejection| rejection.into_response()),
-        stopping.clone(),
-        CLOSING,
-    ));
+    let front = Front::uncounted(args.surfaces.allow_host.iter().cloned().collect());
+    for listener in std::iter::once(listener).chain(health_listener) {
+        tasks.spawn(front.serve_health(listener, &operations, &stopping, CLOSING));
+    }
     Ok(Worker {
         address,
+        health_address,
         stopping,
         tasks,
     })

@@ -11,6 +11,10 @@ use serde::Serialize;
 pub enum Rejection {
     /// The connection ended before the body did, or took too long.
     UnreadableBody,
+    /// Its `Host` is none: only in `serve`, since API Gateway refuses it.
+    BadHost,
+    /// For this machine only, and asked for by another name or by a page of another site: only in `serve` and `work`.
+    Forbidden,
     /// Authentic, but no payload of this source's kind.
     NotAPayload,
     /// Authentic, but with more images than one delivery may have.
@@ -42,9 +46,10 @@ impl Rejection {
     /// The status of the answer.
     pub fn status(self) -> StatusCode {
         match self {
-            Self::UnreadableBody | Self::NotAPayload | Self::TooManyImages => {
+            Self::UnreadableBody | Self::BadHost | Self::NotAPayload | Self::TooManyImages => {
                 StatusCode::BAD_REQUEST
             }
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -61,6 +66,8 @@ impl Rejection {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::UnreadableBody => "unreadable_body",
+            Self::BadHost => "bad_host",
+            Self::Forbidden => "forbidden",
             Self::NotAPayload => "not_a_payload",
             Self::TooManyImages => "too_many_images",
             Self::Unauthorized => "unauthorized",
@@ -78,6 +85,8 @@ impl Rejection {
     fn title(self) -> &'static str {
         match self {
             Self::UnreadableBody => "The body could not be read",
+            Self::BadHost => "Not a valid Host",
+            Self::Forbidden => "For this machine only: --allow-host NAME admits another host",
             Self::NotAPayload => "Not a payload of this source's kind",
             Self::TooManyImages => "Too many images in one delivery",
             Self::Unauthorized => "No valid credential",

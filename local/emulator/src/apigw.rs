@@ -15,6 +15,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
 use http::{Response, StatusCode, Version, request};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -49,6 +50,8 @@ pub struct Arrival {
     pub request_id: String,
     /// Where it came from.
     pub source_ip: IpAddr,
+    /// The host that it is for, with a port or without, in place of its header.
+    pub host: Authority,
     /// When it came.
     pub received_at: Timestamp,
     /// The route it took, such as `POST /webhooks/{source}`.
@@ -141,7 +144,6 @@ pub fn event(head: &request::Parts, body: &[u8], arrival: &Arrival) -> Result<St
     let header = |name: &str| headers.get(name).map(String::as_str).unwrap_or_default();
     let path = decoded_path(head.uri.path());
     let query = head.uri.query().unwrap_or_default();
-    let domain = header("host");
     let (text, is_base64_encoded) = encoded_body(&head.headers, body);
     // What API Gateway leaves out when it is empty, serde leaves out here.
     let event = WireEvent {
@@ -155,8 +157,8 @@ pub fn event(head: &request::Parts, body: &[u8], arrival: &Arrival) -> Result<St
         request_context: WireContext {
             account_id: ACCOUNT,
             api_id: "local",
-            domain_name: domain,
-            domain_prefix: domain.split('.').next().unwrap_or_default(),
+            domain_name: arrival.host.as_str(),
+            domain_prefix: arrival.host.as_str().split('.').next().unwrap_or_default(),
             http: WireHttp {
                 method: head.method.as_str(),
                 path: &path,
@@ -231,6 +233,7 @@ fn joined_headers(
             );
         }
     }
+    joined.insert("host".to_owned(), arrival.host.to_string());
     joined.insert("content-length".to_owned(), body_length.to_string());
     joined.insert("x-forwarded-proto".to_owned(), "http".to_owned());
     let hops = joined
@@ -277,9 +280,13 @@ fn query_parameters(query: &str) -> BTreeMap<String, String> {
     parameters
 }
 
-/// The path as HTTP APIs hand it on: percent-decoded, in spite of the name `rawPath`, and cut off at a decoded `?`.
+/// The path as HTTP APIs hand it on: percent-decoded, in spite of the name `rawPath`, and cut off at a decoded `?`. It begins with a
+/// slash, also where a request has none (`OPTIONS *`), so that no reader takes it for a part of the host.
 fn decoded_path(path: &str) -> String {
     let mut decoded = Vec::with_capacity(path.len());
+    if !path.starts_with('/') {
+        decoded.push(b'/');
+    }
     let mut rest = path.as_bytes();
     while let [first, tail @ ..] = rest {
         let escaped = match rest {

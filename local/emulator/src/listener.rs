@@ -3,29 +3,30 @@
 //! `axum::serve` sets none of these limits.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::error::Error;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
+use http::uri::Authority;
 use http::{Request, Uri};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-pub use self::body::Cut;
 use self::body::{LimitedBody, Memory, Share};
+pub use self::host::AllowedHosts;
+use self::places::{Place, Places, Stream, Wait};
 
 mod body;
-
-/// Connections at once; further ones wait in the listener's backlog.
-const CONNECTIONS: usize = 512;
+mod host;
+mod places;
 
 /// API Gateway takes no more than 10,240 bytes of request line and headers; the connection's buffer has room for that.
 const HEADER_BYTES: usize = 16 * 1024;
@@ -39,19 +40,55 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The pause after an error of accept, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Where a request came from: an extension of each.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
+/// Who sent a request, and where it was sent: an extension of each.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The address it came from; none of IPv6 that stands for one of IPv4.
+    pub peer: IpAddr,
+    /// The address of this machine that it came to, likewise.
+    pub local: IpAddr,
+    /// Its `Host`; `None` for HTTP/1.0 without one.
+    pub host: Option<Authority>,
+}
 
-/// Answers a request that was cut off. It is called once for each, so that it can count them.
-pub type Refuse = Arc<dyn Fn(&Uri, Cut) -> Response + Send + Sync>;
+/// Why a request is refused before a route answers it. A reader of its body finds the first two as the source of the error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It took too long.
+    #[error("the request took too long")]
+    Late,
+    /// There was no room for its body.
+    #[error("the bodies of all requests together are too large")]
+    Full,
+    /// Its `Host` is no authority, or there is none, or more than one.
+    #[error("the request has no valid Host")]
+    BadHost,
+    /// A guard does not admit its `Host`.
+    #[error("the request is for a host that is not allowed")]
+    OtherHost,
+    /// A page of another site sent it.
+    #[error("the request comes from a page of another site")]
+    OtherSite,
+}
 
-/// What a server may hold, and its answer when it is full or has waited long enough.
+impl Refusal {
+    /// Whether this is the error of a body that was cut off.
+    pub fn caused(err: &(dyn Error + 'static)) -> bool {
+        err.is::<Self>() || err.source().is_some_and(Self::caused)
+    }
+}
+
+/// Answers a request that is refused. It is called once for each, so that it can count them.
+pub type Refuse = Arc<dyn Fn(&Uri, Refusal) -> Response + Send + Sync>;
+
+/// What a server may hold, and its answer to what it refuses.
 #[derive(Clone)]
 pub struct Capacity {
+    /// Connections at once. Beyond that, one that waits for its client leaves for each new one.
+    pub connections: usize,
     /// The bytes that the bodies of all requests may take together, beside a little of each.
     pub bodies: usize,
-    /// The answer beyond that.
+    /// Answers what is refused.
     pub refuse: Refuse,
 }
 
@@ -63,27 +100,34 @@ pub async fn serve(
     stopping: CancellationToken,
     drain: Duration,
 ) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Places::new(capacity.connections);
     let graceful = GracefulShutdown::new();
     let memory = Memory::new(capacity.bodies);
     loop {
+        // First the connection and then its place: who has been accepted is not kept out by those who wait.
+        let accepted = async {
+            let (tcp, caller) = accept(&listener).await?;
+            Some((tcp, caller, places.take().await))
+        };
         let accepted = tokio::select! {
             () = stopping.cancelled() => break,
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = accepted => accepted,
         };
-        let Some((stream, permit)) = accepted else {
+        let Some((tcp, [peer, local], place)) = accepted else {
             continue;
         };
-        let peer = stream.peer_addr().map(|it| Peer(it.ip())).ok();
         let service = hyper::service::service_fn({
-            let (router, memory) = (router.clone(), memory.clone());
+            let (router, memory, place) = (router.clone(), memory.clone(), Arc::clone(&place));
             let refuse = Arc::clone(&capacity.refuse);
-            move |mut request: Request<Incoming>| {
-                if let Some(peer) = peer {
-                    request.extensions_mut().insert(peer);
+            move |request: Request<Incoming>| {
+                let (router, refuse) = (router.clone(), Arc::clone(&refuse));
+                let (share, place) = (Share::of(&memory), Arc::clone(&place));
+                async move {
+                    let response = answer(router, [peer, local], share, &place, refuse, request);
+                    let response = response.await;
+                    place.wait(Wait::Answer);
+                    Ok::<_, Infallible>(response)
                 }
-                let refuse = Arc::clone(&refuse);
-                answer(router.clone(), Share::of(&memory), refuse, request)
             }
         });
         let mut connection = hyper::server::conn::http1::Builder::new();
@@ -92,25 +136,35 @@ pub async fn serve(
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(HEADER_BYTES)
             .half_close(true);
+        let stream = Stream {
+            tcp,
+            place: Arc::clone(&place),
+        };
         let connection = graceful.watch(connection.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            // A connection that breaks is its client's affair.
-            let _ = connection.await;
-            drop(permit);
+            let mut connection = std::pin::pin!(connection);
+            loop {
+                tokio::select! {
+                    // What can be read and written is, before the connection looks whether it should leave.
+                    biased;
+                    // A connection that breaks is its client's affair.
+                    _ = &mut connection => return,
+                    () = place.asked() => if place.leaves() { return },
+                }
+            }
         });
     }
     let _ = tokio::time::timeout(drain, graceful.shutdown()).await;
 }
 
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+/// The next connection, with the addresses of its two ends.
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, [IpAddr; 2])> {
+    let ip = |it: SocketAddr| it.ip().to_canonical();
     match listener.accept().await {
-        Ok((stream, _)) => {
-            let _ = stream.set_nodelay(true);
-            Some((stream, permit))
+        Ok((tcp, peer)) => {
+            let _ = tcp.set_nodelay(true);
+            let local = tcp.local_addr().ok()?;
+            Some((tcp, [ip(peer), ip(local)]))
         }
         Err(err) => {
             tracing::warn!("could not accept a connection: {err}");
@@ -122,16 +176,25 @@ async fn accept(
 
 async fn answer(
     router: Router,
+    [peer, local]: [IpAddr; 2],
     share: Arc<Share>,
+    place: &Arc<Place>,
     refuse: Refuse,
     request: Request<Incoming>,
-) -> Result<Response, Infallible> {
-    let uri = request.uri().clone();
-    let request = request.map(|it| Body::new(LimitedBody::new(it, Arc::clone(&share))));
+) -> Response {
+    let (mut head, body) = request.into_parts();
+    let uri = head.uri.clone();
+    let host = match host::authority(&head) {
+        Ok(host) => host,
+        Err(refusal) => return refuse(&uri, refusal),
+    };
+    head.extensions.insert(Caller { peer, local, host });
+    let body = LimitedBody::new(body, Arc::clone(&share), Arc::clone(place));
+    let request = Request::from_parts(head, Body::new(body));
     let answered = tokio::time::timeout(REQUEST_TIMEOUT, router.oneshot(request)).await;
-    Ok(match (share.cut(), answered) {
+    match (share.cut(), answered) {
         (Some(cut), _) => refuse(&uri, cut),
         (None, Ok(Ok(response))) => response,
-        (None, Err(_)) => refuse(&uri, Cut::Late),
-    })
+        (None, Err(_)) => refuse(&uri, Refusal::Late),
+    }
 }

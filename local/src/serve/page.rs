@@ -5,19 +5,19 @@
 mod html;
 mod scans;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderName, HeaderValue, Uri, Version, header};
 use jiff::Timestamp;
 use scanhook_core::history::ScanFilter;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_emulator::clock::Clock;
-use scanhook_emulator::listener::Peer;
+use scanhook_emulator::listener::Caller;
 use scanhook_emulator::sqs::Store;
 use scanhook_scanner::ledger::History as _;
 use scanhook_webhook::rejection::Rejection;
@@ -25,6 +25,7 @@ use scanhook_webhook::rejection::Rejection;
 use self::html::{Cell, Html, Refresh};
 use self::scans::{WORST, ago, columns, details, name, severities, verdict, why};
 use super::deliveries::Deliveries;
+use super::front::Refuse;
 use super::queues::{DEAD_LETTERS, QUEUE};
 use crate::ledger::SqliteLedger;
 use crate::scans::state;
@@ -47,6 +48,8 @@ const SECTIONS: [(&str, &str); 5] = [
     ("dead-letters", "Dead letters"),
 ];
 
+const STYLE: &str = include_str!("page/page.css");
+
 /// Records that the plot is made of, the latest.
 const PLOTTED: usize = 5000;
 
@@ -61,60 +64,37 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    pub(crate) fn routes(self) -> Router {
+    /// The page and its style; `refuse` answers who may not see it.
+    pub(crate) fn routes(self, refuse: Refuse) -> Router {
         let page = Arc::new(self);
-        let css = Arc::clone(&page);
+        let is_open = page.is_open;
+        let only_for_this_machine = from_fn(move |request: Request, next: Next| {
+            let refuse = Arc::clone(&refuse);
+            async move {
+                if is_open || is_from_this_machine(&request) {
+                    next.run(request).await
+                } else {
+                    refuse(request.uri(), Rejection::NotFound)
+                }
+            }
+        });
         Router::new()
             .route(
                 "/",
-                get(async move |request: Request| {
-                    let refresh = page.asked(&request);
-                    page.answer(refresh).await
+                get(async move |uri: Uri| {
+                    let refresh = match uri.query() {
+                        Some("still") => Refresh::Never,
+                        _ => Refresh::Often,
+                    };
+                    let html = page.html(refresh, Clock::System.now()).await;
+                    secured("text/html; charset=utf-8", html)
                 }),
             )
             .route(
                 "/page.css",
-                get(async move |request: Request| css.style(&request)),
+                get(async || secured("text/css; charset=utf-8", STYLE.to_owned())),
             )
-    }
-
-    /// How the page is asked for; `None` if it is not for who asks.
-    fn asked(&self, request: &Request) -> Option<Refresh> {
-        let refresh = match request.uri().query() {
-            Some("still") => Refresh::Never,
-            _ => Refresh::Often,
-        };
-        self.is_for(request).then_some(refresh)
-    }
-
-    async fn answer(&self, refresh: Option<Refresh>) -> Response {
-        let Some(refresh) = refresh else {
-            return Rejection::NotFound.into_response();
-        };
-        let html = self.html(refresh, Clock::System.now()).await;
-        secured("text/html; charset=utf-8", html)
-    }
-
-    fn style(&self, request: &Request) -> Response {
-        if !self.is_for(request) {
-            return Rejection::NotFound.into_response();
-        }
-        secured(
-            "text/css; charset=utf-8",
-            include_str!("page/page.css").to_owned(),
-        )
-    }
-
-    /// Only for who sits at this machine: not for others, not for a proxy that others talk to, and not for a site whose name
-    /// was made to point here.
-    fn is_for(&self, request: &Request) -> bool {
-        let peer = request.extensions().get::<Peer>();
-        let is_local = peer.is_some_and(|it| it.0.is_loopback());
-        let headers = request.headers();
-        let is_proxied = headers
-            .keys()
-            .any(|it| it.as_str() == "forwarded" || it.as_str().starts_with("x-forwarded-"));
-        self.is_open || is_local && !is_proxied && host_is_local(headers)
+            .layer(only_for_this_machine)
     }
 
     async fn html(&self, refresh: Refresh, now: Timestamp) -> String {
@@ -303,11 +283,13 @@ fn secured(content_type: &'static str, body: String) -> Response {
     (headers, body).into_response()
 }
 
-fn host_is_local(headers: &HeaderMap) -> bool {
-    let host = headers.get(header::HOST).and_then(|it| it.to_str().ok());
-    let authority = host.and_then(|it| it.parse::<http::uri::Authority>().ok());
-    authority.is_some_and(|it| {
-        let name = it.host().trim_start_matches('[').trim_end_matches(']');
-        name == "localhost" || name.parse::<IpAddr>().is_ok_and(|it| it.is_loopback())
-    })
+/// Not from elsewhere, and not from a proxy that others talk to: nginx says so by HTTP/1.0, if it isn't told otherwise.
+fn is_from_this_machine(request: &Request) -> bool {
+    let caller = request.extensions().get::<Caller>();
+    let is_local = caller.is_some_and(|it| it.peer.is_loopback());
+    let is_proxied = |name: &HeaderName| {
+        matches!(name.as_str(), "forwarded" | "via" | "x-real-ip")
+            || name.as_str().starts_with("x-forwarded-")
+    };
+    is_local && request.version() > Version::HTTP_10 && !request.headers().keys().any(is_proxied)
 }

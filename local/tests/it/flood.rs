@@ -1,11 +1,19 @@
 //! Strangers who send much, slowly, or nothing at all.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::collections::VecDeque;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::world::{Answer, Place, Serve, read_answer};
+use futures_util::future::join_all;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{Answer, Place, Serve, read_answer, wait_for};
 
 const CONNECTIONS: usize = 50;
 
@@ -78,7 +86,7 @@ fn thirty_megabytes_from_fifty_strangers_leave_memory_flat() {
         "/webhooks/none",
         "/none",
     ] {
-        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n");
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n");
         let length = 30 * MEGABYTE;
         flood_any(&place, &serve, path, &head, length);
     }
@@ -136,10 +144,10 @@ fn answered_soon(place: &Place, serve: &Serve, image: &str) {
 
 /// Of each port: its name, its address, a request's head that lacks its end, and whole requests with and without their body.
 fn ports(serve: &Serve) -> [(&'static str, SocketAddr, String, String, String); 2] {
-    let head = |path| format!("POST {path} HTTP/1.1\r\nHost: x\r\n");
+    let head = |path| format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n");
     let (webhook, sqs) = (head("/webhooks/harbor"), head("/"));
     let with_body = |head: &str| format!("{head}Content-Length: 1000\r\n\r\n");
-    let without = |path| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+    let without = |path| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     [
         (
             "webhook",
@@ -208,25 +216,7 @@ fn who_is_slow_or_silent_keeps_nobody_waiting_and_is_shown_out() {
         }
     }
     answered_soon(&place, &serve, "harbor.example.com/prod/pass:3");
-    assert_eq!(refused(&serve, "harbor", "timeout"), 50);
-}
-
-/// How many refusals are counted; each of them has its line in the log.
-fn refused(serve: &Serve, source: &str, reason: &str) -> usize {
-    let series = format!(
-        r#"scanhook_webhook_events_received_total{{source="{source}",outcome="refused",reason="{reason}"}} "#
-    );
-    let metrics = serve.get("/metrics").body;
-    let count = metrics.lines().find_map(|it| it.strip_prefix(&series));
-    let log = serve.log();
-    let logged = log.iter().filter(|it| {
-        it["event"] == "delivery.refused"
-            && it["reason"] == reason
-            && it["source"].as_str().unwrap_or("-") == source
-    });
-    let logged = logged.count();
-    assert_eq!(count.unwrap_or("0"), logged.to_string(), "{metrics}");
-    logged
+    assert_eq!(serve.refused("harbor", "timeout"), 50);
 }
 
 #[test]
@@ -234,28 +224,31 @@ fn what_is_refused_before_the_webhook_sees_it_is_counted_and_logged() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     let long = format!(
-        "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n",
+        "POST /webhooks/harbor HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n",
         "x".repeat(11_000)
     );
     let strange = "hostile-name";
     for (start, status) in [
         (
-            "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n"
+            "POST /webhooks/harbor HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n"
                 .to_owned(),
             413,
         ),
         (
             format!(
-                "POST /webhooks/{strange} HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n"
+                "POST /webhooks/{strange} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999\r\n\r\n"
             ),
             413,
         ),
         (format!("{long}\r\n"), 431),
         (
-            "GET /webhooks/harbor HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            "GET /webhooks/harbor HTTP/1.1\r\nHost: localhost\r\n\r\n".to_owned(),
             405,
         ),
-        (format!("GET /{strange} HTTP/1.1\r\nHost: x\r\n\r\n"), 404),
+        (
+            format!("GET /{strange} HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+            404,
+        ),
     ] {
         let answer = read_answer(&mut begin(serve.address, &start)).unwrap();
         assert_eq!(answer.status, status, "{start:.60}");
@@ -266,39 +259,185 @@ fn what_is_refused_before_the_webhook_sees_it_is_counted_and_logged() {
         ("harbor", "method_not_allowed", 1),
         ("-", "not_found", 1),
     ] {
-        assert_eq!(refused(&serve, source, reason), count, "{source} {reason}");
+        assert_eq!(serve.refused(source, reason), count, "{source} {reason}");
     }
     assert!(!serve.get("/metrics").body.contains(strange));
 }
 
+/// Waits for the server to end a connection, as it ends one that gives way.
+fn has_given_way(stream: &mut TcpStream) -> bool {
+    // A reset is as good as an end.
+    !matches!(stream.read(&mut [0]), Ok(1..))
+}
+
 #[test]
-fn beyond_512_connections_a_port_lets_nobody_in_until_one_leaves() {
+fn a_new_connection_has_the_place_of_the_one_that_waited_longest() {
     let _crowd = CROWD.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
-    for (port, other) in [(0, 1), (1, 0)] {
+    for port in [0, 1] {
         let serve = place.serve(&["--no-scan"]);
-        let ports = ports(&serve);
-        let (name, address, _, _, whole) = &ports[port];
-        let mut silent: Vec<_> = (0..512).map(|_| begin(*address, "")).collect();
-        let mut waiting = begin(*address, whole);
-        // The other port has connections of its own.
-        let (_, other, _, _, request) = &ports[other];
-        for _ in 0..20 {
-            let answer = read_answer(&mut begin(
-                *other,
-                &request.replace("Host", "Connection: close\r\nHost"),
-            ));
-            assert_eq!(answer.unwrap().status, 200);
+        let (name, address, slow_head, _, whole) = ports(&serve).into_iter().nth(port).unwrap();
+        let with_body = slow_head.replace("X-Slow: ", "Content-Length: 2\r\n\r\n");
+        let mut in_the_middle = begin(address, &with_body);
+        let mut idle = begin(address, &whole);
+        assert!(idle.read(&mut [0; 4096]).unwrap() > 0, "{name}");
+        let mut strangers: VecDeque<_> = (0..510)
+            .map(|it| begin(address, if it % 2 == 0 { "" } else { &slow_head }))
+            .collect();
+        let answers_at_once = || {
+            let asked = Instant::now();
+            let request = whole.replace("Host", "Connection: close\r\nHost");
+            let answer = read_answer(&mut begin(address, &request)).unwrap();
+            assert_eq!(answer.status, 200, "{name}");
+            assert!(asked.elapsed() < Duration::from_secs(3), "{name}");
+        };
+        answers_at_once();
+        assert!(has_given_way(&mut idle), "{name}");
+        // It has left its place to one that stays.
+        strangers.push_back(begin(address, ""));
+        for _ in 0..3 {
+            answers_at_once();
+            assert!(has_given_way(&mut strangers.pop_front().unwrap()), "{name}");
+            strangers.push_back(begin(address, &slow_head));
         }
-        waiting.set_nonblocking(true).unwrap();
-        let kind = waiting.read(&mut [0]).map_err(|it| it.kind());
-        assert_eq!(kind, Err(ErrorKind::WouldBlock), "{name}");
-        waiting.set_nonblocking(false).unwrap();
-        silent.pop();
-        let answer = waiting.read(&mut [0; 12]);
-        assert_eq!(answer.unwrap(), 12, "{name}");
-        drop(silent);
+        // Of those that are in the middle of something there is only one.
+        in_the_middle.write_all(b"{}").unwrap();
+        let mut answer = [0; 12];
+        in_the_middle.read_exact(&mut answer).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 4"), "{name}");
+        assert!(
+            serve
+                .log()
+                .iter()
+                .any(|it| it["event"] == "connections.full"),
+            "{name}"
+        );
     }
+}
+
+/// For how many seconds strangers press; if it is not set, until twenty deliveries and as many probes were answered.
+const SECONDS: &str = "SCANHOOK_STRANGERS";
+
+/// Three times as many as there are places.
+const STRANGERS: u16 = 3 * 512;
+
+/// What strangers send before they fall silent.
+const STARTS: [&str; 3] = [
+    "",
+    "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\n",
+    "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n",
+];
+
+/// A sender gives up after so long.
+const SENDER: Duration = Duration::from_secs(10);
+
+/// A probe of the manifests gives up after `timeoutSeconds`, whose default is 1. A machine that runs other tests may be slower.
+const PROBE: Duration = Duration::from_secs(1);
+
+/// Has strangers hold connections to `address`, each of which is opened anew as soon as it ends, until `stop`; counts how often.
+fn press(address: SocketAddr, stop: &CancellationToken, opened: &AtomicUsize) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(join_all((0..STRANGERS).map(async |number| {
+        // From addresses of their own, since one has ports for only so many connections a minute.
+        let [high, low] = number.to_be_bytes();
+        let start = STARTS[usize::from(number) % STARTS.len()];
+        stop.run_until_cancelled(async {
+            loop {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind(([127, 1, high, low], 0).into()).unwrap();
+                if let Ok(mut stream) = socket.connect(address).await {
+                    opened.fetch_add(1, Ordering::Relaxed);
+                    let _ = stream.write_all(start.as_bytes()).await;
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                }
+            }
+        })
+        .await;
+    })));
+}
+
+/// Sends one request after the other, each on a connection of its own and within `patience`, for as long as `goes_on` after so many.
+fn ask(
+    what: &str,
+    address: SocketAddr,
+    patience: Duration,
+    request: &[u8],
+    goes_on: impl Fn(usize) -> bool,
+) {
+    let mut took = Vec::new();
+    while goes_on(took.len()) {
+        let asked = Instant::now();
+        let mut stream = TcpStream::connect_timeout(&address, patience).unwrap();
+        stream.set_read_timeout(Some(patience)).unwrap();
+        stream.write_all(request).unwrap();
+        let answer = read_answer(&mut stream).unwrap();
+        took.push(asked.elapsed());
+        assert!(
+            took.iter().all(|it| *it < patience) && answer.status < 300,
+            "{what}: {} {took:?}",
+            answer.status
+        );
+    }
+    took.sort();
+    let count = took.len();
+    let percentile = |it: usize| took[(count * it).div_ceil(100) - 1];
+    eprintln!(
+        "{what}: {count} answered, p50 {:?}, p99 {:?}, longest {:?}",
+        percentile(50),
+        percentile(99),
+        percentile(100)
+    );
+}
+
+#[test]
+fn three_times_as_many_strangers_as_places_keep_nobody_out() {
+    let _crowd = CROWD.lock().unwrap_or_else(PoisonError::into_inner);
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: files.maximum,
+            ..files
+        },
+    )
+    .unwrap();
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan", "--health-listen=127.0.0.1:0"]);
+    let health = serve.health_address();
+    let delivery = place.delivery("harbor", "harbor.example.com/prod/pass:1");
+    let delivery = [delivery.head().as_bytes(), &delivery.body].concat();
+    let probe = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let (stop, opened) = (CancellationToken::new(), AtomicUsize::new(0));
+    let seconds = std::env::var(SECONDS).ok().map(|it| it.parse().unwrap());
+    std::thread::scope(|scope| {
+        scope.spawn(|| press(serve.address, &stop, &opened));
+        let _stop = stop.clone().drop_guard();
+        wait_for("strangers who give way", || {
+            serve
+                .log()
+                .into_iter()
+                .find(|it| it["event"] == "connections.full")
+        });
+        let until = Instant::now() + Duration::from_secs(seconds.unwrap_or_default());
+        let goes_on = move |answered| {
+            if seconds.is_some() {
+                Instant::now() < until
+            } else {
+                answered < 20
+            }
+        };
+        let patience = if seconds.is_some() { PROBE } else { SENDER };
+        let probes = scope.spawn(move || ask("probes", health, patience, probe, goes_on));
+        ask("deliveries", serve.address, SENDER, &delivery, goes_on);
+        probes.join().unwrap();
+    });
+    eprintln!(
+        "{STRANGERS} strangers opened {} connections",
+        opened.into_inner()
+    );
 }
 
 #[test]
@@ -310,9 +449,9 @@ fn garbage_is_refused_and_the_next_request_answered() {
         ("\x16\x03\x01\x02\x00\x01\r\n\r\n".to_owned(), &[400][..]),
         (format!("GET /{long} HTTP/1.1\r\n\r\n"), &[414, 431]),
         (format!("POST /webhooks/harbor HTTP/1.1\r\nX-Long: {long}\r\n\r\n"), &[431]),
-        ("POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n".to_owned(), &[400]),
-        ("POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx".to_owned(), &[400]),
-        ("POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n".to_owned(), &[400]),
+        ("POST /webhooks/harbor HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n".to_owned(), &[400]),
+        ("POST /webhooks/harbor HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx".to_owned(), &[400]),
+        ("POST /webhooks/harbor HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n".to_owned(), &[400]),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), &[400]),
     ] {
         // A path of the webhook's is one of a queue's to SQS.

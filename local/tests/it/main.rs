@@ -21,6 +21,7 @@ mod sample;
 mod slow_sqs;
 mod starts;
 mod stops;
+mod surfaces;
 mod traces;
 mod work;
 mod world;

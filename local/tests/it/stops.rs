@@ -70,7 +70,7 @@ fn begin(serve: &Serve, action: &str, length: usize) -> TcpStream {
     let mut stream = TcpStream::connect(serve.sqs_address).unwrap();
     write!(
         stream,
-        "POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nX-Amz-Target: AmazonSQS.{action}\r\nContent-Length: {length}\r\n\r\n"
+        "POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nX-Amz-Target: AmazonSQS.{action}\r\nContent-Length: {length}\r\n\r\n"
     )
     .unwrap();
     let expected = b"HTTP/1.1 100 Continue\r\n\r\n";

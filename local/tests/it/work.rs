@@ -87,7 +87,8 @@ fn worker_at(endpoint: SocketAddr) -> Place {
 
 /// The messages of the queue, however hidden.
 fn messages(queue: &Serve) -> Vec<Value> {
-    let head = "GET /000000000000/scanhook HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let head =
+        "GET /000000000000/scanhook HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     let answer = exchange(queue.sqs_address, head, b"").unwrap();
     let page: Value = serde_json::from_str(&answer.body).unwrap();
     page["messages"].as_array().unwrap().clone()

@@ -373,6 +373,31 @@ impl Serve {
         (self.address, self.sqs_address) = (address, sqs_address);
     }
 
+    /// The address that `--health-listen` was given, once it is told.
+    pub(crate) fn health_address(&self) -> SocketAddr {
+        wait_for("the address for probes", || {
+            between(&self.stderr(), "answers probes at http://", "/healthz")
+        })
+    }
+
+    /// How many deliveries of a source are counted as refused for a reason; each of them has its line in the log.
+    pub(crate) fn refused(&self, source: &str, reason: &str) -> usize {
+        let series = format!(
+            r#"scanhook_webhook_events_received_total{{source="{source}",outcome="refused",reason="{reason}"}} "#
+        );
+        let metrics = self.get("/metrics").body;
+        let count = metrics.lines().find_map(|it| it.strip_prefix(&series));
+        let log = self.log();
+        let logged = log.iter().filter(|it| {
+            it["event"] == "delivery.refused"
+                && it["reason"] == reason
+                && it["source"].as_str().unwrap_or("-") == source
+        });
+        let logged = logged.count();
+        assert_eq!(count.unwrap_or("0"), logged.to_string(), "{metrics}");
+        logged
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -408,7 +433,7 @@ impl Serve {
     pub(crate) fn get(&self, path: &str) -> Answer {
         exchange(
             self.address,
-            &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+            &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
             b"",
         )
         .unwrap()
@@ -417,7 +442,7 @@ impl Serve {
     /// Calls the SQS endpoint, as the SDKs do.
     pub(crate) fn sqs(&self, action: &str, body: &str) -> Value {
         let head = format!(
-            "POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
+            "POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/x-amz-json-1.0\r\n\
              X-Amz-Target: AmazonSQS.{action}\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
@@ -502,7 +527,7 @@ impl Delivery {
     pub(crate) fn head(&self) -> String {
         let (path, headers, length) = (&self.path, &self.headers, self.body.len());
         format!(
-            "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n"
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n"
         )
     }
 

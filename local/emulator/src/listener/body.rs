@@ -3,7 +3,6 @@
 //! **Invariant**: what strangers make us hold does not grow with their number. Most deliveries are below [`FREE`] bytes, and
 //! no flood of others keeps those out.
 
-use std::error::Error;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -15,6 +14,9 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+
+use super::Refusal;
+use super::places::{Place, Wait};
 
 /// This much of each body is not counted. With as many connections as may be that is 16 MiB.
 const FREE: usize = 32 * 1024;
@@ -33,24 +35,6 @@ impl Memory {
     }
 }
 
-/// Why a request was cut off. A reader of its body finds this as the source of the error; the listener answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Cut {
-    /// It took too long.
-    #[error("the body took too long")]
-    Late,
-    /// There was no room for its body.
-    #[error("the bodies of all requests together are too large")]
-    Full,
-}
-
-impl Cut {
-    /// Whether this is the error of a body that was cut off.
-    pub fn caused(err: &(dyn Error + 'static)) -> bool {
-        err.is::<Self>() || err.source().is_some_and(Self::caused)
-    }
-}
-
 /// What one body holds of the memory, until the request is answered.
 pub(super) struct Share {
     memory: Memory,
@@ -60,7 +44,7 @@ pub(super) struct Share {
 #[derive(Default)]
 struct State {
     held: Option<OwnedSemaphorePermit>,
-    cut: Option<Cut>,
+    cut: Option<Refusal>,
 }
 
 impl Share {
@@ -72,7 +56,7 @@ impl Share {
     }
 
     /// Why the body was cut off, if it was.
-    pub(super) fn cut(&self) -> Option<Cut> {
+    pub(super) fn cut(&self) -> Option<Refusal> {
         self.state().cut
     }
 
@@ -80,10 +64,10 @@ impl Share {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn grow(&self, bytes: usize) -> Result<(), Cut> {
-        let bytes = u32::try_from(bytes).map_err(|_| Cut::Full)?;
+    fn grow(&self, bytes: usize) -> Result<(), Refusal> {
+        let bytes = u32::try_from(bytes).map_err(|_| Refusal::Full)?;
         let more = Arc::clone(&self.memory.0).try_acquire_many_owned(bytes);
-        let more = more.map_err(|_| Cut::Full)?;
+        let more = more.map_err(|_| Refusal::Full)?;
         let mut state = self.state();
         match &mut state.held {
             Some(held) => held.merge(more),
@@ -97,15 +81,23 @@ impl Share {
 pub(super) struct LimitedBody {
     body: Incoming,
     share: Arc<Share>,
+    place: Arc<Place>,
     read: usize,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl LimitedBody {
-    pub(super) fn new(body: Incoming, share: Arc<Share>) -> Self {
+    /// While something of it is missing, the connection waits for its client.
+    pub(super) fn new(body: Incoming, share: Arc<Share>, place: Arc<Place>) -> Self {
+        if body.is_end_stream() {
+            place.keep();
+        } else {
+            place.wait(Wait::Body);
+        }
         Self {
             body,
             share,
+            place,
             read: 0,
             deadline: Box::pin(tokio::time::sleep(TIMEOUT)),
         }
@@ -117,8 +109,11 @@ impl LimitedBody {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
             ready!(self.deadline.as_mut().poll(context));
-            return self.end(Cut::Late);
+            return self.end(Refusal::Late);
         };
+        if frame.is_none() || self.body.is_end_stream() {
+            self.place.keep();
+        }
         let bytes = match &frame {
             Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
             _ => 0,
@@ -132,7 +127,7 @@ impl LimitedBody {
         }
     }
 
-    fn end<T>(&self, cut: Cut) -> Poll<Option<Result<T, axum::Error>>> {
+    fn end<T>(&self, cut: Refusal) -> Poll<Option<Result<T, axum::Error>>> {
         self.share.state().cut = Some(cut);
         Poll::Ready(Some(Err(axum::Error::new(cut))))
     }
@@ -169,9 +164,9 @@ mod tests {
         let one = Share::of(&memory);
         assert_eq!(one.grow(SHARED - 1), Ok(()));
         let other = Share::of(&memory);
-        assert_eq!(other.grow(2), Err(Cut::Full));
+        assert_eq!(other.grow(2), Err(Refusal::Full));
         assert_eq!(one.grow(1), Ok(()));
-        assert_eq!(other.grow(1), Err(Cut::Full));
+        assert_eq!(other.grow(1), Err(Refusal::Full));
         drop(one);
         assert_eq!(other.grow(SHARED), Ok(()));
     }

@@ -19,7 +19,7 @@ use super::store::Store;
 use super::tasks::mover;
 use super::unique_id;
 use crate::faults::Faults;
-use crate::listener::{self, Capacity, Cut};
+use crate::listener::{self, AllowedHosts, Capacity, Refusal};
 
 /// A batch may hold 1 MiB of text, of which JSON makes six times as much at worst.
 const LARGEST_REQUEST: usize = 8 << 20;
@@ -27,10 +27,20 @@ const LARGEST_REQUEST: usize = 8 << 20;
 /// What strangers and friends may have us hold of their requests: a few of the largest, or many of the usual.
 fn capacity() -> Capacity {
     Capacity {
+        connections: 512,
         bodies: 64 << 20,
-        refuse: Arc::new(|_, cut| match cut {
-            Cut::Full => refuse(Error::unavailable()).map(Body::from),
-            Cut::Late => StatusCode::REQUEST_TIMEOUT.into_response(),
+        refuse: Arc::new(|_, refusal| {
+            tracing::warn!("a request to the queue's endpoint was refused: {refusal}");
+            match refusal {
+                Refusal::Full => refuse(Error::unavailable()).map(Body::from),
+                Refusal::Late => StatusCode::REQUEST_TIMEOUT.into_response(),
+                Refusal::BadHost => StatusCode::BAD_REQUEST.into_response(),
+                Refusal::OtherHost | Refusal::OtherSite => {
+                    let message = format!("{refusal}; the option --allow-host NAME allows a host");
+                    let error = json!({"__type": "AccessDeniedException", "message": message});
+                    render(StatusCode::FORBIDDEN, &error).map(Body::from)
+                }
+            }
         }),
     }
 }
@@ -43,6 +53,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct Endpoint {
     store: Store,
     faults: Arc<Faults>,
+    hosts: AllowedHosts,
     shutdown: CancellationToken,
 }
 
@@ -52,8 +63,15 @@ impl Endpoint {
         Self {
             store,
             faults: Arc::new(faults),
+            hosts: AllowedHosts::default(),
             shutdown: CancellationToken::new(),
         }
+    }
+
+    /// The same, which [`Endpoint::serve`] has answer for these hosts too.
+    #[must_use]
+    pub fn allowing(self, hosts: AllowedHosts) -> Self {
+        Self { hosts, ..self }
     }
 
     /// Does what a request asks for: `target` is its header `x-amz-target`, `base` how its caller reaches the endpoint.
@@ -93,14 +111,17 @@ impl Endpoint {
             .with_state(self)
     }
 
-    /// Serves until `shutdown`; long polls end then at once. The listener's limits hold.
+    /// Serves until `shutdown`; long polls end then at once. The listener's limits hold, and only this machine is answered
+    /// ([`AllowedHosts::guard`]).
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
         let (store, stopping) = (self.store.clone(), self.shutdown.clone());
         let signal = async {
             shutdown.await;
             stopping.cancel();
         };
-        let server = listener::serve(listener, self.router(), capacity(), stopping.clone(), DRAIN);
+        let (hosts, capacity) = (self.hosts.clone(), capacity());
+        let router = hosts.guard(self.router(), &capacity.refuse);
+        let server = listener::serve(listener, router, capacity, stopping.clone(), DRAIN);
         tokio::join!(signal, server, mover::run(&store, &stopping));
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use http::uri::Authority;
 use http::{Request, StatusCode, request};
 use jiff::Timestamp;
 use scanhook_emulator::apigw::{self, Arrival, EventError};
@@ -14,6 +15,7 @@ fn arrival() -> Arrival {
     Arrival {
         request_id: "request-1".to_owned(),
         source_ip: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)),
+        host: Authority::from_static("hooks.example.com"),
         received_at: "2026-11-21T20:00:00.123Z".parse::<Timestamp>().unwrap(),
         route_key: "POST /webhooks/{source}".to_owned(),
         path_parameters: BTreeMap::from([("source".to_owned(), "prod".to_owned())]),

@@ -1,10 +1,18 @@
 //! What the endpoint takes of strangers. Where the clock is paused it moves on only while client and server both wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use http::StatusCode;
+use scanhook_emulator::listener::{self, Capacity};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::world::World;
 
@@ -23,7 +31,7 @@ async fn connect(world: &World) -> TcpStream {
 /// Sends the head of a request whose body is `length` bytes, and `sent` of them.
 async fn begin(world: &World, length: usize, sent: usize) -> TcpStream {
     let mut stream = connect(world).await;
-    let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&vec![b' '; sent]).await.unwrap();
     stream
@@ -78,8 +86,7 @@ async fn bodies_that_find_no_room_are_refused_as_by_a_busy_sqs_and_the_others_go
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request that is answered without the store, whose thread a paused clock does not wait for.
-const WHOLE: &str =
-    "POST / HTTP/1.1\r\nHost: x\r\nX-Amz-Target: AmazonSQS.Nothing\r\nContent-Length: 2\r\n\r\n{}";
+const WHOLE: &str = "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: AmazonSQS.Nothing\r\nContent-Length: 2\r\n\r\n{}";
 
 /// Sends the first part, one more byte every three seconds, and tells the answer and when the connection ended.
 async fn dawdle(world: &World, start: &str) -> (String, Duration) {
@@ -110,7 +117,7 @@ fn in_time(took: Duration) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_head_may_take_ten_seconds_however_little_is_missing() {
     let world = World::start().await;
-    for start in ["", "P", "POST / HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
+    for start in ["", "P", "POST / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "] {
         let (answer, took) = dawdle(&world, start).await;
         assert!(in_time(took), "{start:?}: {took:?}");
         assert!(!answer.contains(" 200 "), "{start:?}: {answer}");
@@ -121,7 +128,7 @@ async fn a_head_may_take_ten_seconds_however_little_is_missing() {
 async fn a_body_may_take_ten_seconds_however_little_is_missing() {
     let world = World::start().await;
     for length in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
-        let start = format!("POST / HTTP/1.1\r\nHost: x\r\n{length}\r\n\r\n");
+        let start = format!("POST / HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n");
         let (answer, took) = dawdle(&world, &start).await;
         assert!(in_time(took), "{length}: {took:?}");
         assert!(answer.starts_with("HTTP/1.1 408 "), "{length}: {answer}");
@@ -161,4 +168,59 @@ async fn a_look_at_large_messages_ends_at_four_megabytes() {
     let second = world.get(&path).await;
     assert_eq!((second.messages.len(), second.next), (2, None));
     assert_eq!(world.store.page("q", 50).await.unwrap().messages.len(), 4);
+}
+
+/// More than lies between a server and a client that does not read.
+const LONG: usize = 64 << 20;
+
+#[tokio::test]
+async fn who_does_not_read_an_answer_gives_way_and_who_is_being_answered_does_not() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = {
+        let (asked, release) = (Arc::clone(&asked), Arc::clone(&release));
+        async move || {
+            asked.notify_one();
+            release.notified().await;
+            "done"
+        }
+    };
+    let router = Router::new()
+        .route("/long", get(async || vec![b'x'; LONG]))
+        .route("/slow", get(slow))
+        .route("/", get(async || "ok"));
+    let capacity = Capacity {
+        connections: 2,
+        bodies: 0,
+        refuse: Arc::new(|_, _| StatusCode::BAD_REQUEST.into_response()),
+    };
+    let stopping = CancellationToken::new();
+    tokio::spawn(listener::serve(
+        listener,
+        router,
+        capacity,
+        stopping,
+        Duration::ZERO,
+    ));
+    let ask = async |path: &str| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    };
+    let slow = ask("/slow").await;
+    asked.notified().await;
+    let mut long = ask("/long").await;
+    let mut start = [0; 12];
+    long.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+    for _ in 0..2 {
+        assert!(answer(ask("/").await).await.ends_with("\r\nok"));
+    }
+    let mut rest = Vec::new();
+    let _ = long.read_to_end(&mut rest).await;
+    assert!(rest.len() < LONG, "{}", rest.len());
+    release.notify_one();
+    assert!(answer(slow).await.ends_with("\r\ndone"));
 }
