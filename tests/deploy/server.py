@@ -111,6 +111,9 @@ def manifests_are_valid(proof: Proof) -> None:
             if workload["kind"] in ("Deployment", "StatefulSet"):
                 is_hardened(proof, workload["spec"]["template"]["spec"])
                 has_room_for_scans(proof, workload)
+        [policy] = [it["spec"] for it in documents if it["kind"] == "NetworkPolicy"]
+        let_in = [it["ports"] for it in policy["ingress"] if "monitoring" in str(it["from"])]
+        proof.equal("  Prometheus gets to that listener, and nowhere else", let_in, [[{"protocol": "TCP", "port": 8082}]])
     for name, kind, key in (("serve.yaml", "Service", "ports"), ("work.yaml", "ScaledObject", "triggers"),
                             ("work.yaml", "ScaledObject", "maxReplicaCount")):
         [broken] = [it for it in yaml.safe_load_all((MANIFESTS / name).read_text()) if it["kind"] == kind]
@@ -137,8 +140,11 @@ def is_hardened(proof: Proof, pod: dict) -> None:
     proof.equal("  it has no capabilities", security["capabilities"], {"drop": ["ALL"]})
     proof.equal("  it is not root", (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]), (True, USER))
     proof.equal("  it has no token", pod["automountServiceAccountToken"], False)
-    probes = {name: container[name]["httpGet"]["path"] for name in ("livenessProbe", "readinessProbe")}
-    proof.equal("  its probes", probes, {"livenessProbe": "/healthz", "readinessProbe": "/readyz"})
+    probes = {name: container[f"{name}Probe"]["httpGet"]["path"] for name in ("startup", "liveness", "readiness")}
+    proof.equal("  its probes", probes, {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"})
+    ports = {it["name"]: it["containerPort"] for it in container["ports"]}
+    asked = {ports[container[f"{name}Probe"]["httpGet"]["port"]] for name in probes}
+    proof.true("  they have a listener of their own", f"--health-listen=0.0.0.0:{asked.pop()}" in container["args"] and not asked)
     proof.true("  it asks for resources", {"requests", "limits"} <= container["resources"].keys())
     proof.true("  its image is by digest", re.search("@sha256:[0-9a-f]{64}$", container["image"]), container["image"])
 
