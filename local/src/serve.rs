@@ -131,7 +131,9 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         dns: system_dns(),
     };
     let mut signals = StopSignals::open()?;
-    let mut server = start_with(options, plan).await.map_err(unusable)?;
+    let mut server = Box::pin(start_with(options, plan))
+        .await
+        .map_err(unusable)?;
     output::notice(&format!(
         "scanhook takes deliveries at http://{}/webhooks/SOURCE\nits queue speaks SQS: AWS_ENDPOINT_URL_SQS=http://{}",
         server.address, server.sqs_address,
@@ -168,7 +170,7 @@ pub(crate) async fn load_config(text: &str, secrets: &Secrets) -> anyhow::Result
 
 /// Starts everything, or nothing: an error leaves no task behind.
 pub(crate) async fn start(options: Options) -> anyhow::Result<Server> {
-    start_with(options, Plan::default()).await
+    Box::pin(start_with(options, Plan::default())).await
 }
 
 /// Starts everything, with faults on purpose.

@@ -114,7 +114,11 @@ impl World {
         .await
     }
 
-    pub(crate) async fn set_up(mut setup: Setup<'_>) -> Self {
+    pub(crate) async fn set_up(setup: Setup<'_>) -> Self {
+        Box::pin(Self::prepared(setup)).await
+    }
+
+    async fn prepared(mut setup: Setup<'_>) -> Self {
         let mut registry = None;
         if setup.hosts.is_empty() {
             let headers = vec![("docker-content-digest", DIGEST.to_owned())];
