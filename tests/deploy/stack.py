@@ -206,7 +206,7 @@ def is_deployed(proof: Proof, cloud: Cloud) -> None:
     proof.true("the scanner is the image that sam pushed", scanner["Code"]["ImageUri"].startswith(ECR), scanner["Code"])
     cloud.repository = scanner["Code"]["ImageUri"].rpartition(":")[0]
     alarms = cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
-    proof.equal("with its 14 alarms", len(alarms), 14)
+    proof.equal("with its 15 alarms", len(alarms), 15)
     mapping = functions.list_event_source_mappings(FunctionName=f"{STACK}-scanner")["EventSourceMappings"]
     proof.equal("its five routes", len(cloud.make_routes()), 5)
     proof.equal("and its mapping", [it["BatchSize"] for it in mapping], [1])

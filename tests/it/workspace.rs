@@ -171,3 +171,36 @@ fn every_version_stands_in_the_root() {
         }
     }
 }
+
+/// Every Rust file below a directory.
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_test_that_the_page_on_security_names_is_there() {
+    let mut files = Vec::new();
+    for directory in ["functions", "layer", "local", "tests"] {
+        sources(&root().join(directory), &mut files);
+    }
+    let page = read("docs/security.md");
+    let named: Vec<_> = page
+        .split('`')
+        .filter_map(|it| it.split_once("::"))
+        .collect();
+    assert!(named.len() > 50, "{}", named.len());
+    for (module, test) in named {
+        let is_there = files.iter().any(|path| {
+            let name = path.file_stem().unwrap();
+            name == module && read(path).contains(&format!("fn {test}("))
+        });
+        assert!(is_there, "{module}::{test}");
+    }
+}

@@ -21,6 +21,7 @@ PROMISED = {
     "ScannerDurationAlarm": ("AWS/Lambda", "Duration", "ScannerFunction"),
     "UnauthorizedAlarm": (OWN, "unauthorized", None),
     "ThrottledAlarm": (OWN, "throttled", None),
+    "TooLargeAlarm": (OWN, "too_large", None),
     "TooManyImagesAlarm": (OWN, "too_many_images", None),
     "UnavailableAlarm": ("AWS/ApiGateway", "5xx", "Api"),
     "LedgerAlarm": (OWN, "ledger_unavailable", None),
@@ -32,6 +33,7 @@ PROMISED = {
 FILTERS = {
     "unauthorized": ("AccessLogs", "{ $.status = 401 }"),
     "throttled": ("AccessLogs", "{ $.status = 429 }"),
+    "too_large": ("AccessLogs", "{ $.status = 413 }"),
     "too_many_images": ("WebhookLogs", '{ $.event = "delivery.too_many_images" }'),
 }
 """Metrics that are made of a log: which log, and which of its lines they count."""
