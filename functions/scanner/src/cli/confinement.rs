@@ -54,6 +54,10 @@ pub struct Confinement {
     /// The program that is a supervisor by the name it is started with; none where none can be.
     supervisor: Option<PathBuf>,
     /// Where the CLI may not even read.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "only Linux can hide it")
+    )]
     hidden: Vec<PathBuf>,
     /// What is refused here, and why.
     refused: Vec<(Measure, String)>,

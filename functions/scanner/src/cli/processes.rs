@@ -5,27 +5,25 @@
 //! Elsewhere only the CLI's process group is ended.
 
 use std::collections::HashSet;
-use std::io::{self, PipeWriter, Write as _};
+#[cfg(target_os = "linux")]
+use std::io::Write as _;
+use std::io::{self, PipeWriter};
+#[cfg(not(target_os = "linux"))]
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid, waitpid};
 use tokio::process::{Child, Command};
-use tokio::time::timeout;
 
-use super::confinement::Measure;
 #[cfg(target_os = "linux")]
 use super::supervisor;
 
 /// How often it is looked whether a killed process is gone, and how long is waited in between.
 pub(super) const LOOKS: u32 = 1000;
 pub(super) const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
-
-/// How long a supervisor may take to say what the platform lets it do.
-const TRIAL: Duration = Duration::from_secs(5);
 
 /// The processes that this one started and has not reaped.
 static LEADERS: Mutex<Option<HashSet<Pid>>> = Mutex::new(None);
@@ -166,43 +164,8 @@ fn end_group(group: Pid) {
     tracing::warn!(group, "the killed process group {group} does not end");
 }
 
-/// Has a supervisor say what the platform lets it do: a line for each measure, which is `+` or says why not.
-pub(super) async fn try_supervisor(program: &Path) -> Result<Vec<String>, String> {
-    if !cfg!(target_os = "linux") {
-        return Err("only Linux has it".to_owned());
-    }
-    #[cfg(target_os = "linux")]
-    {
-        let output = run_trial(program).await.map_err(|err| err.to_string())?;
-        let lines = String::from_utf8_lossy(&output.stdout);
-        let lines: Vec<_> = lines.lines().map(str::to_owned).collect();
-        if output.status.success() && lines.len() == Measure::ALL.len() {
-            return Ok(lines);
-        }
-    }
-    Err(format!("{} is no supervisor here", program.display()))
-}
-
 #[cfg(target_os = "linux")]
-async fn run_trial(program: &Path) -> io::Result<Output> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "what is tried is what the CLI is started with"
-    )]
-    let mut command = Command::new(program);
-    command
-        .arg0(supervisor::NAME)
-        .arg(supervisor::TRIAL)
-        .env_clear()
-        .kill_on_drop(true);
-    let (child, mut processes) = RunProcesses::start(command, true, None)?;
-    let output = timeout(TRIAL, child.wait_with_output()).await?;
-    processes.leader_is_gone();
-    output
-}
-
-#[cfg(target_os = "linux")]
-pub(super) use linux::{adopt_orphans, end_children, end_leftovers};
+pub(super) use linux::{adopt_orphans, end_children, end_leftovers, try_supervisor};
 
 /// Only Linux can make this process the parent of its descendants' orphans.
 #[cfg(not(target_os = "linux"))]
@@ -219,6 +182,12 @@ fn end_children(_is_spared: impl Fn(Pid) -> bool) {}
 #[cfg(not(target_os = "linux"))]
 pub(super) fn end_leftovers(_root: &Path) {}
 
+/// Only Linux has what a supervisor does.
+#[cfg(not(target_os = "linux"))]
+pub(super) async fn try_supervisor(_program: &Path) -> Result<Vec<String>, String> {
+    Err("only Linux has it".to_owned())
+}
+
 #[cfg(target_os = "linux")]
 mod linux {
     use std::ffi::OsStr;
@@ -226,13 +195,49 @@ mod linux {
     use std::io;
     use std::os::unix::ffi::OsStrExt as _;
     use std::path::{Path, PathBuf};
+    use std::process::Output;
+    use std::time::Duration;
 
     use rustix::process::{
         Pid, Signal, WaitOptions, getpgid, getpgrp, getpid, kill_process, kill_process_group,
         set_child_subreaper, waitpid,
     };
+    use tokio::process::Command;
+    use tokio::time::timeout;
 
-    use super::{BETWEEN_LOOKS, LOOKS, supervisor};
+    use super::super::confinement::Measure;
+    use super::{BETWEEN_LOOKS, LOOKS, RunProcesses, supervisor};
+
+    /// How long a supervisor may take to say what the platform lets it do.
+    const TRIAL: Duration = Duration::from_secs(5);
+
+    /// Has a supervisor say what the platform lets it do: a line for each measure, which is `+` or says why not.
+    pub(in super::super) async fn try_supervisor(program: &Path) -> Result<Vec<String>, String> {
+        let output = run_trial(program).await.map_err(|err| err.to_string())?;
+        let lines = String::from_utf8_lossy(&output.stdout);
+        let lines: Vec<_> = lines.lines().map(str::to_owned).collect();
+        if output.status.success() && lines.len() == Measure::ALL.len() {
+            return Ok(lines);
+        }
+        Err(format!("{} is no supervisor here", program.display()))
+    }
+
+    async fn run_trial(program: &Path) -> io::Result<Output> {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "what is tried is what the CLI is started with"
+        )]
+        let mut command = Command::new(program);
+        command
+            .arg0(supervisor::NAME)
+            .arg(supervisor::TRIAL)
+            .env_clear()
+            .kill_on_drop(true);
+        let (child, mut processes) = RunProcesses::start(command, true, None)?;
+        let output = timeout(TRIAL, child.wait_with_output()).await?;
+        processes.leader_is_gone();
+        output
+    }
 
     /// Makes this process the parent of its descendants' orphans.
     pub(in super::super) fn adopt_orphans() -> io::Result<()> {
