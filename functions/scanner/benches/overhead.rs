@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use scanhook_core::verdict::Exit;
 use serde_json::Value;
-use world::{World, message_for, stand_in};
+use world::{Setup, World, message_for, stand_in};
 
 const SCANS: usize = 1000;
 const BARE_RUNS: usize = 200;
@@ -31,12 +31,18 @@ const BARE_RUNS: usize = 200;
 #[tokio::main]
 async fn main() {
     let world = World::start().await;
-    let mut bare: Vec<_> = (0..BARE_RUNS).map(|_| run_bare(&world)).collect();
-    let mut runs = Vec::with_capacity(BARE_RUNS);
+    let unsupervised = Setup {
+        is_unconfined: true,
+        ..Setup::default()
+    };
+    let unsupervised = World::set_up(unsupervised).await;
+    let mut bare = Vec::with_capacity(BARE_RUNS);
+    let (mut runs, mut supervised) = (bare.clone(), bare.clone());
+    // By turns, so that what slows the machine down slows all of them.
     for _ in 0..BARE_RUNS {
-        let started = Instant::now();
-        assert_eq!(world.run("pass").await.exit, Exit::Code(0));
-        runs.push(started.elapsed());
+        bare.push(run_bare(&world));
+        runs.push(run_by(&unsupervised).await);
+        supervised.push(run_by(&world).await);
     }
     let mut scans = Vec::with_capacity(SCANS);
     let mut resident = Vec::new();
@@ -53,6 +59,7 @@ async fn main() {
         }
     }
     let (bare, run) = (median(&mut bare), median(&mut runs));
+    let supervised = median(&mut supervised);
     let scan = median(&mut scans);
     println!("the CLI alone, median of {BARE_RUNS}: {bare:?}");
     println!(
@@ -60,10 +67,20 @@ async fn main() {
         run.saturating_sub(bare)
     );
     println!(
+        "the same below its supervisor: {supervised:?}, {:?} more",
+        supervised.saturating_sub(run)
+    );
+    println!(
         "a record with its queue, median of {SCANS}: {scan:?}, {:?} more",
         scan.saturating_sub(bare)
     );
     println!("resident set after each 100 scans, KiB: {resident:?}");
+}
+
+async fn run_by(world: &World) -> Duration {
+    let started = Instant::now();
+    assert_eq!(world.run("pass").await.exit, Exit::Code(0));
+    started.elapsed()
 }
 
 fn run_bare(world: &World) -> Duration {

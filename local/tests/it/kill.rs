@@ -168,24 +168,30 @@ fn assert_ended(place: &Place, homes: &[PathBuf]) {
     );
 }
 
+/// However much waits; only a queue that stays as it is has been waited for in vain.
 fn wait_until_empty(serve: &Serve) {
-    wait_for("an empty queue", || {
-        let body = format!(
-            r#"{{"QueueUrl":"http://{}/000000000000/scanhook","AttributeNames":["All"]}}"#,
-            serve.sqs_address
-        );
-        let attributes = serve.sqs("GetQueueAttributes", &body);
-        let count = |name: &str| {
-            attributes["Attributes"][name]
-                .as_str()
-                .unwrap()
-                .parse::<u64>()
-                .unwrap()
-        };
-        let left =
-            count("ApproximateNumberOfMessages") + count("ApproximateNumberOfMessagesNotVisible");
-        (left == 0).then_some(())
-    });
+    let mut left = waiting(serve);
+    while left > 0 {
+        left = wait_for("fewer messages", || {
+            Some(waiting(serve)).filter(|it| *it < left)
+        });
+    }
+}
+
+fn waiting(serve: &Serve) -> u64 {
+    let body = format!(
+        r#"{{"QueueUrl":"http://{}/000000000000/scanhook","AttributeNames":["All"]}}"#,
+        serve.sqs_address
+    );
+    let attributes = serve.sqs("GetQueueAttributes", &body);
+    let count = |name: &str| {
+        attributes["Attributes"][name]
+            .as_str()
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+    };
+    count("ApproximateNumberOfMessages") + count("ApproximateNumberOfMessagesNotVisible")
 }
 
 /// What became of each scan, by its id. It may be more than one thing: whoever is killed between a verdict or a dead letter
