@@ -1,6 +1,6 @@
 //! Starting and ending processes: a run's, what it left, and what an earlier process of ours left behind.
 //!
-//! On Linux the CLI runs below a [supervisor](super::supervisor), and whatever either of them leaves becomes a child of this
+//! On Linux the CLI runs below a supervisor (`super::supervisor`), and whatever either of them leaves becomes a child of this
 //! process, which ends every child that it did not start: so nobody has to be recognised by what he says of himself.
 //! Elsewhere only the CLI's process group is ended.
 
