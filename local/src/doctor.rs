@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scanhook_scanner::cli::{Cli, Confinement};
-use scanhook_scanner::config::{ScannerSettings, inherited, named_program};
+use scanhook_scanner::config::{ScannerSettings, inherited, named_program, secret_places};
 use scanhook_scanner::doctor::{self, Diagnosis, Images};
 use scanhook_scanner::registry::{Registries, system_dns};
 use scanhook_settings::Environment;
@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_hours(12);
 pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let secrets = Secrets::local(&environment);
     let config = Arc::new(serve::load_config(&args.config.location, &secrets).await?);
-    let hidden = config.secret_files().collect();
+    let hidden = secret_places(&config, &environment);
     let settings = ScannerSettings::load(&secrets, Arc::clone(&config)).await;
     let settings = settings.map_err(unusable)?;
     let registries =

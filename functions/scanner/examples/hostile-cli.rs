@@ -19,8 +19,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{
-    DumpableBehavior, Pid, Resource, Rlimit, getpid, set_dumpable_behavior, setrlimit, setsid,
-    test_kill_process,
+    DumpableBehavior, Pid, Resource, Rlimit, getpgid, getpid, getsid, prlimit,
+    set_dumpable_behavior, setrlimit, setsid, test_kill_process,
 };
 
 /// What all secrets that are not its own begin with.
@@ -54,6 +54,8 @@ fn main() {
         "reads" => place.reads(),
         "writes" => place.writes(),
         "signals" => signals(),
+        "joins" => joins(),
+        "limits" => place.limits(),
         "escapes" => escapes(),
         "lingers-on" => {
             escapes();
@@ -145,6 +147,8 @@ impl Place {
             ("itself", std::env::current_exe().unwrap()),
             ("/tmp", "/tmp/scanhook-hostile-cli".into()),
             ("/dev/null", "/dev/null".into()),
+            ("the terminal", "/dev/tty".into()),
+            ("a terminal", "/dev/ptmx".into()),
         ] {
             let file = File::options().create(true).append(true).open(path);
             println!("{what}: {}", told(file));
@@ -155,6 +159,27 @@ impl Place {
         println!("by that link: {}", told(file));
         let hard = fs::hard_link(self.data().join("queue.db"), self.scan.join("hard"));
         println!("a second name for the queue: {}", told(hard));
+    }
+
+    /// What of the host it can change without a signal and without writing to a file.
+    fn limits(&self) {
+        let limit = |pid| {
+            let none = Rlimit {
+                current: Some(0),
+                maximum: Some(0),
+            };
+            told(prlimit(Some(pid), Resource::Core, none))
+        };
+        let hosts = named(|it| it == "host").into_iter().map(limit);
+        for told in hosts.collect::<BTreeSet<_>>() {
+            println!("a limit of the host: {told}");
+        }
+        let secret = self.data().join("secret");
+        let permissions = fs::metadata(&secret).unwrap().permissions();
+        println!(
+            "the mode of a secret: {}",
+            told(fs::set_permissions(secret, permissions))
+        );
     }
 
     fn fills_disk(&self) {
@@ -224,28 +249,60 @@ fn memory(files: &Path) -> impl Iterator<Item = String> {
     found.into_iter()
 }
 
+/// The name that a process was started by.
+fn name(pid: Pid) -> Option<String> {
+    let arguments = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+    let first = arguments.split(|it| *it == 0).next().unwrap_or_default();
+    let first = String::from_utf8_lossy(first).into_owned();
+    let name = Path::new(&first).file_name()?;
+    Some(name.to_string_lossy().into_owned())
+}
+
+/// The other processes whose names are such.
+fn named(is_such: impl Fn(&str) -> bool) -> Vec<Pid> {
+    let others = others().into_iter();
+    others
+        .filter(|it| name(*it).is_some_and(|it| is_such(&it)))
+        .collect()
+}
+
 /// Which of the processes that are not its own it could end.
 fn signals() {
-    let name = |pid: Pid| {
-        let arguments =
-            fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
-        let first = arguments.split(|it| *it == 0).next().unwrap_or_default();
-        let first = String::from_utf8_lossy(first).into_owned();
-        Path::new(&first)
-            .file_name()
-            .map(|it| it.to_string_lossy().into_owned())
-    };
+    let ours = ["host", "scanhook-supervisor", "hostile-cli"];
     let mut lines = BTreeSet::new();
-    for pid in others() {
-        if let Some(name) = name(pid)
-            && ["host", "scanhook-supervisor", "hostile-cli"].contains(&name.as_str())
-        {
-            lines.insert(format!("{name}: {}", told(test_kill_process(pid))));
-        }
+    for pid in named(|it| ours.contains(&it)) {
+        lines.insert(format!(
+            "{}: {}",
+            name(pid).unwrap(),
+            told(test_kill_process(pid))
+        ));
     }
     for line in lines {
         println!("{line}");
     }
+}
+
+/// Leaves a process in each group that is not of its session, so that who ends it with its group ends those.
+fn joins() {
+    let ours = ["host", "scanhook-supervisor", "hostile-cli"];
+    let groups: BTreeSet<_> = named(|it| ours.contains(&it))
+        .into_iter()
+        .filter(|it| getsid(Some(*it)) != getsid(None))
+        .filter_map(|it| getpgid(Some(it)).ok())
+        .map(|it| it.as_raw_nonzero().get())
+        .collect();
+    let mut could = 0;
+    for group in &groups {
+        let joined = start_in(*group);
+        could += u32::from(joined.is_ok());
+    }
+    println!("groups: {}, joined: {could}", groups.len() > 1);
+}
+
+fn start_in(group: i32) -> io::Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["lingers", "joined"]).stdin(Stdio::null());
+    command.process_group(group).spawn().map(drop)
 }
 
 /// Leaves a process in each way there is.

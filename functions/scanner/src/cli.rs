@@ -166,6 +166,7 @@ impl Cli {
             Some(supervisor) => {
                 let hidden = self.confinement.hidden_with(scan.root());
                 let job = supervisor::Job {
+                    must_confine: self.confinement.takes(Measure::Files),
                     scan: scan.path(),
                     database: scan.directories().database,
                     hidden: &hidden,

@@ -142,6 +142,40 @@ pub fn inherited(environment: &Environment) -> Inherited {
     }
 }
 
+/// Variables that name files with credentials of the process. Source: AWS's SDK reference, "Environment variables support";
+/// Google's "How Application Default Credentials works".
+const CREDENTIAL_FILES: [&str; 5] = [
+    "AWS_CONFIG_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+];
+
+/// Where credentials of the process and of whoever started it usually are: below `HOME`, and where containers get theirs.
+const BELOW_HOME: [&str; 6] = [
+    ".aws",
+    ".azure",
+    ".config/gcloud",
+    ".docker",
+    ".kube",
+    ".ssh",
+];
+const IN_CONTAINERS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
+
+/// The files and directories that the CLI must not read: those that hold secrets.
+pub fn secret_places(config: &Config, environment: &Environment) -> Vec<PathBuf> {
+    let named = CREDENTIAL_FILES.iter().filter_map(|it| environment(it));
+    let home = environment("HOME").map(PathBuf::from);
+    let home = home
+        .iter()
+        .flat_map(|home| BELOW_HOME.map(|it| home.join(it)));
+    let named = named.map(PathBuf::from).chain(home);
+    let fixed = IN_CONTAINERS.iter().map(PathBuf::from);
+    let places = config.secret_files().chain(named).chain(fixed);
+    places.filter(|it| !it.as_os_str().is_empty()).collect()
+}
+
 /// The program that a person names: a bare name is looked for in `PATH`, and a link stays one, for its name counts.
 pub fn named_program(named: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
     if named.components().count() == 1 {
@@ -185,7 +219,7 @@ pub async fn load(
         dead_letter_url,
         table,
         program: program.to_owned(),
-        // Runs write in the only place where anything is written, and read nothing of each other.
+        // Lambda has its secrets in the environment and in memory.
         confinement: Confinement::of_this_program(Vec::new()).await,
         // Lambda gives each environment one batch at a time, and a batch is scanned one by one.
         slots: Slots::open(scratch, 1)?,

@@ -146,7 +146,8 @@ fn confined(confinement: &Confinement) -> Check {
         .map(|(measure, why)| format!("it {}: {why}", measure.danger()))
         .collect();
     let (outcome, detail) = if refused.is_empty() {
-        let kept = "an image that takes over the CLI reaches no memory, file or process that is not of its scan";
+        let kept = "an image that takes over the CLI reads no memory, no environment and no file of scanhook, writes to no file but its \
+             scan's, and signals no other process";
         (Outcome::Ok, kept.to_owned())
     } else {
         let detail = format!(

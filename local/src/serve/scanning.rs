@@ -12,7 +12,7 @@ use scanhook_emulator::clock::Clock;
 use scanhook_emulator::mapping::{self, HandlerError, Invocation, Mapping};
 use scanhook_scanner::batch::{self, MARGIN, Scanner};
 use scanhook_scanner::cli::{Cli, Confinement, Slots};
-use scanhook_scanner::config::{ScannerSettings, inherited, named_program};
+use scanhook_scanner::config::{ScannerSettings, inherited, named_program, secret_places};
 use scanhook_scanner::ledger::Ledger;
 use scanhook_scanner::queue;
 use scanhook_scanner::registry::{Dns, Outside, Registries, Sdk};
@@ -79,8 +79,9 @@ pub(crate) async fn scanner<L: Ledger>(
         queues.dead_letter_url.clone(),
         config.retry.attempts,
     );
-    let hidden = std::iter::once(data_dir.path().to_owned()).chain(config.secret_files());
-    let confinement = Confinement::of_this_program(hidden.collect()).await;
+    let mut hidden = secret_places(config, environment);
+    hidden.push(data_dir.path().to_owned());
+    let confinement = Confinement::of_this_program(hidden).await;
     confinement.log_refused();
     Ok(Scanner {
         settings,

@@ -14,12 +14,12 @@ use landlock::{
 /// The newest rules that are known here. An older kernel enforces those of them that it knows.
 const RULES: ABI = ABI::V6;
 
-/// What may be written to wherever it is.
-const DEVICES: [&str; 6] = [
+/// The devices that may be read and written. No terminal: what is typed there is for others, and what is written there may be
+/// read as typed.
+const DEVICES: [&str; 5] = [
     "/dev/null",
     "/dev/zero",
     "/dev/full",
-    "/dev/tty",
     "/dev/random",
     "/dev/urandom",
 ];
@@ -28,7 +28,7 @@ const DEVICES: [&str; 6] = [
 pub(super) struct Reach<'a> {
     /// Everything.
     pub(super) written: [&'a Path; 2],
-    /// Nothing, not even below; everything else may be read.
+    /// Nothing, not even below; everything else may be read, but for devices.
     pub(super) hidden: &'a [PathBuf],
     /// Read and run, though it may be hidden.
     pub(super) program: &'a Path,
@@ -54,6 +54,14 @@ pub(super) fn confine(reach: &Reach<'_>) -> Result<bool, RulesetError> {
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
+/// Whether the kernel can keep a confined process from cutting files short that it may only read.
+pub(super) fn keeps_lengths() -> bool {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::Truncate)
+        .is_ok()
+}
+
 /// Whether the kernel can keep a confined process from sending signals to others.
 pub(super) fn keeps_signals() -> bool {
     Ruleset::default()
@@ -64,15 +72,24 @@ pub(super) fn keeps_signals() -> bool {
 
 /// Everything but what is hidden, in as few paths as there can be: rules only ever allow.
 fn not_hidden(hidden: &[PathBuf]) -> Vec<PathBuf> {
+    let is_hidden = |path: &Path| {
+        let mut hidden = hidden
+            .iter()
+            .map(PathBuf::as_path)
+            .chain([Path::new("/dev")]);
+        hidden.any(|it| path.starts_with(it))
+    };
+    let hides_below =
+        |path: &Path| path == Path::new("/") || hidden.iter().any(|it| it.starts_with(path));
     let mut allowed = Vec::new();
     let mut undecided = vec![PathBuf::from("/")];
     while let Some(path) = undecided.pop() {
-        if hidden.iter().any(|it| path.starts_with(it)) {
+        if is_hidden(&path) {
             continue;
         }
-        if hidden.iter().any(|it| it.starts_with(&path)) {
+        if hides_below(&path) {
             let entries = fs::read_dir(&path).into_iter().flatten().flatten();
-            // What a link names is decided where it lies.
+            // What a link leads to is decided there.
             let entries = entries.filter(|it| it.file_type().is_ok_and(|it| !it.is_symlink()));
             undecided.extend(entries.map(|it| it.path()));
         } else {
@@ -105,6 +122,6 @@ mod tests {
         let expected = ["data-of-others", "secrets/public", "work"].map(Path::new);
         assert_eq!(below, expected);
         assert!(allowed.contains(&PathBuf::from("/usr")));
-        assert_eq!(not_hidden(&[]), [Path::new("/")]);
+        assert!(!allowed.iter().any(|it| it.starts_with("/dev")));
     }
 }

@@ -1,8 +1,9 @@
 //! Starting and ending processes: a run's, what it left, and what an earlier process of ours left behind.
 //!
 //! On Linux the CLI runs below a supervisor (`super::supervisor`), and whatever either of them leaves becomes a child of this
-//! process, which ends every child that it did not start: so nobody has to be recognised by what he says of himself.
-//! Elsewhere only the CLI's process group is ended.
+//! process, which ends every child that it did not start: so nobody has to be recognised by what he says of himself, but for
+//! what an earlier process left of which no supervisor and no control group is there. Elsewhere only the CLI's process group
+//! is ended.
 
 use std::collections::HashSet;
 #[cfg(target_os = "linux")]
@@ -15,7 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpgid, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpgid, waitpid,
+};
 use tokio::process::{Child, Command};
 
 #[cfg(target_os = "linux")]
@@ -25,7 +28,7 @@ use super::supervisor;
 pub(super) const LOOKS: u32 = 1000;
 pub(super) const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
-/// The processes that this one started and has not reaped.
+/// The processes that this one started and has not reaped, and those that it had from the beginning.
 static LEADERS: Mutex<Option<HashSet<Pid>>> = Mutex::new(None);
 
 /// Whether every other child is to be ended.
@@ -35,8 +38,10 @@ fn leaders() -> MutexGuard<'static, Option<HashSet<Pid>>> {
     LEADERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes this process the parent of what its runs leave, and end every child that leads no run.
+/// Makes this process the parent of what its runs leave, and end every child that leads no run and was not there before.
 pub(super) fn own_all_children() {
+    #[cfg(target_os = "linux")]
+    leaders().get_or_insert_default().extend(linux::children());
     let _ = adopt_orphans();
     OWNS_ALL.store(true, Ordering::Relaxed);
 }
@@ -52,7 +57,7 @@ pub(super) struct RunProcesses {
 }
 
 impl RunProcesses {
-    /// Starts them: a command that leads a process group, below a supervisor or by itself.
+    /// Starts them: a supervisor, which makes a session of its own, or the CLI itself in a process group of its own.
     pub(super) fn start(
         mut command: Command,
         is_supervisor: bool,
@@ -67,8 +72,10 @@ impl RunProcesses {
         command
             .stdin(stdin)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
+            .stderr(Stdio::piped());
+        if !is_supervisor {
+            command.process_group(0);
+        }
         // Held meanwhile, so that nobody ends it as a stranger.
         let mut leaders = leaders();
         let child = command.spawn()?;
@@ -121,7 +128,9 @@ impl Drop for RunProcesses {
             let is_supervised = self.supervision.is_some();
             self.kill();
             if !(is_supervised && is_reaped(leader)) {
+                let _ = kill_process(leader, Signal::KILL);
                 end_group(leader);
+                is_reaped(leader);
             }
             self.leader_is_gone();
         }
@@ -199,7 +208,7 @@ mod linux {
     use std::time::Duration;
 
     use rustix::process::{
-        Pid, Signal, WaitOptions, getpgid, getpgrp, getpid, kill_process, kill_process_group,
+        Pid, Signal, WaitOptions, getpgid, getpid, kill_process, kill_process_group,
         set_child_subreaper, waitpid,
     };
     use tokio::process::Command;
@@ -284,10 +293,9 @@ mod linux {
                 return;
             }
             for pid in found {
-                if let Ok(group) = getpgid(Some(pid))
-                    && group != getpgrp()
-                {
-                    let _ = kill_process_group(group, Signal::KILL);
+                // Only a group that it leads: it may have joined somebody else's.
+                if getpgid(Some(pid)) == Ok(pid) {
+                    let _ = kill_process_group(pid, Signal::KILL);
                 }
                 let _ = kill_process(pid, Signal::KILL);
                 let _ = waitpid(Some(pid), WaitOptions::NOHANG);
@@ -298,7 +306,7 @@ mod linux {
     }
 
     /// Our children, as far as the kernel lists them. Source: proc(5), `/proc/PID/task/TID/children`.
-    fn children() -> Vec<Pid> {
+    pub(super) fn children() -> Vec<Pid> {
         let threads = fs::read_dir("/proc/self/task")
             .into_iter()
             .flatten()

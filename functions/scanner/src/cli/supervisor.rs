@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 
-use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group, setsid};
 
 use super::confinement::{Measure, keep_private};
 use super::landlock::{self, Reach};
@@ -24,14 +24,16 @@ pub(super) const NAME: &str = "scanhook-supervisor";
 /// What it is sent to end the CLI gently.
 pub(super) const TERMINATE: u8 = b't';
 
-/// The argument for one that only tells what the platform lets it do.
+/// The argument for one that only finds out what the platform lets it do.
 pub(super) const TRIAL: &str = "--trial";
 
-/// The end of one that could not start the CLI, or whose scanhook is gone: nobody learns of the latter.
+/// The exit code of one that could not start the CLI, or whose scanhook is gone.
 const COULD_NOT_START: u8 = 127;
 
 /// What to run, and where it may write.
 pub(super) struct Job<'a> {
+    /// Whether the platform can confine it, so that it must not run if that fails.
+    pub(super) must_confine: bool,
     pub(super) scan: &'a Path,
     pub(super) database: &'a Path,
     /// Where it may not even read.
@@ -47,6 +49,7 @@ impl Job<'_> {
     pub(super) fn to_arguments(&self) -> Vec<OsString> {
         let mut arguments = vec![
             self.scan.into(),
+            u8::from(self.must_confine).to_string().into(),
             self.database.into(),
             self.group.unwrap_or(Path::new("")).into(),
             self.hidden.len().to_string().into(),
@@ -59,8 +62,9 @@ impl Job<'_> {
 }
 
 /// The same as read back.
-struct Given {
+struct OwnedJob {
     scan: PathBuf,
+    must_confine: bool,
     database: PathBuf,
     hidden: Vec<PathBuf>,
     group: Option<PathBuf>,
@@ -68,13 +72,16 @@ struct Given {
     arguments: Vec<OsString>,
 }
 
-impl Given {
+impl OwnedJob {
     fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<Self> {
+        let scan = arguments.next()?.into();
+        let must_confine = arguments.next()? == "1";
         let mut path = || arguments.next().map(PathBuf::from);
-        let (scan, database, group) = (path()?, path()?, path()?);
+        let (database, group) = (path()?, path()?);
         let hidden = arguments.next()?.to_str()?.parse().ok()?;
         Some(Self {
             scan,
+            must_confine,
             database,
             group: (!group.as_os_str().is_empty()).then_some(group),
             hidden: arguments.by_ref().take(hidden).map(PathBuf::from).collect(),
@@ -84,12 +91,16 @@ impl Given {
     }
 
     fn start(&self) -> io::Result<Child> {
-        // A platform that can't confine it was told of at start.
-        let _ = landlock::confine(&Reach {
+        let confined = landlock::confine(&Reach {
             written: [&self.scan, &self.database],
             hidden: &self.hidden,
             program: &self.program,
         });
+        if self.must_confine && !matches!(confined, Ok(true)) {
+            return Err(io::Error::other(format!(
+                "it can't be confined: {confined:?}"
+            )));
+        }
         #[expect(
             clippy::disallowed_methods,
             reason = "the supervisor is what starts the CLI"
@@ -108,23 +119,25 @@ pub fn supervise() -> Option<ExitCode> {
     if arguments.next()? != NAME {
         return None;
     }
+    // Out of scanhook's session: it has neither its terminal nor groups of processes that the CLI could join.
+    let _ = setsid();
     let refused = keep_private().err();
     let adopted = adopt_orphans().err();
     let arguments: Vec<_> = arguments.collect();
     if arguments.first().map(OsString::as_os_str) == Some(OsStr::new(TRIAL)) {
-        return Some(tell(&[refused, adopted]));
+        return Some(answer(&[refused, adopted]));
     }
-    let Some(given) = Given::parse(arguments.into_iter()) else {
+    let Some(job) = OwnedJob::parse(arguments.into_iter()) else {
         return Some(ExitCode::from(COULD_NOT_START));
     };
-    if let Some(group) = &given.group {
+    if let Some(group) = &job.group {
         let _ = fs::write(group.join("cgroup.procs"), "0");
     }
     // The thread alone is confined, so that this process can still end what it started.
-    let started = thread::scope(|scope| scope.spawn(|| given.start()).join());
+    let started = thread::scope(|scope| scope.spawn(|| job.start()).join());
     let mut child = match started {
         Ok(Ok(child)) => child,
-        Ok(Err(err)) => return Some(could_not_start(&given.program, &err)),
+        Ok(Err(err)) => return Some(could_not_start(&job.program, &err)),
         Err(_) => return Some(ExitCode::from(COULD_NOT_START)),
     };
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
@@ -182,7 +195,7 @@ fn could_not_start(program: &Path, err: &io::Error) -> ExitCode {
 
 /// Says of each measure whether it took, in the order of [`Measure::ALL`]: `+`, or why not.
 #[expect(clippy::print_stdout, reason = "its stdout is how it answers")]
-fn tell([refused, adopted]: &[Option<io::Error>; 2]) -> ExitCode {
+fn answer([refused, adopted]: &[Option<io::Error>; 2]) -> ExitCode {
     let confined = thread::spawn(|| {
         let nowhere = Path::new("/nonexistent");
         landlock::confine(&Reach {
@@ -192,7 +205,11 @@ fn tell([refused, adopted]: &[Option<io::Error>; 2]) -> ExitCode {
         })
     });
     let confined = match confined.join() {
-        Ok(Ok(true)) => None,
+        Ok(Ok(true)) if landlock::keeps_lengths() => None,
+        Ok(Ok(true)) => Some(
+            "the kernel's Landlock does not keep files from being cut short (Linux 6.2 does)"
+                .to_owned(),
+        ),
         Ok(Ok(false)) => Some("the kernel has no Landlock".to_owned()),
         Ok(Err(err)) => Some(err.to_string()),
         Err(_) => Some("it panicked".to_owned()),

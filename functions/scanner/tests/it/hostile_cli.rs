@@ -178,9 +178,15 @@ fn example(name: &str) -> PathBuf {
     target.join("examples").join(name)
 }
 
-/// Whether this kernel knows all measures; if not, what is not kept from the CLI is in the log at every start.
+/// Whether this kernel knows all measures. If it does, all of them must be taken.
 async fn is_confined() -> bool {
-    confinement().await.refused().is_empty()
+    let refused = confinement().await.refused().to_vec();
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|it: char| !it.is_ascii_digit());
+    let mut number = || numbers.next().unwrap().parse::<u32>().unwrap();
+    let is_old = (number(), number()) < (6, 12);
+    assert!(is_old || refused.is_empty(), "{refused:?}");
+    refused.is_empty()
 }
 
 #[tokio::test]
@@ -235,6 +241,8 @@ async fn a_hostile_cli_writes_where_its_scan_may() {
         itself: permission denied
         /tmp: permission denied
         /dev/null: yes
+        the terminal: permission denied
+        a terminal: permission denied
         a link to the queue: yes
         by that link: permission denied
         a second name for the queue: cross-device link or rename
@@ -253,6 +261,45 @@ async fn a_hostile_cli_can_signal_nobody() {
         scanhook-supervisor: permission denied
         ");
     }
+}
+
+#[tokio::test]
+async fn who_ends_a_hostile_clis_processes_ends_nobody_elses() {
+    let host = Host::new();
+    if is_confined().await {
+        insta::assert_snapshot!(host.run("joins"), @r"
+        Code(0)
+        groups: true, joined: 0
+        ");
+    }
+}
+
+#[tokio::test]
+async fn what_a_hostile_cli_can_still_change_is_known() {
+    let host = Host::new();
+    if is_confined().await {
+        insta::assert_snapshot!(host.run("limits"), @r"
+        Code(0)
+        a limit of the host: yes
+        the mode of a secret: yes
+        ");
+    }
+}
+
+#[test]
+fn what_a_host_had_before_it_began_is_not_its_scans() {
+    let host = Host::new();
+    let script = r#"sleep 3600 >/dev/null & echo $! > "$0"/sidecar; exec "$@""#;
+    let mut shell = command(Path::new("/bin/sh"));
+    shell
+        .args(["-c", script])
+        .arg(host.path())
+        .arg(example("host"));
+    let told = host.start_by(shell, "escapes", 60).told();
+    assert!(told.contains("linger"), "{told}");
+    let sidecar = fs::read_to_string(host.path().join("sidecar")).unwrap();
+    let sidecar = Pid::from_raw(sidecar.trim().parse().unwrap()).unwrap();
+    assert!(kill_process(sidecar, Signal::KILL).is_ok());
 }
 
 #[test]
