@@ -23,8 +23,15 @@ use rustix::process::{
     set_dumpable_behavior, setrlimit, setsid, test_kill_process,
 };
 
-/// What all secrets that are not its own begin with.
-const CANARY: &str = "CANARY";
+/// The secrets that are not its own.
+const CANARIES: [&str; 6] = [
+    "CANARY-of-the-environment",
+    "CANARY-of-the-role",
+    "CANARY-of-the-other-scan",
+    "CANARY-of-a-file",
+    "CANARY-of-the-queue",
+    "CANARY-database",
+];
 
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -216,19 +223,18 @@ fn others() -> Vec<Pid> {
     pids.filter(|it| *it != getpid()).collect()
 }
 
-/// The words that are secrets of others.
-fn canaries(text: &[u8]) -> impl Iterator<Item = String> {
+/// The secrets of others that are in a text.
+fn canaries(text: &[u8]) -> impl Iterator<Item = &'static str> {
     let text = String::from_utf8_lossy(text);
-    let words: Vec<_> = text
-        .split(|it: char| !it.is_ascii_alphanumeric() && it != '-')
-        .filter(|it| it.starts_with(CANARY) && it.len() > CANARY.len())
-        .map(str::to_owned)
+    let found: Vec<_> = CANARIES
+        .into_iter()
+        .filter(|it| text.contains(it))
         .collect();
-    words.into_iter()
+    found.into_iter()
 }
 
 /// The same in what a process has in its memory.
-fn memory(files: &Path) -> impl Iterator<Item = String> {
+fn memory(files: &Path) -> impl Iterator<Item = &'static str> {
     let maps = fs::read_to_string(files.join("maps")).unwrap_or_default();
     let memory = File::open(files.join("mem"));
     let mut found = Vec::new();
