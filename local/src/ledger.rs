@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Params, params};
+use rusqlite::{
+    Connection, OpenFlags, OptionalExtension as _, Params, Transaction, TransactionBehavior, params,
+};
 use scanhook_core::history::ScanFilter;
 use scanhook_core::message::ScanId;
 use scanhook_core::record::{ClaimKey, ScanRecord, State};
@@ -139,10 +141,11 @@ impl SqliteLedger {
     /// Writes one page to the file and commits it: what a record needs.
     pub(crate) async fn probe(&self) -> Result<(), Problem> {
         let probed = self.run_within(PROBE_PATIENCE, |_, connection| {
+            let transaction =
+                Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
             // The number is the same; its page is written all the same.
-            connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; PRAGMA user_version = {SCHEMA}; COMMIT"
-            ))?;
+            transaction.pragma_update(None, "user_version", SCHEMA)?;
+            transaction.commit()?;
             Ok(())
         });
         probed.await.map_err(|err| {
@@ -191,7 +194,17 @@ impl SqliteLedger {
                 let Some((number, record)) = ledger.backlog().records.front().cloned() else {
                     return Ok(());
                 };
-                ledger.write(connection, &record)?;
+                if let Err(err) = ledger.write(connection, &record) {
+                    if is_passing(&err) {
+                        return Err(err);
+                    }
+                    // It would never be written, and all that follow it would wait.
+                    tracing::error!(
+                        event = "ledger.record_dropped",
+                        scan_id = record.scan_id.as_str(),
+                        "a record can't be written, and is dropped: {err:#}"
+                    );
+                }
                 let mut backlog = ledger.backlog();
                 // It may have been dropped meanwhile.
                 if backlog.records.front().is_some_and(|it| it.0 == number) {
@@ -282,6 +295,17 @@ impl Backlog {
             );
         }
     }
+}
+
+/// Whether what keeps a record from being written will pass, and has nothing to do with the record.
+fn is_passing(err: &anyhow::Error) -> bool {
+    let cause = err.downcast_ref().map(Cause::of);
+    cause.is_some_and(|it| {
+        matches!(
+            it,
+            Cause::Locked | Cause::DiskFull | Cause::ReadOnly | Cause::Io
+        )
+    })
 }
 
 /// What SQLite says of a file that somebody else keeps locked.

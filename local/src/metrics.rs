@@ -32,7 +32,11 @@ const GAUGES: [(&str, &str); 5] = [
 ];
 
 /// What a server counts beside the functions' figures.
-const COUNTERS: [(&str, &str); 2] = [
+const COUNTERS: [(&str, &str); 4] = [
+    (
+        "connections_closed",
+        "Connections that were closed for new ones while all places of a listener were taken",
+    ),
     (
         "messages_expired",
         "Messages that outlived the retention of a queue; those of the main queue became dead letters",
@@ -40,6 +44,10 @@ const COUNTERS: [(&str, &str); 2] = [
     (
         "queue_failures",
         "Operations that the embedded queue could not do, by cause",
+    ),
+    (
+        "queue_refusals",
+        "Requests to the SQS endpoint that were refused before it read them, by reason",
     ),
 ];
 
@@ -227,6 +235,8 @@ mod tests {
             }
             counter!("messages_expired", "queue" => "x").increment(1);
             counter!("queue_failures", "cause" => "x").increment(1);
+            counter!("queue_refusals", "reason" => "x").increment(1);
+            counter!("connections_closed").increment(1);
         });
         let mut told = BTreeMap::<_, BTreeSet<_>>::new();
         for line in handle.render().lines() {

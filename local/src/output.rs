@@ -18,11 +18,18 @@ pub(crate) fn is_unseen(character: char) -> bool {
     character.is_control()
         || matches!(
             character,
-            '\u{61c}'
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{115f}'..='\u{1160}'
+                | '\u{180e}'
                 | '\u{200b}'..='\u{200f}'
                 | '\u{2028}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}'
+                | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}'
                 | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{e0000}'..='\u{e01ef}'
         )
 }
 
@@ -50,8 +57,10 @@ fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
         if is_unseen(character) && character != '\n' {
-            // Writing to a string can't fail.
-            let _ = write!(text, "\\u{:04x}", u32::from(character));
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a string can't fail.
+                let _ = write!(text, "\\u{unit:04x}");
+            }
         } else {
             text.push(character);
         }
@@ -128,7 +137,9 @@ pub(crate) fn usage(err: &clap::Error) -> ExitCode {
 /// Says in one line why a command failed, with all its causes.
 #[expect(clippy::print_stderr, reason = "the one place that prints")]
 pub(crate) fn fail(err: &anyhow::Error, code: u8) -> ExitCode {
-    eprintln!("scanhook: {}", printable(&format!("{err:#}")));
+    // What follows a line break is indented, so that no text of others begins a line as we do.
+    let text = printable(&format!("{err:#}")).replace('\n', "\n    ");
+    eprintln!("scanhook: {text}");
     ExitCode::from(code)
 }
 

@@ -1,7 +1,8 @@
-//! Files that lie where a setting or an argument says: read whole, or refused at once.
+//! Files that a setting or an argument names: read whole, or refused at once.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use bytesize::ByteSize;
@@ -26,12 +27,14 @@ pub enum ReadFileError {
 /// Reads a regular file of at most `limit` bytes. Links are followed.
 pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ReadFileError> {
     let unreadable = |err: std::io::Error| ReadFileError::Unreadable(err.kind());
-    // Looked at before it is opened: opening a pipe waits for its other end.
-    if !path.metadata().map_err(unreadable)?.is_file() {
+    // Opening a pipe would wait for its other end.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path);
+    let file = file.map_err(unreadable)?;
+    if !file.metadata().map_err(unreadable)?.is_file() {
         return Err(ReadFileError::NotRegular);
     }
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(unreadable)?;
     file.take(limit.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;

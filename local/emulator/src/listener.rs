@@ -72,6 +72,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// The word for it in a log and in labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Late => "timeout",
+            Self::Full => "unavailable",
+            Self::BadHost => "bad_host",
+            Self::OtherHost | Self::OtherSite => "forbidden",
+        }
+    }
+
     /// Whether this is the error of a body that was cut off.
     pub fn caused(err: &(dyn Error + 'static)) -> bool {
         err.is::<Self>() || err.source().is_some_and(Self::caused)

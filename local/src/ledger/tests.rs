@@ -762,6 +762,24 @@ async fn records_of_a_locked_ledger_wait_and_are_written_in_order() {
 }
 
 #[tokio::test]
+async fn a_record_that_can_never_be_written_keeps_no_other_one_waiting() {
+    let directory = tempfile::tempdir().unwrap();
+    let ledger = open(directory.path());
+    ledger.record(&record("01A", "a", 0)).await.unwrap();
+    let connection = ledger.connection.lock().await;
+    let damaged = "UPDATE scan SET record = 'no JSON'";
+    assert_eq!(connection.execute(damaged, []).unwrap(), 1);
+    drop(connection);
+    // It would have to be compared with the damaged one.
+    let _ = ledger.record(&record("01A", "a", 1)).await;
+    ledger.record(&record("01B", "a", 2)).await.unwrap();
+    assert!(ledger.backlog().records.is_empty());
+    let connection = ledger.connection.lock().await;
+    let count = connection.query_row("SELECT count(*) FROM scan", [], |row| row.get(0));
+    assert_eq!(count, Ok(2));
+}
+
+#[tokio::test]
 async fn the_last_try_writes_what_waits() {
     let directory = tempfile::tempdir().unwrap();
     let ledger = open(directory.path());

@@ -220,7 +220,7 @@ impl Part {
                 error = text,
                 "{part} fails: {advice}"
             );
-        } else {
+        } else if matches!(health, Health::Works) {
             tracing::info!(event = "part.works", part, "{part} works again");
         }
     }

@@ -118,6 +118,10 @@ impl LimitedBody {
             Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
             _ => 0,
         };
+        if bytes > 0 && !self.body.is_end_stream() {
+            // Its client was not silent: the wait begins anew.
+            self.place.wait(Wait::Body);
+        }
         let counted = |read: usize| read.saturating_sub(FREE);
         let more = counted(self.read + bytes) - counted(self.read);
         self.read += bytes;

@@ -51,7 +51,7 @@ impl FromIterator<String> for AllowedHosts {
 
 impl AllowedHosts {
     /// Guards routes: they answer only for `localhost`, for the address of this machine that the connection was made to, and for
-    /// these names, whatever the port; and no page of another site, but a navigation to them. `refuse` answers the others.
+    /// these names, whatever the port; and no page of another site, but a navigation to `/`, where people are shown what they may see. `refuse` answers the others.
     pub fn guard(&self, router: Router, refuse: &Refuse) -> Router {
         let (hosts, refuse) = (self.clone(), Arc::clone(refuse));
         router.layer(from_fn(move |request: Request, next: Next| {
@@ -103,11 +103,14 @@ fn is_from_another_site(headers: &HeaderMap, host: &Authority) -> bool {
     !sites.all(is_same_site) || !origins.all(is_same_origin)
 }
 
-/// Whether a person follows a link here: the page that it is on can't read the answer.
+/// Whether a person follows a link to the page for people: the page that it is on can't read the answer.
 fn is_navigation(request: &Request) -> bool {
     let is =
         |name: HeaderName, value: &str| request.headers().get(name).is_some_and(|it| it == value);
-    request.method() == Method::GET && is(FETCH_MODE, "navigate") && is(FETCH_DEST, "document")
+    request.method() == Method::GET
+        && request.uri().path() == "/"
+        && is(FETCH_MODE, "navigate")
+        && is(FETCH_DEST, "document")
 }
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");

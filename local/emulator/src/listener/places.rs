@@ -140,6 +140,7 @@ impl Place {
         if turn.is_none_or(|(_, number)| state.asked != Some(number)) {
             return false;
         }
+        metrics::counter!("connections_closed").increment(1);
         state.left += 1;
         if state.reported.is_none_or(|it| it.elapsed() >= REPORTED) {
             state.reported = Some(Instant::now());

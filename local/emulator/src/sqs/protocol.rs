@@ -30,7 +30,12 @@ fn capacity() -> Capacity {
         connections: 512,
         bodies: 64 << 20,
         refuse: Arc::new(|_, refusal| {
-            tracing::warn!("a request to the queue's endpoint was refused: {refusal}");
+            metrics::counter!("queue_refusals", "reason" => refusal.as_str()).increment(1);
+            tracing::warn!(
+                event = "queue.refused",
+                reason = refusal.as_str(),
+                "a request to the queue's endpoint was refused: {refusal}"
+            );
             match refusal {
                 Refusal::Full => refuse(Error::unavailable()).map(Body::from),
                 Refusal::Late => StatusCode::REQUEST_TIMEOUT.into_response(),
