@@ -126,6 +126,9 @@ def prove(proof: Proof, shop: Workshop) -> None:
         built = tree.build(BASE=image)
         proof.true("is asked for one", f"sam: {address}/lambda/provided@{digest} " in built.stdout, built.stderr)
         proof.equal("for this repository", asked, ["/token?service=the%20registry&scope=repository:lambda/provided:pull"])
+    with public_registry(b"<html>log in</html>") as (address, _):
+        built = tree.build(BASE=f"{address}/lambda/provided:al2023")
+        proof.true("what is no manifest is not locked", built.returncode == 1 and "answers no manifest" in built.stderr, built.stderr)
 
 
 def push(shop: Workshop, host: str, repository: str, text: str) -> str:
