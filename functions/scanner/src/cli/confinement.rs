@@ -130,7 +130,7 @@ impl Confinement {
 /// Closes memory and environment of this process to others of its user, and makes it end every child that it did not start
 /// for a scan. For a program that starts no other processes; to be called before any secret is read.
 ///
-/// What the platform refuses is found again, and told, by [`Confinement`].
+/// What the platform refuses is found again, and reported, by [`Confinement`].
 pub fn protect() {
     let _ = keep_private();
     processes::own_all_children();

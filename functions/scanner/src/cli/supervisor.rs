@@ -181,7 +181,7 @@ fn end_as(status: ExitStatus) -> ExitCode {
     if let Some(signal) = status.signal().and_then(Signal::from_named_raw) {
         let _ = kill_process(getpid(), signal);
     }
-    // One that is ignored here, such as SIGPIPE, is told as a shell tells it.
+    // One that is ignored here, such as SIGPIPE, is shown as a shell shows it.
     let code = status.code().or(status.signal().map(|it| 128 + it));
     let code = code.and_then(|it| u8::try_from(it).ok());
     code.map_or(ExitCode::FAILURE, ExitCode::from)
