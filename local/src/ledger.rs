@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use jiff::Timestamp;
 use rusqlite::{
-    Connection, OpenFlags, OptionalExtension as _, Params, Transaction, TransactionBehavior, params,
+    Connection, ErrorCode, OpenFlags, OptionalExtension as _, Params, Transaction,
+    TransactionBehavior, params,
 };
 use scanhook_core::history::ScanFilter;
 use scanhook_core::message::ScanId;
@@ -195,7 +196,7 @@ impl SqliteLedger {
                     return Ok(());
                 };
                 if let Err(err) = ledger.write(connection, &record) {
-                    if is_passing(&err) {
+                    if !is_of_record(&err) {
                         return Err(err);
                     }
                     // It would never be written, and all that follow it would wait.
@@ -297,15 +298,17 @@ impl Backlog {
     }
 }
 
-/// Whether what keeps a record from being written will pass, and has nothing to do with the record.
-fn is_passing(err: &anyhow::Error) -> bool {
-    let cause = err.downcast_ref().map(Cause::of);
-    cause.is_some_and(|it| {
-        matches!(
-            it,
-            Cause::Locked | Cause::DiskFull | Cause::ReadOnly | Cause::Io
-        )
-    })
+/// Whether an error is about the record itself, or the row that it meets, so that it would never be written.
+fn is_of_record(err: &anyhow::Error) -> bool {
+    let code = err.downcast_ref().map(rusqlite::Error::sqlite_error_code);
+    match code {
+        // JSON that is damaged has no code of its own. Source: SQLite, "JSON Functions", and its result code SQLITE_ERROR.
+        Some(code) => matches!(
+            code,
+            Some(ErrorCode::Unknown | ErrorCode::ConstraintViolation | ErrorCode::TooBig)
+        ),
+        None => err.is::<serde_json::Error>(),
+    }
 }
 
 /// What SQLite says of a file that somebody else keeps locked.
