@@ -40,9 +40,7 @@ impl Measure {
                 "may read the memory and the environment of scanhook, with all secrets"
             }
             Self::Orphans => "may leave processes that outlive their scan",
-            Self::Files => {
-                "may read and write what scanhook may, other scans' processes and files too"
-            }
+            Self::Files => "may read and write whatever scanhook may, the files of other scans too",
             Self::Signals => "may end scanhook and other scans",
         }
     }

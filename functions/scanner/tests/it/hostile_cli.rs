@@ -384,12 +384,17 @@ fn supervisors(host: &Host) -> Vec<Pid> {
 /// Starts a host whose CLI has left a process in each way there is, and goes on.
 fn linger(host: &Host, seconds: u32) -> Running {
     let running = host.start("lingers-on", seconds);
+    wait_for_the_left(host);
+    running
+}
+
+/// Waits until a CLI has left a process in each way there is.
+fn wait_for_the_left(host: &Host) {
     let count = || {
         let alive = host.alive();
         alive.iter().filter(|it| it.contains("\0lingers\0")).count()
     };
     assert!(eventually(|| count() == 4), "{:?}", host.alive());
-    running
 }
 
 #[test]
@@ -480,11 +485,7 @@ fn what_host_and_supervisor_left_when_they_were_killed_is_ended_at_the_next_star
     let group = Delegated::make("scanhook-test-leftovers");
     let host = Host::new();
     let mut running = host.start_by(group.host(), "lingers-on", 600);
-    let count = || {
-        let alive = host.alive();
-        alive.iter().filter(|it| it.contains("\0lingers\0")).count()
-    };
-    assert!(eventually(|| count() == 4), "{:?}", host.alive());
+    wait_for_the_left(&host);
     assert_eq!(group.groups(), 2);
     let supervisors = supervisors(&host);
     for supervisor in &supervisors {
