@@ -19,8 +19,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{
-    DumpableBehavior, Pid, Resource, Rlimit, getpgid, getpid, getsid, prlimit,
-    set_dumpable_behavior, setrlimit, setsid, test_kill_process,
+    DumpableBehavior, Pid, Resource, Rlimit, getpid, prlimit, set_dumpable_behavior, setrlimit,
+    setsid, test_kill_process,
 };
 
 /// The secrets that are not its own.
@@ -291,11 +291,12 @@ fn signals() {
 /// Leaves a process in each group that is not of its session, so that who ends it with its group ends those.
 fn joins() {
     let ours = ["host", "scanhook-supervisor", "hostile-cli"];
+    let (_, our_session) = group_and_session(getpid()).unwrap();
     let groups: BTreeSet<_> = named(|it| ours.contains(&it))
         .into_iter()
-        .filter(|it| getsid(Some(*it)) != getsid(None))
-        .filter_map(|it| getpgid(Some(it)).ok())
-        .map(|it| it.as_raw_nonzero().get())
+        .filter_map(group_and_session)
+        .filter(|(group, session)| *group != 0 && *session != our_session)
+        .map(|(group, _)| group)
         .collect();
     let mut could = 0;
     for group in &groups {
@@ -303,6 +304,17 @@ fn joins() {
         could += u32::from(joined.is_ok());
     }
     println!("groups: {}, joined: {could}", groups.len() > 1);
+}
+
+/// A process's group and session; 0 for those of another PID namespace, for which `rustix`'s `getpgid` panics.
+/// Source: proc(5), `/proc/PID/stat`.
+fn group_and_session(pid: Pid) -> Option<(i32, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    let mut fields = after_name.split(' ').skip(2);
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    Some((group, session))
 }
 
 fn start_in(group: i32) -> io::Result<()> {

@@ -208,8 +208,8 @@ mod linux {
     use std::time::Duration;
 
     use rustix::process::{
-        Pid, Signal, WaitOptions, getpgid, getpid, kill_process, kill_process_group,
-        set_child_subreaper, waitpid,
+        Pid, Signal, WaitOptions, getpid, kill_process, kill_process_group, set_child_subreaper,
+        waitpid,
     };
     use tokio::process::Command;
     use tokio::time::timeout;
@@ -293,10 +293,8 @@ mod linux {
                 return;
             }
             for pid in found {
-                // Only a group that it leads: it may have joined somebody else's.
-                if getpgid(Some(pid)) == Ok(pid) {
-                    let _ = kill_process_group(pid, Signal::KILL);
-                }
+                // Only the group that it leads, if any: it may have joined somebody else's.
+                let _ = kill_process_group(pid, Signal::KILL);
                 let _ = kill_process(pid, Signal::KILL);
                 let _ = waitpid(Some(pid), WaitOptions::NOHANG);
             }
