@@ -12,7 +12,7 @@ use scanhook_core::kinds::{self, Kind};
 use scanhook_core::message::ScanId;
 use scanhook_core::source::SourceName;
 use scanhook_scanner::doctor::Images;
-use scanhook_settings::logs::Format;
+use scanhook_telemetry::logs::Format;
 
 use self::dlq::DlqCommand;
 use crate::faults::Fault;

@@ -12,7 +12,7 @@ use scanhook_core::message::ScanId;
 use scanhook_core::record::{ClaimKey, ScanRecord, State};
 use scanhook_core::verdict::{ErrorReason, ScanError, Verdict};
 use scanhook_scanner::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
-use scanhook_settings::config::Config;
+use scanhook_config::config::Config;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 

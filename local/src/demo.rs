@@ -15,12 +15,12 @@ use scanhook_core::image::Image;
 use scanhook_core::kinds::{self, Kind};
 use scanhook_core::message::ScanId;
 use scanhook_core::record::{ScanRecord, State};
-use scanhook_emulator::clock::Clock;
-use scanhook_emulator::listener::AllowedHosts;
+use scanhook_worker::clock::Clock;
+use scanhook_worker::listener::AllowedHosts;
 use scanhook_scanner::ledger::History as _;
-use scanhook_settings::Environment;
-use scanhook_settings::config::Config;
-use scanhook_settings::secrets::Secrets;
+use scanhook_config::Environment;
+use scanhook_config::config::Config;
+use scanhook_config::secrets::Secrets;
 use secrecy::SecretString;
 use serde_json::Value;
 

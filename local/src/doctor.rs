@@ -7,8 +7,8 @@ use scanhook_scanner::cli::{Cli, Confinement};
 use scanhook_scanner::config::{ScannerSettings, inherited, named_program, secret_places};
 use scanhook_scanner::doctor::{self, Diagnosis, Images};
 use scanhook_scanner::registry::{Registries, system_dns};
-use scanhook_settings::Environment;
-use scanhook_settings::secrets::Secrets;
+use scanhook_config::Environment;
+use scanhook_config::secrets::Secrets;
 
 use crate::args::{DoctorArgs, Output};
 use crate::{Outcome, output, serve, unusable};

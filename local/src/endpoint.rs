@@ -9,9 +9,9 @@ use anyhow::bail;
 use aws_sdk_sqs::Client;
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs;
-use scanhook_settings::Environment;
-use scanhook_settings::aws::Aws;
-use scanhook_settings::aws::json::{SQS, Service};
+use scanhook_config::Environment;
+use scanhook_config::aws::Aws;
+use scanhook_config::aws::json::{SQS, Service};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -38,7 +38,7 @@ struct Served {
 
 /// A client for queues of AWS, or wherever the environment leads.
 pub(crate) async fn outside() -> Client {
-    Client::new(&scanhook_settings::aws::sdk_config(ATTEMPT).await)
+    Client::new(&scanhook_config::aws::sdk_config(ATTEMPT).await)
 }
 
 /// The webhook's way to the queue of an endpoint of ours, which takes any credentials.

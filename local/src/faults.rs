@@ -6,9 +6,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use scanhook_emulator::clock::Clock;
+use scanhook_worker::clock::Clock;
 use scanhook_emulator::faults::{Draws, Faults};
-use scanhook_emulator::mapping::HandlerError;
+use scanhook_worker::mapping::HandlerError;
 use serde_json::Value;
 
 /// A struck invocation dies this long after its start at the latest.

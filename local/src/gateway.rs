@@ -19,8 +19,8 @@ use http_body_util::{BodyExt as _, Limited};
 use lambda_http::request::LambdaRequest;
 use lambda_http::{Adapter, Context, LambdaEvent, Service as _};
 use scanhook_emulator::apigw::{self, Arrival};
-use scanhook_emulator::clock::Clock;
-use scanhook_emulator::listener::{Caller, Refusal};
+use scanhook_worker::clock::Clock;
+use scanhook_worker::listener::{Caller, Refusal};
 use scanhook_webhook::rejection::Rejection;
 use scanhook_webhook::router::{Webhook, router};
 

@@ -11,8 +11,8 @@ use anyhow::{Context as _, bail};
 use scanhook_core::image::Registry;
 use scanhook_core::kinds::Kind;
 use scanhook_core::source::SourceName;
-use scanhook_settings::Environment;
-use scanhook_settings::config::Config;
+use scanhook_config::Environment;
+use scanhook_config::config::Config;
 
 use crate::args::InitArgs;
 use crate::{Outcome, output, unusable};

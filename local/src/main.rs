@@ -1,6 +1,6 @@
 //! scanhook on one machine: the same handlers as in AWS, on an embedded queue, and the commands around them.
 //!
-//! In reading order: [`args`] (the commands), [`serve`] (the local server) with `scanhook_emulator::listener`, [`gateway`], [`metrics`], [`faults`], [`data_dir`] and [`ledger`],
+//! In reading order: [`args`] (the commands), [`serve`] (the local server) with `scanhook_worker::listener`, [`gateway`], [`metrics`], [`faults`], [`data_dir`] and [`ledger`],
 //! [`work`] with [`breaker`],
 //! [`demo`], [`send`], [`scans`], [`dlq`], [`backfill`], [`init`], [`check`], [`doctor`] and [`manual`] (one file each), [`output`] (the only one that prints).
 //!
@@ -32,11 +32,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use scanhook_emulator::clock::Clock;
+use scanhook_worker::clock::Clock;
 use scanhook_scanner::cli;
-use scanhook_settings::Environment;
-use scanhook_settings::logs;
-use scanhook_settings::traces::Traces;
+use scanhook_config::Environment;
+use scanhook_telemetry::logs;
+use scanhook_telemetry::traces::Traces;
 
 use crate::args::{Args, Command};
 
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> anyhow::Result<Outcome> {
-    let environment = scanhook_settings::environment();
+    let environment = scanhook_config::environment();
     match args.command {
         Command::Serve(args) => {
             let traces = start_log(&environment, args.log.format())?;

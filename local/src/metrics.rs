@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{
 };
 use metrics_util::layers::{Layer as _, Prefix, PrefixLayer};
 use scanhook_core::source::SourceName;
-use scanhook_settings::metrics::{Kind, METRICS, Metric};
+use scanhook_telemetry::metrics::{Kind, METRICS, Metric};
 
 /// What is told beside the functions' figures, with what it tells.
 const GAUGES: [(&str, &str); 5] = [
@@ -126,7 +126,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use metrics::{Key, Label, Level, Metadata, Recorder, gauge, with_local_recorder};
-    use scanhook_settings::metrics::EmbeddedFormat;
+    use scanhook_telemetry::metrics::EmbeddedFormat;
     use serde_json::Value;
 
     use super::*;

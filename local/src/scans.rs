@@ -39,7 +39,7 @@ impl Records {
                 SqliteLedger::open_to_read(&path).map_err(unusable)?,
             ));
         };
-        let sdk = scanhook_settings::aws::sdk_config(PATIENCE).await;
+        let sdk = scanhook_config::aws::sdk_config(PATIENCE).await;
         // How long things are kept matters to writers only.
         let (table, keep) = (table.clone(), Duration::ZERO);
         let ledger = DynamoDbLedger::new(&sdk, table, keep, PATIENCE);

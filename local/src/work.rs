@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use scanhook_emulator::clock::Clock;
+use scanhook_worker::clock::Clock;
 use scanhook_scanner::batch::Scanner;
 use scanhook_scanner::dynamodb::{self, DynamoDbLedger};
 use scanhook_scanner::ledger::Ledger;
 use scanhook_scanner::registry::system_dns;
-use scanhook_settings::Environment;
-use scanhook_settings::config::Config;
-use scanhook_settings::secrets::Secrets;
+use scanhook_config::Environment;
+use scanhook_config::config::Config;
+use scanhook_config::secrets::Secrets;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,7 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
     let data_dir = DataDir::lock(&args.data_dir).await.map_err(unusable)?;
     let mut file = None;
     let started = if let Some(table) = &args.table {
-        let sdk = scanhook_settings::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await;
+        let sdk = scanhook_config::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await;
         let (table, keep) = (table.clone(), config.ledger_keep);
         let ledger = DynamoDbLedger::new(&sdk, table, keep, dynamodb::PATIENCE);
         let part = Part::table(&ledger);

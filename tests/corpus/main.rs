@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 
 /// A path within the corpus.
 fn corpus(path: &str) -> PathBuf {
-    let environment = scanhook_settings::environment();
+    let environment = scanhook_config::environment();
     let root = environment("SCANHOOK_CORPUS")
         .expect("set SCANHOOK_CORPUS to the folder that holds registries/ and sysdig/");
     Path::new(&root).join(path)

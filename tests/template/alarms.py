@@ -76,7 +76,7 @@ def alarms_are_those_promised(model: Model) -> None:
 
 
 def the_dashboard_shows_every_metric_and_no_other(model: Model) -> None:
-    source = (ROOT / "functions/settings/src/metrics.rs").read_text().split("#[cfg(test)]")[0]
+    source = (ROOT / "functions/telemetry/src/metrics.rs").read_text().split("#[cfg(test)]")[0]
     ours = set(re.findall(r'\bname: "([a-z_]+)"', source))
     text = model.properties("Dashboard")["DashboardBody"]["Fn::Sub"]
     widgets = json.loads(re.sub(r"\$\{[^}]+\}", "x", text))["widgets"]

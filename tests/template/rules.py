@@ -76,7 +76,7 @@ def dead_letters_outlive_messages_and_their_reasons_outlive_them(model: Model) -
 
 def the_queue_gives_up_after_as_many_receives_as_the_configuration_says(model: Model) -> None:
     policy = model.properties("Queue")["RedrivePolicy"]
-    ours = source.number("functions/settings/src/config.rs", r"wire\.attempts\.unwrap_or\((\d+)\)")
+    ours = source.number("functions/config/src/config.rs", r"wire\.attempts\.unwrap_or\((\d+)\)")
     same("maxReceiveCount", default(model.written, policy["maxReceiveCount"]), ours)
     true("AWS advises 5 and more", model.written["Parameters"]["Attempts"]["MinValue"] >= 5)
     same("where it gives up to", policy["deadLetterTargetArn"], {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]})

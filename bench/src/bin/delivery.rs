@@ -26,10 +26,10 @@ use scanhook_core::auth::{Credential, Presented, Scheme, Verifier};
 use scanhook_core::delivery::{Delivery, VerifiedDelivery, verify};
 use scanhook_core::kinds;
 use scanhook_core::source::Source;
-use scanhook_settings::Environment;
-use scanhook_settings::config::Config;
-use scanhook_settings::logs::{self, Format};
-use scanhook_settings::secrets::Secrets;
+use scanhook_config::Environment;
+use scanhook_config::config::Config;
+use scanhook_telemetry::logs::{self, Format};
+use scanhook_config::secrets::Secrets;
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::queue::Queue;
 use scanhook_webhook::router::{Webhook, decide, router};
@@ -60,7 +60,7 @@ const TIMED: u64 = 20_000;
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     // The line that each delivery leaves in the log is a part of its cost.
-    logs::init(&scanhook_settings::environment(), "bench", Format::Json).unwrap();
+    logs::init(&scanhook_config::environment(), "bench", Format::Json).unwrap();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
         [word] if word == "table" => table(),

@@ -18,7 +18,7 @@ use scanhook_core::delivery::{Delivery, VerifiedDelivery, verify};
 use scanhook_core::image::Image;
 use scanhook_core::kinds::{self, Kind, SamplePush};
 use scanhook_core::source::Source;
-use scanhook_settings::config::Config;
+use scanhook_config::config::Config;
 use scanhook_webhook::router::decide;
 use serde_json::json;
 

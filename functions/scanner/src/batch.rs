@@ -10,7 +10,7 @@ use std::time::Duration;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
-use scanhook_settings::traces;
+use scanhook_telemetry::traces;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 use tracing::field::Empty;

@@ -13,12 +13,12 @@ use scanhook_core::platform::Platform;
 use scanhook_core::retry::RetryPolicy;
 use scanhook_core::source::{Source, SourceName};
 use scanhook_core::target::Target;
-use scanhook_settings::Environment;
-use scanhook_settings::aws::Aws;
-use scanhook_settings::config::{Config, ConfigError, ScannerConfig};
-use scanhook_settings::live::Live;
-use scanhook_settings::location::Location;
-use scanhook_settings::secrets::{Reread, Secret, Secrets};
+use scanhook_config::Environment;
+use scanhook_config::aws::Aws;
+use scanhook_config::config::{Config, ConfigError, ScannerConfig};
+use scanhook_config::live::Live;
+use scanhook_config::location::Location;
+use scanhook_config::secrets::{Reread, Secret, Secrets};
 use secrecy::SecretString;
 
 use crate::batch::{MARGIN, Scanner};
@@ -214,7 +214,7 @@ pub async fn load(
     }
     let lasting = Arc::new(Lasting {
         secrets: Secrets::new(environment, Aws::function(environment)),
-        sdk: scanhook_settings::aws::sdk_config(ATTEMPT).await,
+        sdk: scanhook_config::aws::sdk_config(ATTEMPT).await,
         url,
         dead_letter_url,
         table,

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use scanhook_core::image::Image;
-use scanhook_settings::Environment;
+use scanhook_config::Environment;
 use serde::Serialize;
 
 use crate::cli::{Cli, Confinement, Slots};

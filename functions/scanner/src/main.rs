@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
 use scanhook_scanner::{cli, config, invocation};
-use scanhook_settings::logs::{self, Format};
-use scanhook_settings::metrics::EmbeddedFormat;
+use scanhook_telemetry::logs::{self, Format};
+use scanhook_telemetry::metrics::EmbeddedFormat;
 use serde_json::Value;
 
 /// How long an answer waits for the collector of traces: after it the function is frozen. A part of the margin that
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 
 #[tokio::main(flavor = "current_thread")]
 async fn run() -> ExitCode {
-    let environment = scanhook_settings::environment();
+    let environment = scanhook_config::environment();
     if environment("AWS_LAMBDA_RUNTIME_API").is_none() {
         return fail("this is a Lambda function; `scanhook work` runs it without Lambda");
     }

@@ -19,9 +19,9 @@ use scanhook_core::plan::RegistryLogin;
 use scanhook_core::platform::Platform;
 use scanhook_core::target::Target;
 use scanhook_core::verdict::ErrorReason;
-use scanhook_settings::config::{Config, ConfigError};
-use scanhook_settings::secrets::{Reread, Secrets};
-use scanhook_settings::{Environment, file};
+use scanhook_config::config::{Config, ConfigError};
+use scanhook_config::secrets::{Reread, Secrets};
+use scanhook_config::{Environment, file};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::address::Reach;

@@ -1,7 +1,7 @@
 //! The credentials of one source, kept up to date while deliveries come in.
 //!
 //! **Invariant**: a delivery is refused only after secrets and keys that may have changed were looked at again, and no
-//! number of refused deliveries causes more than one look within [`GUARD`](scanhook_settings::cached::GUARD).
+//! number of refused deliveries causes more than one look within [`GUARD`](scanhook_config::cached::GUARD).
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -9,9 +9,9 @@ use futures_util::future::join_all;
 use scanhook_core::auth::{Credential, Scheme, Verifier};
 use scanhook_core::delivery::{Delivery, Unauthorized, VerifiedDelivery, verify};
 use scanhook_core::oidc::{Expected, KeySet};
-use scanhook_settings::config::{AuthConfig, ConfigError, SourceConfig};
-use scanhook_settings::oidc::Keys;
-use scanhook_settings::secrets::{Secret, Secrets};
+use scanhook_config::config::{AuthConfig, ConfigError, SourceConfig};
+use scanhook_config::oidc::Keys;
+use scanhook_config::secrets::{Secret, Secrets};
 use secrecy::SecretString;
 use tokio::time::Instant;
 

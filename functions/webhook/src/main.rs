@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use lambda_http::{Request, service_fn};
-use scanhook_settings::logs::{self, Format};
-use scanhook_settings::metrics::EmbeddedFormat;
+use scanhook_telemetry::logs::{self, Format};
+use scanhook_telemetry::metrics::EmbeddedFormat;
 use scanhook_webhook::config;
 use tower::ServiceExt as _;
 
@@ -18,7 +18,7 @@ const COLLECTOR: Duration = Duration::from_millis(200);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let environment = scanhook_settings::environment();
+    let environment = scanhook_config::environment();
     if environment("AWS_LAMBDA_RUNTIME_API").is_none() {
         return fail("this is a Lambda function; `scanhook serve` runs it without Lambda");
     }

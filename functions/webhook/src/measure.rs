@@ -5,7 +5,7 @@
 use metrics::counter;
 use scanhook_core::event::Skip;
 use scanhook_core::source::SourceName;
-use scanhook_settings::metrics::NONE;
+use scanhook_telemetry::metrics::NONE;
 
 use crate::rejection::Rejection;
 

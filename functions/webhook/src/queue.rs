@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use scanhook_core::message::QueueMessage;
-use scanhook_settings::aws::json::Service;
+use scanhook_config::aws::json::Service;
 use tokio::time::Instant;
 
 pub use self::outbox::Outbox;

@@ -6,7 +6,7 @@ use governor::clock::Clock;
 use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
-use scanhook_settings::config::RateLimit;
+use scanhook_config::config::RateLimit;
 
 /// The limit of one source in this process.
 pub struct Limiter(

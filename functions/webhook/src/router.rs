@@ -22,7 +22,7 @@ use scanhook_core::message::{QueueMessage, ScanId};
 use scanhook_core::select::{MAX_IMAGES, Selected, select};
 use scanhook_core::source::{Source, SourceName};
 use scanhook_core::trace::TraceContext;
-use scanhook_settings::traces;
+use scanhook_telemetry::traces;
 use serde::Serialize;
 use tokio::time::Instant;
 use tracing::field::Empty;

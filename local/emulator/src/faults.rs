@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::clock::Clock;
+use scanhook_worker::clock::Clock;
 use crate::sqs::{Code, Error};
 
 /// What goes wrong at the queue endpoint.

@@ -47,17 +47,7 @@ pub fn queue_url(base: &str, name: &str) -> String {
     format!("{base}/{ACCOUNT}/{name}")
 }
 
-/// Makes an id that is unique and shaped as AWS's are: a UUID (version 7).
+/// Makes an id that is unique and shaped as AWS's are.
 pub(crate) fn unique_id() -> String {
-    let bits = ulid::Ulid::generate().0;
-    // 48 bits of time and 80 random ones; a version 7 UUID gives up six of the random ones for version and variant.
-    let bits = bits & !(0xf << 76) | (0x7 << 76);
-    let bits = bits & !(0x3 << 62) | (0x2 << 62);
-    let [time_high, time_low] = [bits >> 96, bits >> 80 & 0xffff];
-    let [version, variant, node] = [
-        bits >> 64 & 0xffff,
-        bits >> 48 & 0xffff,
-        bits & 0xffff_ffff_ffff,
-    ];
-    format!("{time_high:08x}-{time_low:04x}-{version:04x}-{variant:04x}-{node:012x}")
+    uuid::Uuid::now_v7().to_string()
 }

@@ -12,8 +12,8 @@ use scanhook_core::event::{Event, ParsePayloadError, PushEvent, SkipReason};
 use scanhook_core::image::{Image, Tag};
 use scanhook_core::select::{MAX_IMAGES, Selected};
 use scanhook_core::source::{Filter, Source};
-use scanhook_settings::config::MAX_BODY;
-use scanhook_settings::file;
+use scanhook_config::config::MAX_BODY;
+use scanhook_config::file;
 use serde::Serialize;
 
 use crate::args::Output;

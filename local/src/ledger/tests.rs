@@ -72,7 +72,7 @@ mod table {
     use std::time::Duration;
 
     fn config() -> aws_config::SdkConfig {
-        let endpoint = scanhook_settings::environment()("SCANHOOK_TEST_DYNAMODB");
+        let endpoint = scanhook_config::environment()("SCANHOOK_TEST_DYNAMODB");
         let endpoint = endpoint.expect("SCANHOOK_TEST_DYNAMODB names the server's endpoint");
         let keys = Credentials::new("test", "test", None, None, "test");
         aws_config::SdkConfig::builder()

@@ -12,7 +12,7 @@ use axum::response::Response;
 use http_body_util::BodyExt as _;
 use jiff::Timestamp;
 use scanhook_core::source::SourceName;
-use scanhook_emulator::clock::Clock;
+use scanhook_worker::clock::Clock;
 use serde_json::Value;
 
 /// Of each sort, so that no flood of refused ones hides those that were taken.

@@ -18,7 +18,7 @@ use metrics::{counter, gauge};
 use scanhook_emulator::cause::Cause;
 use scanhook_emulator::sqs::Store;
 use scanhook_scanner::dynamodb::DynamoDbLedger;
-use scanhook_settings::config::Config;
+use scanhook_config::config::Config;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};

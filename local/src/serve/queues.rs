@@ -15,12 +15,12 @@ use scanhook_core::message::QueueMessage;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::retry::DEAD_LETTERS_KEPT;
 use scanhook_core::verdict::ErrorReason;
-use scanhook_emulator::clock::Clock;
+use scanhook_worker::clock::Clock;
 use scanhook_emulator::sqs::{self, Endpoint, Expiry, Peeked, Store};
-use scanhook_settings::Environment;
-use scanhook_settings::aws::Aws;
-use scanhook_settings::aws::json::{SQS, Service};
-use scanhook_settings::config::Config;
+use scanhook_config::Environment;
+use scanhook_config::aws::Aws;
+use scanhook_config::aws::json::{SQS, Service};
+use scanhook_config::config::Config;
 
 use crate::ledger::SqliteLedger;
 
@@ -155,7 +155,7 @@ impl Queues {
     /// Asks the queue for its ARN and its dead-letter queue.
     pub(crate) async fn outside(url: &str) -> anyhow::Result<Self> {
         let client = Client::new(
-            &scanhook_settings::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await,
+            &scanhook_config::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await,
         );
         let names = [
             QueueAttributeName::QueueArn,

@@ -10,7 +10,7 @@ use scanhook_core::message::QueueMessage;
 use scanhook_core::record::ScanRecord;
 use scanhook_core::redact::{self, Redactor};
 use scanhook_core::verdict::{Class, ErrorReason, ScanError};
-use scanhook_settings::traces;
+use scanhook_telemetry::traces;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::{Instrument as _, Span};

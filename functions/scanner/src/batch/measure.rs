@@ -5,7 +5,7 @@
 use metrics::{counter, histogram};
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::verdict::{Identity, ScanError};
-use scanhook_settings::metrics::NONE;
+use scanhook_telemetry::metrics::NONE;
 
 use crate::config::ScannerSettings;
 

@@ -11,7 +11,7 @@ use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord};
 use scanhook_core::target::Target;
 use scanhook_core::verdict::{Class, CliRun, ErrorReason, Judged, ScanError, Verdict, judge};
-use scanhook_settings::secrets::Reread;
+use scanhook_config::secrets::Reread;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use scanhook_settings::Environment;
+use scanhook_config::Environment;
 use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;

@@ -14,7 +14,7 @@ use reqwest::{Certificate, Client, Method, NoProxy, Proxy, StatusCode, Url, redi
 use scanhook_core::image::Digest;
 use scanhook_core::redact;
 use scanhook_core::verdict::ErrorReason;
-use scanhook_settings::Environment;
+use scanhook_config::Environment;
 
 use super::address::{BlockedError, Dns, Guarded, Reach};
 

@@ -12,9 +12,9 @@ use scanhook_scanner::cli::Cli;
 use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::doctor::{self, Diagnosis, Finding, Images, Outcome};
 use scanhook_scanner::registry::{Outside, Registries, Sdk, system_dns};
-use scanhook_settings::Environment;
-use scanhook_settings::config::Config;
-use scanhook_settings::secrets::Secrets;
+use scanhook_config::Environment;
+use scanhook_config::config::Config;
+use scanhook_config::secrets::Secrets;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 

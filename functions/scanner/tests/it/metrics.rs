@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use scanhook_settings::metrics::{EmbeddedFormat, METRICS};
+use scanhook_telemetry::metrics::{EmbeddedFormat, METRICS};
 use serde_json::Value;
 
 use crate::world::{World, message, message_for};

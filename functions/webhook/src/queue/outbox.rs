@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use scanhook_core::message::QueueMessage;
-use scanhook_settings::aws::json::Service;
+use scanhook_config::aws::json::Service;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};

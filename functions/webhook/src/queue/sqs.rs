@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use scanhook_settings::aws::json::{CallError, Service};
+use scanhook_config::aws::json::{CallError, Service};
 use serde::{Deserialize, Serialize};
 
 /// One queue.

@@ -8,8 +8,8 @@ use http_body_util::Full;
 use metrics::{
     Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
-use scanhook_settings::config::Config;
-use scanhook_settings::secrets::Secrets;
+use scanhook_config::config::Config;
+use scanhook_config::secrets::Secrets;
 use scanhook_webhook::config::webhook;
 
 use crate::world::{

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use scanhook_settings::metrics::{EmbeddedFormat, METRICS, NONE};
+use scanhook_telemetry::metrics::{EmbeddedFormat, METRICS, NONE};
 use scanhook_webhook::router::Webhook;
 use serde_json::{Value, json};
 

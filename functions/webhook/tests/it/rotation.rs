@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use scanhook_core::auth::{Credential, Scheme};
-use scanhook_settings::Environment;
-use scanhook_settings::aws::Aws;
-use scanhook_settings::cached::GUARD;
-use scanhook_settings::config::Config;
-use scanhook_settings::secrets::{KEEP, Secrets};
+use scanhook_config::Environment;
+use scanhook_config::aws::Aws;
+use scanhook_config::cached::GUARD;
+use scanhook_config::config::Config;
+use scanhook_config::secrets::{KEEP, Secrets};
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::router::Webhook;
 

@@ -13,7 +13,7 @@ use futures_util::future::join;
 use http::StatusCode;
 use http_body_util::Full;
 use scanhook_core::message::QueueMessage;
-use scanhook_settings::aws::json::Service;
+use scanhook_config::aws::json::Service;
 use scanhook_webhook::queue::Queue;
 use scanhook_webhook::router::Webhook;
 use serde_json::{Value, json};

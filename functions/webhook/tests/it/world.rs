@@ -14,11 +14,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::BodyExt as _;
 use scanhook_core::auth::{Credential, Presented};
 use scanhook_core::message::QueueMessage;
-use scanhook_settings::Environment;
-use scanhook_settings::aws::Aws;
-use scanhook_settings::aws::json::{SQS, Service};
-use scanhook_settings::config::Config;
-use scanhook_settings::secrets::{SecretRef, Secrets};
+use scanhook_config::Environment;
+use scanhook_config::aws::Aws;
+use scanhook_config::aws::json::{SQS, Service};
+use scanhook_config::config::Config;
+use scanhook_config::secrets::{SecretRef, Secrets};
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::queue::Queue;
 use scanhook_webhook::router::{Webhook, router};

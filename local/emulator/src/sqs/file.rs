@@ -8,7 +8,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode};
 
 use super::time::{QueueTime, Shift};
-use crate::clock::Clock;
+use scanhook_worker::clock::Clock;
 
 /// The schema this program writes. It is raised with every change of `SCHEMA`.
 const SCHEMA_VERSION: i64 = 2;

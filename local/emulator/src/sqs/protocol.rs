@@ -19,7 +19,7 @@ use super::store::Store;
 use super::tasks::mover;
 use super::unique_id;
 use crate::faults::Faults;
-use crate::listener::{self, AllowedHosts, Capacity, Refusal};
+use scanhook_worker::listener::{self, AllowedHosts, Capacity, Refusal};
 
 /// A batch may hold 1 MiB of text, of which JSON makes six times as much at worst.
 const LARGEST_REQUEST: usize = 8 << 20;

@@ -257,7 +257,7 @@ mod tests {
     use super::super::file;
     use super::super::messages::EXPIRED;
     use super::*;
-    use crate::clock::Clock;
+    use scanhook_worker::clock::Clock;
 
     #[test]
     fn no_query_of_a_receive_walks_the_waiting_messages() {

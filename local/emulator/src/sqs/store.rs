@@ -18,7 +18,7 @@ use super::queues::Queue;
 use super::time::{QueueTime, Shift, WRITTEN_EVERY};
 use super::{Error, REGION, file};
 use crate::cause::Cause;
-use crate::clock::Clock;
+use scanhook_worker::clock::Clock;
 
 /// As many operations share a commit at most, so that the first of them does not wait for a flood.
 const LARGEST_GROUP: usize = 256;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use crate::clock::Clock;
+use scanhook_worker::clock::Clock;
 
 /// The time between two processes on one file counts as the wall clock shows it, but no more than this: nothing can be hidden
 /// for longer. So a machine that was off, or begins with a wrong clock, expires nothing.

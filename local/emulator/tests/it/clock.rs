@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use aws_sdk_sqs::types::MessageSystemAttributeName as Attribute;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
-use scanhook_emulator::clock::{Clock, ManualClock};
+use scanhook_worker::clock::{Clock, ManualClock};
 use scanhook_emulator::sqs::{DeadLetter, Expiry, Peeked, State, Store};
 use tempfile::TempDir;
 

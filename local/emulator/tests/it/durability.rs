@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use rusqlite::Connection;
-use scanhook_emulator::clock::{Clock, ManualClock};
+use scanhook_worker::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{self, OpenError, Peeked, Store};
 use tempfile::TempDir;

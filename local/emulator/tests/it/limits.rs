@@ -7,7 +7,7 @@ use axum::Router;
 use axum::response::IntoResponse as _;
 use axum::routing::get;
 use http::StatusCode;
-use scanhook_emulator::listener::{self, Capacity};
+use scanhook_worker::listener::{self, Capacity};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;

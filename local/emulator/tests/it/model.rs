@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use scanhook_emulator::clock::{Clock, ManualClock};
+use scanhook_worker::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{Endpoint, Store};
 use serde_json::{Value, json};

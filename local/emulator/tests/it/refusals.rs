@@ -4,7 +4,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use http::{HeaderMap, Request, StatusCode};
 use jiff::Timestamp;
-use scanhook_emulator::clock::{Clock, ManualClock};
+use scanhook_worker::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{self, Store};
 use serde_json::{Value, json};

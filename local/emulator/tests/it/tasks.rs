@@ -1,7 +1,7 @@
 //! Message move tasks.
 
 use aws_sdk_sqs::types::ListMessageMoveTasksResultEntry as Task;
-use scanhook_emulator::clock::Clock;
+use scanhook_worker::clock::Clock;
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs;
 use tokio::net::TcpListener;

@@ -9,7 +9,7 @@ use aws_sdk_sqs::types::{Message, QueueAttributeName};
 use axum::body::{Body, to_bytes};
 use http::{Request, StatusCode};
 use jiff::Timestamp;
-use scanhook_emulator::clock::{Clock, ManualClock};
+use scanhook_worker::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{self, Endpoint, Page, Store};
 use tempfile::TempDir;

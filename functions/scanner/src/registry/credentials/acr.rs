@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use scanhook_core::image::Registry;
-use scanhook_settings::secrets::Secret;
+use scanhook_config::secrets::Secret;
 use secrecy::ExposeSecret as _;
 
 use super::{Lasting, LoginError, Makers};

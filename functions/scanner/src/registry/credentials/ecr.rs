@@ -47,7 +47,7 @@ pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<Lasting, Log
     })?;
     let config = sdk
         .0
-        .get_or_init(|| scanhook_settings::aws::sdk_config(ATTEMPT))
+        .get_or_init(|| scanhook_config::aws::sdk_config(ATTEMPT))
         .await;
     let config = aws_sdk_ecr::config::Builder::from(config)
         .region(aws_sdk_ecr::config::Region::new(region.to_owned()))

@@ -10,7 +10,7 @@ use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::pki_types::pem::PemObject as _;
-use scanhook_settings::secrets::Secret;
+use scanhook_config::secrets::Secret;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 

@@ -30,7 +30,7 @@ use tracing_subscriber::{Layer, Registry};
 use self::export::Exporter;
 pub use self::target::ParseTargetError;
 use self::target::Target;
-use crate::Environment;
+use scanhook_config::Environment;
 use crate::fields::Fields;
 
 /// How often a process that is never frozen sends what it has.

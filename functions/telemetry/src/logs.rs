@@ -15,7 +15,7 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::Environment;
+use scanhook_config::Environment;
 use crate::fields::Fields;
 use crate::traces::Traces;
 

@@ -15,7 +15,7 @@ use metrics::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::Environment;
+use scanhook_config::Environment;
 
 /// What a label says where there is nothing to say, since CloudWatch takes no empty value: no reason, or a source that is
 /// not configured. No source can have this name.

@@ -2,8 +2,8 @@
 //!
 //! In reading order: [`location`] (where the file is), [`config`] (what it says, checked), [`live`] (how a function sees
 //! that it changed), [`secrets`] (the values behind references), [`oidc`] (the keys of identity providers), [`cached`] (how all of
-//! these are kept and read again), [`logs`] (how a process writes its log), [`traces`] (where its time went), [`metrics`] (what it counts),
-//! [`aws`] (how it reaches AWS), [`mod@file`] (how a file that somebody names is read).
+//! these are kept and read again), [`aws`] and [`http`] (how secrets are reached), [`mod@file`] (how a file that somebody names is
+//! read).
 //!
 //! **Invariant**: an error of this crate names the key's path and never a value: any value may be a secret that was
 //! typed into the wrong place.
@@ -11,16 +11,12 @@
 pub mod aws;
 pub mod cached;
 pub mod config;
-mod fields;
 pub mod file;
-mod http;
+pub mod http;
 pub mod live;
 pub mod location;
-pub mod logs;
-pub mod metrics;
 pub mod oidc;
 pub mod secrets;
-pub mod traces;
 mod wire;
 
 /// Reads an environment variable by name; an argument everywhere, so that tests need not change the process.

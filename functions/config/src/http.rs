@@ -25,7 +25,7 @@ use tower::ServiceExt as _;
 const CONNECT: Duration = Duration::from_secs(1);
 
 /// Connections to services, kept for as long as the services keep them.
-pub(crate) struct Client {
+pub struct Client {
     tcp: HttpConnector,
     /// Made when first needed: it reads every certificate of the system.
     tls: OnceLock<HttpsConnector<HttpConnector>>,
@@ -43,7 +43,7 @@ struct Origin {
 
 /// There is no answer to a request. Nothing of what the other side sent is told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum SendError {
+pub enum SendError {
     #[error("no answer in time")]
     Time,
     #[error("the answer is too long")]
@@ -71,7 +71,7 @@ impl Default for Client {
 
 impl Client {
     /// Sends a request and reads all of its answer, of at most `longest` bytes, in at most `limit`.
-    pub(crate) async fn send(
+    pub async fn send(
         &self,
         request: Request<Bytes>,
         limit: Duration,

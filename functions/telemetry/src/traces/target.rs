@@ -2,7 +2,7 @@
 
 use http::{HeaderName, HeaderValue, Uri};
 
-use crate::Environment;
+use scanhook_config::Environment;
 
 /// A collector, and what it is told of this process.
 pub(super) struct Target {

@@ -145,8 +145,7 @@ pub(super) fn backoff(failures: u32, shortest: Duration, longest: Duration) -> D
     let full = shortest
         .saturating_mul(2_u32.saturating_pow(failures))
         .min(longest);
-    let jitter = u32::try_from(ulid::Ulid::generate().random() & 0xffff).unwrap_or(0);
-    full / 2 + full / 2 * jitter / 0xffff
+    full / 2 + full.mul_f64(rand::random_range(0.0..=0.5))
 }
 
 /// How many messages from the start of `batch` fit into one event: at least one.

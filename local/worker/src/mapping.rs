@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::poller::Poller;
 use self::response::ResponseError;
 use crate::clock::Clock;
-use crate::sqs::unique_id;
+use uuid::Uuid;
 
 /// What the mapping connects, and how much at a time.
 #[derive(Clone, Debug)]
@@ -188,7 +188,7 @@ where
     }
 
     async fn invoke(&self, batch: Vec<Message>, cancelled: &CancellationToken) {
-        let request_id = unique_id();
+        let request_id = Uuid::now_v7().to_string();
         let succeeded = match self.call(&batch, &request_id, cancelled).await {
             Ok(failed) => {
                 let has_failed = |it: &Message| {

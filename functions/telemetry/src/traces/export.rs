@@ -11,7 +11,7 @@ use scanhook_core::trace::TraceId;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Ended, Target, otlp};
-use crate::http::Client;
+use scanhook_config::http::Client;
 
 /// Spans that wait at most. What comes on top is dropped: the newest, since of the oldest some may be on their way.
 const WAITING: usize = 2048;
