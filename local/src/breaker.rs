@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use scanhook_config::config::Config;
 use scanhook_core::message::ScanId;
 use scanhook_core::record::{ClaimKey, ScanRecord, State};
 use scanhook_core::verdict::{ErrorReason, ScanError, Verdict};
 use scanhook_scanner::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
-use scanhook_config::config::Config;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 

@@ -2,11 +2,11 @@
 
 use anyhow::Context as _;
 use jiff::civil::Date;
-use scanhook_core::auth::Scheme;
-use scanhook_core::oidc::Identity;
 use scanhook_config::Environment;
 use scanhook_config::config::{AuthConfig, Config, SourceConfig};
 use scanhook_config::secrets::Secrets;
+use scanhook_core::auth::Scheme;
+use scanhook_core::oidc::Identity;
 use scanhook_stand_in::lock;
 
 use crate::args::CheckArgs;

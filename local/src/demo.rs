@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
+use scanhook_config::Environment;
+use scanhook_config::config::Config;
+use scanhook_config::secrets::Secrets;
 use scanhook_core::auth::Credential;
 use scanhook_core::image::Image;
 use scanhook_core::kinds::{self, Kind};
 use scanhook_core::message::ScanId;
 use scanhook_core::record::{ScanRecord, State};
+use scanhook_scanner::ledger::History as _;
 use scanhook_worker::clock::Clock;
 use scanhook_worker::listener::AllowedHosts;
-use scanhook_scanner::ledger::History as _;
-use scanhook_config::Environment;
-use scanhook_config::config::Config;
-use scanhook_config::secrets::Secrets;
 use secrecy::SecretString;
 use serde_json::Value;
 

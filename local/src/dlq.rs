@@ -15,8 +15,8 @@ use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::ProgressBar;
 use jiff::Timestamp;
-use scanhook_worker::clock::Clock;
 use scanhook_scanner::ledger::{History as _, LedgerError};
+use scanhook_worker::clock::Clock;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use scanhook_config::Environment;
+use scanhook_config::secrets::Secrets;
+use scanhook_registry::{Registries, system_dns};
 use scanhook_scanner::cli::{Cli, Confinement};
 use scanhook_scanner::config::{ScannerSettings, inherited, named_program, secret_places};
 use scanhook_scanner::doctor::{self, Diagnosis, Images};
-use scanhook_scanner::registry::{Registries, system_dns};
-use scanhook_config::Environment;
-use scanhook_config::secrets::Secrets;
 
 use crate::args::{DoctorArgs, Output};
 use crate::{Outcome, output, serve, unusable};

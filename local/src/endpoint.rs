@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::bail;
 use aws_sdk_sqs::Client;
-use scanhook_emulator::faults::Faults;
-use scanhook_emulator::sqs;
 use scanhook_config::Environment;
 use scanhook_config::aws::Aws;
 use scanhook_config::aws::json::{SQS, Service};
+use scanhook_emulator::faults::Faults;
+use scanhook_emulator::sqs;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 

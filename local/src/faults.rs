@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use scanhook_worker::clock::Clock;
 use scanhook_emulator::faults::{Draws, Faults};
+use scanhook_worker::clock::Clock;
 use scanhook_worker::mapping::HandlerError;
 use serde_json::Value;
 

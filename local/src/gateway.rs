@@ -19,10 +19,10 @@ use http_body_util::{BodyExt as _, Limited};
 use lambda_http::request::LambdaRequest;
 use lambda_http::{Adapter, Context, LambdaEvent, Service as _};
 use scanhook_emulator::apigw::{self, Arrival};
-use scanhook_worker::clock::Clock;
-use scanhook_worker::listener::{Caller, Refusal};
 use scanhook_webhook::rejection::Rejection;
 use scanhook_webhook::router::{Webhook, router};
+use scanhook_worker::clock::Clock;
+use scanhook_worker::listener::{Caller, Refusal};
 
 /// Puts API Gateway before the webhook's function. A body over its limit does not become an event, since API Gateway refuses it.
 pub(crate) fn in_front_of(webhook: Arc<Webhook>) -> Router {

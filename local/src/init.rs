@@ -8,11 +8,11 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use scanhook_config::Environment;
+use scanhook_config::config::Config;
 use scanhook_core::image::Registry;
 use scanhook_core::kinds::Kind;
 use scanhook_core::source::SourceName;
-use scanhook_config::Environment;
-use scanhook_config::config::Config;
 
 use crate::args::InitArgs;
 use crate::{Outcome, output, unusable};

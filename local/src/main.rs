@@ -32,11 +32,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser as _;
-use scanhook_worker::clock::Clock;
-use scanhook_scanner::cli;
 use scanhook_config::Environment;
+use scanhook_scanner::cli;
 use scanhook_telemetry::logs;
 use scanhook_telemetry::traces::Traces;
+use scanhook_worker::clock::Clock;
 
 use crate::args::{Args, Command};
 

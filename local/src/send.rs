@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use scanhook_config::config::MAX_BODY;
+use scanhook_config::secrets::Secrets;
+use scanhook_config::{Environment, file};
 use scanhook_core::auth::{Credential, Presented};
 use scanhook_core::image::{Image, Registry};
 use scanhook_core::kinds::{Sample, SamplePush};
 use scanhook_core::source::Source;
-use scanhook_config::config::MAX_BODY;
-use scanhook_config::secrets::Secrets;
-use scanhook_config::{Environment, file};
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 use serde_json::{Value, json};

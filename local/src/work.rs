@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use scanhook_worker::clock::Clock;
-use scanhook_scanner::batch::Scanner;
-use scanhook_scanner::dynamodb::{self, DynamoDbLedger};
-use scanhook_scanner::ledger::Ledger;
-use scanhook_scanner::registry::system_dns;
 use scanhook_config::Environment;
 use scanhook_config::config::Config;
 use scanhook_config::secrets::Secrets;
+use scanhook_registry::system_dns;
+use scanhook_scanner::batch::Scanner;
+use scanhook_scanner::dynamodb::{self, DynamoDbLedger};
+use scanhook_scanner::ledger::Ledger;
+use scanhook_worker::clock::Clock;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 

@@ -1,7 +1,7 @@
 //! What the pages on registries promise.
 
-use scanhook_core::kinds;
 use scanhook_config::config::Config;
+use scanhook_core::kinds;
 
 use crate::{files, root};
 

@@ -13,12 +13,12 @@ use bytes::Bytes;
 use http::HeaderMap;
 use scanhook_bench::callgrind::instructions;
 use scanhook_bench::payloads;
+use scanhook_config::config::Config;
 use scanhook_core::auth::{Credential, Presented, Scheme, Verifier};
 use scanhook_core::delivery::{Delivery, VerifiedDelivery, verify};
 use scanhook_core::image::Image;
 use scanhook_core::kinds::{self, Kind, SamplePush};
 use scanhook_core::source::Source;
-use scanhook_config::config::Config;
 use scanhook_webhook::router::decide;
 use serde_json::json;
 

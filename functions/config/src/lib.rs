@@ -19,6 +19,18 @@ pub mod oidc;
 pub mod secrets;
 mod wire;
 
+/// Reads the time; an argument everywhere, so that tests have their own.
+pub type Clock = std::sync::Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>;
+
+/// The time of this machine.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the functions' clock, handed on as a value"
+)]
+pub fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
 /// Reads an environment variable by name; an argument everywhere, so that tests need not change the process.
 pub type Environment = std::sync::Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 

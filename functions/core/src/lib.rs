@@ -6,7 +6,7 @@
 //! scanned), [`plan`] (what is run), [`report`], [`redact`] and [`classify`] (what came of it), [`verdict`] (what that
 //! means), [`retry`] (when it is tried again), [`record`] (what is kept of it),
 //! [`history`] (what of that is asked for).
-//! [`image`], [`ecr`], [`platform`], [`media_type`] and [`trace`] are used throughout.
+//! [`image`], [`ecr`], [`platform`], [`media_type`], [`time`] and [`trace`] are used throughout.
 //!
 //! **Invariant**: no async runtime, AWS crate, clock, randomness, environment or other I/O. Times and ids come in
 //! as arguments.
@@ -33,6 +33,7 @@ pub mod retry;
 pub mod select;
 pub mod source;
 pub mod target;
+pub mod time;
 pub mod trace;
 pub mod verdict;
 mod wire;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
+use crate::time::until;
+
 /// How often and how soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
@@ -59,9 +61,11 @@ fn wish(retry_after: &str, now: Timestamp) -> Option<Duration> {
     if text.is_empty() || text.len() > MAX_RETRY_AFTER {
         return None;
     }
-    let until = |time: Timestamp| Duration::try_from(time.duration_since(now)).unwrap_or_default();
     if !text.bytes().all(|it| it.is_ascii_digit()) {
-        return DateTimeParser::new().parse_timestamp(text).ok().map(until);
+        return DateTimeParser::new()
+            .parse_timestamp(text)
+            .ok()
+            .map(|it| until(it, now));
     }
     let number = text.parse().unwrap_or(u64::MAX);
     let signed = i64::try_from(number).unwrap_or(i64::MAX);
@@ -70,7 +74,7 @@ fn wish(retry_after: &str, now: Timestamp) -> Option<Duration> {
         UNIX_SECONDS..UNIX_MILLISECONDS => Timestamp::from_second(signed),
         UNIX_MILLISECONDS.. => Timestamp::from_millisecond(signed),
     };
-    Some(time.map_or(Duration::MAX, until))
+    Some(time.map_or(Duration::MAX, |it| until(it, now)))
 }
 
 #[cfg(test)]

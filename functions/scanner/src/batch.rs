@@ -4,12 +4,13 @@
 //! exactly those that are to come back.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
+use scanhook_config::Clock;
+use scanhook_core::time::{after, before, until};
 use scanhook_telemetry::traces;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -19,7 +20,7 @@ use crate::cli::{Cli, Slots};
 use crate::config::ScannerSettings;
 use crate::ledger::Ledger;
 use crate::queue::Queue;
-use crate::registry::Registries;
+use scanhook_registry::Registries;
 
 mod attempt;
 mod hold;
@@ -30,9 +31,6 @@ mod settle;
 use attempt::{Attempt, Failure};
 use scan::Scan;
 use settle::Failed;
-
-/// Tells the time.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Everything that records are worked on with.
 pub struct Scanner<L> {
@@ -195,17 +193,4 @@ fn identifier(record: &SqsMessage) -> &str {
 /// How long work may go on in an invocation with this deadline.
 pub(crate) fn time_left<L>(scanner: &Scanner<L>, deadline: Timestamp) -> Duration {
     until(before(deadline, scanner.margin), (scanner.now)())
-}
-
-pub(crate) fn after(instant: Timestamp, duration: Duration) -> Timestamp {
-    instant.checked_add(duration).unwrap_or(Timestamp::MAX)
-}
-
-fn before(instant: Timestamp, duration: Duration) -> Timestamp {
-    instant.checked_sub(duration).unwrap_or(Timestamp::MIN)
-}
-
-/// How long it is until `instant`; nothing if it has passed.
-fn until(instant: Timestamp, now: Timestamp) -> Duration {
-    Duration::try_from(instant.duration_since(now)).unwrap_or_default()
 }

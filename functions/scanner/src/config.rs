@@ -7,25 +7,25 @@ use std::time::Duration;
 use anyhow::Context as _;
 use aws_config::SdkConfig;
 use jiff::Timestamp;
-use scanhook_core::image::Image;
-use scanhook_core::plan::{INHERITED, Inherited, RegistryLogin, ScanPlan};
-use scanhook_core::platform::Platform;
-use scanhook_core::retry::RetryPolicy;
-use scanhook_core::source::{Source, SourceName};
-use scanhook_core::target::Target;
 use scanhook_config::Environment;
 use scanhook_config::aws::Aws;
 use scanhook_config::config::{Config, ConfigError, ScannerConfig};
 use scanhook_config::live::Live;
 use scanhook_config::location::Location;
 use scanhook_config::secrets::{Reread, Secret, Secrets};
+use scanhook_core::image::Image;
+use scanhook_core::plan::{INHERITED, Inherited, RegistryLogin, ScanPlan};
+use scanhook_core::platform::Platform;
+use scanhook_core::retry::RetryPolicy;
+use scanhook_core::source::{Source, SourceName};
+use scanhook_core::target::Target;
 use secrecy::SecretString;
 
 use crate::batch::{MARGIN, Scanner};
 use crate::cli::{Cli, Confinement, Slots};
 use crate::dynamodb::{self, DynamoDbLedger};
 use crate::queue::{ATTEMPT, Queue};
-use crate::registry::{Outside, Registries, Sdk, system_dns};
+use scanhook_registry::{Registries, RegistryDeps, Sdk, system_dns};
 
 /// What the configuration says of scanning, with every secret at hand.
 #[derive(Debug)]
@@ -258,13 +258,12 @@ impl Lasting {
         let ledger = self.table.clone().map(|table| {
             DynamoDbLedger::new(&self.sdk, table, config.ledger_keep, dynamodb::PATIENCE)
         });
-        let outside = Outside {
+        let deps = RegistryDeps {
             dns: system_dns(),
             sdk: Sdk::default(),
-            now: Arc::new(now),
+            now: Arc::new(scanhook_config::now),
         };
-        let registries =
-            Registries::load(&self.secrets, &self.environment, config, outside).await?;
+        let registries = Registries::load(&self.secrets, &self.environment, config, deps).await?;
         Ok(Scanner {
             settings,
             registries,
@@ -277,18 +276,9 @@ impl Lasting {
             },
             slots: self.slots.clone(),
             margin: MARGIN,
-            now: Arc::new(now),
+            now: Arc::new(scanhook_config::now),
         })
     }
-}
-
-/// The time.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the scanner's clock, handed on as a function"
-)]
-pub fn now() -> Timestamp {
-    Timestamp::now()
 }
 
 /// How long an invocation lasts whose deadline is not known: as long as Lambda lets one last.

@@ -10,13 +10,13 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use scanhook_core::image::Image;
 use scanhook_config::Environment;
+use scanhook_core::image::Image;
 use serde::Serialize;
 
 use crate::cli::{Cli, Confinement, Slots};
 use crate::config::ScannerSettings;
-use crate::registry::Registries;
+use scanhook_registry::Registries;
 
 mod assumptions;
 mod host;

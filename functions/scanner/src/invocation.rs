@@ -7,8 +7,8 @@ use std::path::Path;
 
 use aws_lambda_events::sqs::SqsEvent;
 use jiff::Timestamp;
-use scanhook_core::image::Image;
 use scanhook_config::Environment;
+use scanhook_core::image::Image;
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -16,4 +16,3 @@ pub mod dynamodb;
 pub mod invocation;
 pub mod ledger;
 pub mod queue;
-pub mod registry;

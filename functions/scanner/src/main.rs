@@ -43,10 +43,10 @@ async fn run() -> ExitCode {
         Ok(live) => live,
         Err(err) => return fail(&format!("{err:#}")),
     };
-    let started_at = config::now();
+    let started_at = scanhook_config::now();
     let handler = service_fn(async |event: LambdaEvent<Value>| {
         let scanner = live.present(PATIENCE).await;
-        let deadline = config::deadline(event.context.deadline, started_at, config::now());
+        let deadline = config::deadline(event.context.deadline, started_at, scanhook_config::now());
         let answer = invocation::answer(
             &scanner,
             event.payload,
@@ -58,7 +58,7 @@ async fn run() -> ExitCode {
         if let Some(traces) = &traces {
             traces.flush(COLLECTOR).await;
         }
-        metrics.flush(config::now().as_millisecond());
+        metrics.flush(scanhook_config::now().as_millisecond());
         answer
     });
     match lambda_runtime::run(handler).await {

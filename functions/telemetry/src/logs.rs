@@ -15,9 +15,9 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use scanhook_config::Environment;
 use crate::fields::Fields;
 use crate::traces::Traces;
+use scanhook_config::{Environment, now};
 
 /// Libraries that print headers, bodies or credentials below INFO. They are never more talkative than that.
 const CAPPED: [&str; 9] = [
@@ -189,14 +189,6 @@ impl Serialize for Line<'_> {
         line.serialize_entry("target", self.metadata.target())?;
         line.end()
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the log's clock: nobody hands the time to a line"
-)]
-fn now() -> Timestamp {
-    Timestamp::now()
 }
 
 #[cfg(test)]

@@ -30,8 +30,8 @@ use tracing_subscriber::{Layer, Registry};
 use self::export::Exporter;
 pub use self::target::ParseTargetError;
 use self::target::Target;
-use scanhook_config::Environment;
 use crate::fields::Fields;
+use scanhook_config::{Environment, now};
 
 /// How often a process that is never frozen sends what it has.
 const EVERY: Duration = Duration::from_secs(1);
@@ -218,12 +218,4 @@ fn add<'a, S: LookupSpan<'a>>(root: &SpanRef<'a, S>, ended: Ended) {
     if let Some(Open { below, .. }) = root.extensions_mut().get_mut() {
         below.push(ended);
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the collector's clock: nobody hands the time to a span"
-)]
-fn now() -> Timestamp {
-    Timestamp::now()
 }

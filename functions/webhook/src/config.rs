@@ -7,8 +7,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use futures_util::future::{join_all, try_join_all};
-use scanhook_core::message::ScanId;
-use scanhook_core::source::SourceName;
 use scanhook_config::Environment;
 use scanhook_config::aws::Aws;
 use scanhook_config::aws::json::{SQS, Service};
@@ -16,6 +14,8 @@ use scanhook_config::config::{Config, ConfigError};
 use scanhook_config::live::Live;
 use scanhook_config::location::Location;
 use scanhook_config::secrets::Secrets;
+use scanhook_core::message::ScanId;
+use scanhook_core::source::SourceName;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
@@ -114,18 +114,9 @@ fn assemble(config: &Config, sources: BTreeMap<SourceName, Sender>, queue: Queue
         sources,
         queue,
         body_limit: usize::try_from(config.body_limit).unwrap_or(usize::MAX),
-        now,
+        now: scanhook_config::now,
         new_id,
     }
-}
-
-/// The time.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the webhook's clock, handed on as a function"
-)]
-pub fn now() -> jiff::Timestamp {
-    jiff::Timestamp::now()
 }
 
 /// A new id for a scan request: a ULID of now.

@@ -6,12 +6,12 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::future::join_all;
-use scanhook_core::auth::{Credential, Scheme, Verifier};
-use scanhook_core::delivery::{Delivery, Unauthorized, VerifiedDelivery, verify};
-use scanhook_core::oidc::{Expected, KeySet};
 use scanhook_config::config::{AuthConfig, ConfigError, SourceConfig};
 use scanhook_config::oidc::Keys;
 use scanhook_config::secrets::{Secret, Secrets};
+use scanhook_core::auth::{Credential, Scheme, Verifier};
+use scanhook_core::delivery::{Delivery, Unauthorized, VerifiedDelivery, verify};
+use scanhook_core::oidc::{Expected, KeySet};
 use secrecy::SecretString;
 use tokio::time::Instant;
 

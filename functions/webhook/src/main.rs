@@ -37,7 +37,7 @@ async fn main() -> ExitCode {
         if let Some(traces) = &traces {
             traces.flush(COLLECTOR).await;
         }
-        metrics.flush(config::now().as_millisecond());
+        metrics.flush(scanhook_config::now().as_millisecond());
         response
     });
     match lambda_http::run(service).await {

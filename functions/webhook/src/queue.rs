@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use scanhook_core::message::QueueMessage;
 use scanhook_config::aws::json::Service;
+use scanhook_core::message::QueueMessage;
 use tokio::time::Instant;
 
 pub use self::outbox::Outbox;

@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use scanhook_worker::clock::Clock;
 use crate::sqs::{Code, Error};
+use scanhook_worker::clock::Clock;
 
 /// What goes wrong at the queue endpoint.
 #[derive(Debug, Default)]

@@ -6,14 +6,14 @@ use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
+use scanhook_config::config::MAX_BODY;
+use scanhook_config::file;
 use scanhook_core::auth::{Credential, Scheme};
 use scanhook_core::delivery::{Delivery, VerifiedDelivery, join_repeated, verify};
 use scanhook_core::event::{Event, ParsePayloadError, PushEvent, SkipReason};
 use scanhook_core::image::{Image, Tag};
 use scanhook_core::select::{MAX_IMAGES, Selected};
 use scanhook_core::source::{Filter, Source};
-use scanhook_config::config::MAX_BODY;
-use scanhook_config::file;
 use serde::Serialize;
 
 use crate::args::Output;

@@ -199,10 +199,10 @@ mod tests {
     #[test]
     fn the_advice_for_a_refusal_quotes_what_details_have() {
         let client = [
-            include_str!("../../../functions/scanner/src/registry/session.rs"),
-            include_str!("../../../functions/scanner/src/registry/http.rs"),
-            include_str!("../../../functions/scanner/src/registry/grant.rs"),
-            include_str!("../../../functions/scanner/src/registry/problem.rs"),
+            include_str!("../../../functions/registry/src/session.rs"),
+            include_str!("../../../functions/registry/src/http.rs"),
+            include_str!("../../../functions/registry/src/grant.rs"),
+            include_str!("../../../functions/registry/src/problem.rs"),
         ]
         .concat();
         let Advice { action, .. } = of(ErrorReason::Unauthorized);

@@ -8,8 +8,8 @@ use axum::Router;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use http::Uri;
-use scanhook_worker::listener::{self, AllowedHosts, Capacity, Refusal};
 use scanhook_webhook::rejection::Rejection;
+use scanhook_worker::listener::{self, AllowedHosts, Capacity, Refusal};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

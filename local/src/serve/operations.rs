@@ -15,10 +15,10 @@ use axum::routing::get;
 use futures_util::future::join_all;
 use http::{StatusCode, header};
 use metrics::{counter, gauge};
+use scanhook_config::config::Config;
 use scanhook_emulator::cause::Cause;
 use scanhook_emulator::sqs::Store;
 use scanhook_scanner::dynamodb::DynamoDbLedger;
-use scanhook_config::config::Config;
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -239,13 +239,13 @@ pub(crate) enum Depths {
     /// From the embedded store, for the queues of these names.
     Embedded(Store, [&'static str; 2]),
     /// From SQS: the queue's and the dead-letter queue's URL.
-    Outside(Client, [String; 2]),
+    RegistryDeps(Client, [String; 2]),
 }
 
 impl Depths {
     pub(crate) fn outside(queues: &Queues) -> Self {
         let urls = [queues.url.clone(), queues.dead_letter_url.clone()];
-        Self::Outside(queues.client.clone(), urls)
+        Self::RegistryDeps(queues.client.clone(), urls)
     }
 
     /// Sets the gauges; to NaN what can't be told now, so that no old figure passes for a new one.
@@ -263,7 +263,7 @@ impl Depths {
                     gauge!("queue_oldest_age_seconds", "queue" => *name).set(age);
                 }
             }
-            Self::Outside(client, urls) => {
+            Self::RegistryDeps(client, urls) => {
                 for url in urls {
                     let [waiting, in_flight] = counts(client, url).await.unwrap_or([f64::NAN; 2]);
                     tell(queue_name(url), waiting, in_flight);

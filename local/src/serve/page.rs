@@ -16,11 +16,11 @@ use http::{HeaderName, HeaderValue, Uri, Version, header};
 use jiff::Timestamp;
 use scanhook_core::history::ScanFilter;
 use scanhook_core::record::{ScanRecord, State};
-use scanhook_worker::clock::Clock;
-use scanhook_worker::listener::Caller;
 use scanhook_emulator::sqs::Store;
 use scanhook_scanner::ledger::History as _;
 use scanhook_webhook::rejection::Rejection;
+use scanhook_worker::clock::Clock;
+use scanhook_worker::listener::Caller;
 
 use self::html::{Cell, Html, Refresh};
 use self::scans::{WORST, ago, columns, details, name, severities, verdict, why};

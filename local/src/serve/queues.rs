@@ -11,16 +11,16 @@ use aws_sdk_sqs::config::{BehaviorVersion, HttpClient, Region};
 use aws_sdk_sqs::types::QueueAttributeName;
 use jiff::Timestamp;
 use metrics::counter;
-use scanhook_core::message::QueueMessage;
-use scanhook_core::record::{ScanRecord, State};
-use scanhook_core::retry::DEAD_LETTERS_KEPT;
-use scanhook_core::verdict::ErrorReason;
-use scanhook_worker::clock::Clock;
-use scanhook_emulator::sqs::{self, Endpoint, Expiry, Peeked, Store};
 use scanhook_config::Environment;
 use scanhook_config::aws::Aws;
 use scanhook_config::aws::json::{SQS, Service};
 use scanhook_config::config::Config;
+use scanhook_core::message::QueueMessage;
+use scanhook_core::record::{ScanRecord, State};
+use scanhook_core::retry::DEAD_LETTERS_KEPT;
+use scanhook_core::verdict::ErrorReason;
+use scanhook_emulator::sqs::{self, Endpoint, Expiry, Peeked, Store};
+use scanhook_worker::clock::Clock;
 
 use crate::ledger::SqliteLedger;
 
@@ -154,9 +154,8 @@ impl Queues {
 
     /// Asks the queue for its ARN and its dead-letter queue.
     pub(crate) async fn outside(url: &str) -> anyhow::Result<Self> {
-        let client = Client::new(
-            &scanhook_config::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await,
-        );
+        let client =
+            Client::new(&scanhook_config::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await);
         let names = [
             QueueAttributeName::QueueArn,
             QueueAttributeName::RedrivePolicy,

@@ -8,17 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use scanhook_worker::clock::Clock;
-use scanhook_worker::mapping::{self, HandlerError, Invocation, Mapping};
+use scanhook_config::Environment;
+use scanhook_config::config::Config;
+use scanhook_config::secrets::Secrets;
+use scanhook_registry::{Dns, Registries, RegistryDeps, Sdk};
 use scanhook_scanner::batch::{self, MARGIN, Scanner};
 use scanhook_scanner::cli::{Cli, Confinement, Slots};
 use scanhook_scanner::config::{ScannerSettings, inherited, named_program, secret_places};
 use scanhook_scanner::ledger::Ledger;
 use scanhook_scanner::queue;
-use scanhook_scanner::registry::{Dns, Outside, Registries, Sdk};
-use scanhook_config::Environment;
-use scanhook_config::config::Config;
-use scanhook_config::secrets::Secrets;
+use scanhook_worker::clock::Clock;
+use scanhook_worker::mapping::{self, HandlerError, Invocation, Mapping};
 
 use super::queues::Queues;
 use crate::data_dir::DataDir;
@@ -100,8 +100,8 @@ pub(crate) async fn scanner<L: Ledger>(
 }
 
 /// What registries are asked with on this machine.
-pub(crate) fn outside(dns: Dns) -> Outside {
-    Outside {
+pub(crate) fn outside(dns: Dns) -> RegistryDeps {
+    RegistryDeps {
         dns,
         sdk: Sdk::default(),
         now: Arc::new(|| Clock::System.now()),

@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, geteuid, kill_process, kill_process_group};
+use scanhook_config::config::Config;
 use scanhook_core::auth::{Credential, Presented};
 use scanhook_core::image::{Digest, Image, Pin};
 use scanhook_core::kinds::SamplePush;
-use scanhook_worker::clock::Clock;
 use scanhook_emulator::sqs::{Peeked, Store};
-use scanhook_config::config::Config;
+use scanhook_worker::clock::Clock;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tempfile::TempDir;

@@ -15,10 +15,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tracing::{Instrument as _, Span};
 
-use super::{Scanner, Times, until};
+use scanhook_core::time::until;
+
+use super::{Scanner, Times};
 use crate::cli::Slot;
 use crate::ledger::Ledger;
-use crate::registry::{ResolveError, Resolved, Subject};
+use scanhook_registry::{ResolveError, Resolved, Subject};
 
 /// One receive of one record.
 pub(super) struct Attempt<'a> {

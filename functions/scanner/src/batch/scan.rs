@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use scanhook_config::secrets::Reread;
 use scanhook_core::image::Digest;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::plan::ScanPlan;
@@ -11,7 +12,6 @@ use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord};
 use scanhook_core::target::Target;
 use scanhook_core::verdict::{Class, CliRun, ErrorReason, Judged, ScanError, Verdict, judge};
-use scanhook_config::secrets::Reread;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
@@ -19,7 +19,7 @@ use super::attempt::{Attempt, ComesBack, Failure, Prepared};
 use super::settle::ledger_result;
 use super::{Scanner, Times, after, before, until};
 use crate::ledger::{Claim, ClaimRequest, Ledger};
-use crate::registry::Subject;
+use scanhook_registry::Subject;
 
 /// One platform of a message, and what is known of its scan so far.
 pub(super) struct Scan {

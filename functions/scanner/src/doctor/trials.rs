@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Check, Images, Outcome, lock};
 use crate::cli::{Cli, Measure, Slot};
 use crate::config::ScannerSettings;
-use crate::registry::Registries;
+use scanhook_registry::Registries;
 
 /// How long a question may take that needs no network.
 const QUESTION: Duration = Duration::from_secs(10);

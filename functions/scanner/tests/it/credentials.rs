@@ -10,8 +10,8 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_sdk_sqs::config::{BehaviorVersion, Region};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use scanhook_scanner::registry::Sdk;
 use scanhook_config::config::Config;
+use scanhook_registry::Sdk;
 use serde_json::{Value, json};
 
 use crate::registry::{Answer, Asked, Content, FakeRegistry, answer_json, status, with};

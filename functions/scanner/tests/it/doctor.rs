@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use scanhook_core::image::Image;
-use scanhook_core::plan::Inherited;
-use scanhook_scanner::cli::Cli;
-use scanhook_scanner::config::ScannerSettings;
-use scanhook_scanner::doctor::{self, Diagnosis, Finding, Images, Outcome};
-use scanhook_scanner::registry::{Outside, Registries, Sdk, system_dns};
 use scanhook_config::Environment;
 use scanhook_config::config::Config;
 use scanhook_config::secrets::Secrets;
+use scanhook_core::image::Image;
+use scanhook_core::plan::Inherited;
+use scanhook_registry::{Registries, RegistryDeps, Sdk, system_dns};
+use scanhook_scanner::cli::Cli;
+use scanhook_scanner::config::ScannerSettings;
+use scanhook_scanner::doctor::{self, Diagnosis, Finding, Images, Outcome};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -87,12 +87,12 @@ impl Ward {
         let settings = ScannerSettings::load(&secrets, Arc::clone(&config))
             .await
             .unwrap();
-        let outside = Outside {
+        let deps = RegistryDeps {
             dns: system_dns(),
             sdk: Sdk::default(),
             now: Arc::new(|| jiff::Timestamp::UNIX_EPOCH),
         };
-        let registries = Registries::load(&secrets, &environment, config, outside)
+        let registries = Registries::load(&secrets, &environment, config, deps)
             .await
             .unwrap();
         let cli = Cli {

@@ -14,20 +14,20 @@ use aws_sdk_sqs::config::retry::RetryConfig;
 use aws_sdk_sqs::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_sqs::types::{Message, QueueAttributeName};
 use jiff::Timestamp;
+use scanhook_config::Environment;
+use scanhook_config::config::Config;
+use scanhook_config::secrets::Secrets;
 use scanhook_core::image::Image;
 use scanhook_core::plan::{Inherited, RegistryLogin, ScanPlan};
 use scanhook_core::record::ScanRecord;
-use scanhook_worker::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{self, Peeked, Store};
+use scanhook_registry::{Dns, Registries, RegistryDeps, Sdk};
 use scanhook_scanner::batch::{self, Scanner};
 use scanhook_scanner::cli::{Cli, Confinement, FreeSpace, Run, Slots};
 use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::queue::Queue;
-use scanhook_scanner::registry::{Dns, Outside, Registries, Sdk};
-use scanhook_config::Environment;
-use scanhook_config::config::Config;
-use scanhook_config::secrets::Secrets;
+use scanhook_worker::clock::{Clock, ManualClock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -153,7 +153,7 @@ impl World {
         std::fs::write(&token, TOKEN).unwrap();
         let config = Arc::new(Config::parse(&setup.yaml(&token)).unwrap());
         let environment = environment(&setup.environment);
-        let outside = Outside {
+        let deps = RegistryDeps {
             dns: dns(&setup.hosts),
             sdk: setup.sdk,
             now: {
@@ -164,7 +164,7 @@ impl World {
         let slots = Slots::open(&directory.path().join("scratch"), 1).unwrap();
         let secrets = Secrets::local(&environment);
         let settings = ScannerSettings::load(&secrets, Arc::clone(&config));
-        let registries = Registries::load(&secrets, &environment, config, outside);
+        let registries = Registries::load(&secrets, &environment, config, deps);
         let scanner = Scanner {
             settings: settings.await.unwrap(),
             registries: registries.await.unwrap(),

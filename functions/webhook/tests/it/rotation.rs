@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
-use scanhook_core::auth::{Credential, Scheme};
 use scanhook_config::Environment;
 use scanhook_config::aws::Aws;
 use scanhook_config::cached::GUARD;
 use scanhook_config::config::Config;
 use scanhook_config::secrets::{KEEP, Secrets};
+use scanhook_core::auth::{Credential, Scheme};
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::router::Webhook;
 

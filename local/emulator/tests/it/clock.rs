@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use aws_sdk_sqs::types::MessageSystemAttributeName as Attribute;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
-use scanhook_worker::clock::{Clock, ManualClock};
 use scanhook_emulator::sqs::{DeadLetter, Expiry, Peeked, State, Store};
+use scanhook_worker::clock::{Clock, ManualClock};
 use tempfile::TempDir;
 
 use crate::world::{World, arn};

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use rusqlite::Connection;
-use scanhook_worker::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{self, OpenError, Peeked, Store};
+use scanhook_worker::clock::{Clock, ManualClock};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 

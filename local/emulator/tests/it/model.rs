@@ -7,9 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use scanhook_worker::clock::{Clock, ManualClock};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{Endpoint, Store};
+use scanhook_worker::clock::{Clock, ManualClock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

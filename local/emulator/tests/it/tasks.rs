@@ -1,9 +1,9 @@
 //! Message move tasks.
 
 use aws_sdk_sqs::types::ListMessageMoveTasksResultEntry as Task;
-use scanhook_worker::clock::Clock;
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs;
+use scanhook_worker::clock::Clock;
 use tokio::net::TcpListener;
 
 use crate::world::{World, arn};

@@ -14,9 +14,10 @@ use scanhook_config::secrets::Secret;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
-use super::{Lasting, LoginError, Makers};
-use crate::registry::grant::{self, Grant};
-use crate::registry::http::Http;
+use super::{CachedLogin, Makers};
+use crate::error::LoginError;
+use crate::grant::{self, Grant};
+use crate::http::Http;
 
 /// Only to read, only from registries.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform.read-only";
@@ -45,13 +46,13 @@ pub(super) async fn login(
     key: Option<&Secret>,
     makers: &Makers,
     http: &Http,
-) -> Result<Lasting, LoginError> {
+) -> Result<CachedLogin, LoginError> {
     let token = match key {
         Some(key) => by_key(key, makers, http).await?,
         None => from_metadata(makers, http).await?,
     };
     let lifetime = token.lifetime().unwrap_or_default();
-    Ok(Lasting::new(USERNAME, token.access()?, lifetime))
+    Ok(CachedLogin::new(USERNAME, token.access()?, lifetime))
 }
 
 async fn by_key(key: &Secret, makers: &Makers, http: &Http) -> Result<grant::Token, LoginError> {

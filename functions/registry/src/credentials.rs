@@ -5,17 +5,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use scanhook_core::image::Registry;
-use scanhook_core::plan::RegistryLogin;
-use scanhook_core::verdict::ErrorReason;
 use scanhook_config::Environment;
 use scanhook_config::config::{ConfigError, CredentialsConfig, RegistryConfig};
 use scanhook_config::secrets::{Reread, Secret, Secrets};
+use scanhook_core::image::Registry;
+use scanhook_core::plan::RegistryLogin;
+use scanhook_core::verdict::ErrorReason;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
+use super::error::LoginError;
 use super::http::{Http, Trust};
-use crate::batch::Clock;
+use scanhook_config::Clock;
 
 mod acr;
 mod ecr;
@@ -46,18 +47,8 @@ pub(super) enum Credentials {
     },
 }
 
-/// There are credentials, but no login is to be had with them.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{detail}")]
-pub(super) struct LoginError {
-    pub(super) reason: ErrorReason,
-    pub(super) detail: String,
-    /// Whether the secret was refused and could not be read again.
-    pub(super) is_unconfirmed: bool,
-}
-
 /// A login that lasts for a while.
-struct Lasting {
+struct CachedLogin {
     login: RegistryLogin,
     made_at: Instant,
     until: Instant,
@@ -119,7 +110,7 @@ pub(super) struct Logins {
     registry: Registry,
     trust: Trust,
     credentials: Credentials,
-    lasting: Mutex<Option<Lasting>>,
+    cached: Mutex<Option<CachedLogin>>,
 }
 
 /// A login is made anew when it would end within this time: a scan with it may take as long.
@@ -131,7 +122,7 @@ impl Logins {
             registry,
             trust,
             credentials,
-            lasting: Mutex::new(None),
+            cached: Mutex::new(None),
         }
     }
 
@@ -151,14 +142,14 @@ impl Logins {
             Credentials::Basic { username, password } => (username, password),
             Credentials::Bearer { username, token } => (username, token),
             _ => {
-                let mut lasting = self.lasting.lock().await;
-                if let Some(present) = lasting.as_ref().filter(|it| it.until > Instant::now()) {
+                let mut cached = self.cached.lock().await;
+                if let Some(present) = cached.as_ref().filter(|it| it.until > Instant::now()) {
                     return Ok(Some(present.login.clone()));
                 }
                 // Boxed, since AWS's client would make every future around it a large one.
                 let made = Box::pin(self.make(makers, http)).await?;
                 let login = made.login.clone();
-                *lasting = Some(made);
+                *cached = Some(made);
                 return Ok(Some(login));
             }
         };
@@ -169,7 +160,7 @@ impl Logins {
     }
 
     /// Makes a login, once more if its secret is refused and has another value by now.
-    async fn make(&self, makers: &Makers, http: &Http) -> Result<Lasting, LoginError> {
+    async fn make(&self, makers: &Makers, http: &Http) -> Result<CachedLogin, LoginError> {
         let Some(secret) = self.credentials.secret() else {
             return self.make_once(makers, http).await;
         };
@@ -187,13 +178,13 @@ impl Logins {
             }
             made => made,
         };
-        Ok(Lasting {
+        Ok(CachedLogin {
             secret: Some(secret.value().await),
             ..made?
         })
     }
 
-    async fn make_once(&self, makers: &Makers, http: &Http) -> Result<Lasting, LoginError> {
+    async fn make_once(&self, makers: &Makers, http: &Http) -> Result<CachedLogin, LoginError> {
         match &self.credentials {
             Credentials::Ecr => ecr::login(&self.registry, &makers.sdk).await,
             Credentials::Gar { key } => gar::login(key.as_deref(), makers, http).await,
@@ -226,8 +217,8 @@ impl Logins {
             return secret.reread(&refused.password).await;
         }
         let forgotten = {
-            let mut lasting = self.lasting.lock().await;
-            lasting.take_if(|it| is_same(&it.login, refused))
+            let mut cached = self.cached.lock().await;
+            cached.take_if(|it| is_same(&it.login, refused))
         };
         let used = forgotten.as_ref().and_then(|it| it.secret.as_ref());
         let secret = match (self.credentials.secret(), used) {
@@ -258,7 +249,7 @@ fn is_same(one: &RegistryLogin, other: &RegistryLogin) -> bool {
     one.username == other.username && one.password.expose_secret() == other.password.expose_secret()
 }
 
-impl Lasting {
+impl CachedLogin {
     fn new(username: &str, password: String, lifetime: Duration) -> Self {
         Self {
             login: RegistryLogin {

@@ -14,25 +14,26 @@ use std::time::Duration;
 use ipnet::IpNet;
 use jiff::Timestamp;
 use reqwest::{Certificate, Url};
+use scanhook_config::config::{Config, ConfigError};
+use scanhook_config::secrets::{Reread, Secrets};
+use scanhook_config::{Clock, Environment, file};
 use scanhook_core::image::{Image, Registry};
 use scanhook_core::plan::RegistryLogin;
 use scanhook_core::platform::Platform;
 use scanhook_core::target::Target;
 use scanhook_core::verdict::ErrorReason;
-use scanhook_config::config::{Config, ConfigError};
-use scanhook_config::secrets::{Reread, Secrets};
-use scanhook_config::{Environment, file};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::address::Reach;
 use self::credentials::{Credentials, Logins, Makers};
 use self::http::{CallError, Http, Trust};
 use self::session::Session;
-use crate::batch::{Clock, after};
+use scanhook_core::time::{after, until};
 
 mod address;
 mod challenge;
 mod credentials;
+mod error;
 mod grant;
 mod http;
 mod link;
@@ -44,7 +45,7 @@ pub use address::{Dns, system_dns};
 pub use credentials::Sdk;
 
 /// Everything outside that registries are asked with; arguments, so that tests and the demo have their own.
-pub struct Outside {
+pub struct RegistryDeps {
     /// How names become addresses.
     pub dns: Dns,
     /// How AWS is reached.
@@ -140,7 +141,7 @@ impl Registries {
         secrets: &Secrets,
         environment: &Environment,
         config: Arc<Config>,
-        outside: Outside,
+        deps: RegistryDeps,
     ) -> Result<Self, ConfigError> {
         let mut credentials = Vec::with_capacity(config.registries.len());
         let mut certificates = Vec::with_capacity(config.registries.len());
@@ -161,11 +162,11 @@ impl Registries {
             config,
             credentials,
             bundles,
-            http: Http::new(environment, outside.dns, certificates),
+            http: Http::new(environment, deps.dns, certificates),
             makers: Makers {
                 environment: Arc::clone(environment),
-                sdk: outside.sdk,
-                now: outside.now,
+                sdk: deps.sdk,
+                now: deps.now,
             },
             hosts: Mutex::default(),
         })
@@ -360,7 +361,7 @@ impl Host {
     fn paused(&self, now: Timestamp) -> Option<Duration> {
         let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
         let pause = pause.as_mut()?;
-        let remaining = Duration::try_from(pause.until.duration_since(now)).unwrap_or_default();
+        let remaining = until(pause.until, now);
         if remaining.is_zero() {
             return None;
         }

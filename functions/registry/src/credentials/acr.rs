@@ -6,13 +6,14 @@
 
 use std::time::Duration;
 
-use scanhook_core::image::Registry;
 use scanhook_config::secrets::Secret;
+use scanhook_core::image::Registry;
 use secrecy::ExposeSecret as _;
 
-use super::{Lasting, LoginError, Makers};
-use crate::registry::grant::{self, Grant};
-use crate::registry::http::{Http, Trust};
+use super::{CachedLogin, Makers};
+use crate::error::LoginError;
+use crate::grant::{self, Grant};
+use crate::http::{Http, Trust};
 
 const USERNAME: &str = "00000000-0000-0000-0000-000000000000";
 
@@ -28,7 +29,7 @@ pub(super) async fn login(
     (username, password): (&str, &Secret),
     makers: &Makers,
     http: &Http,
-) -> Result<Lasting, LoginError> {
+) -> Result<CachedLogin, LoginError> {
     let authority = (makers.environment)("AZURE_AUTHORITY_HOST")
         .unwrap_or_else(|| "https://login.microsoftonline.com".to_owned());
     let url = format!(
@@ -52,5 +53,5 @@ pub(super) async fn login(
         ("access_token", directory.as_str()),
     ];
     let token = grant::ask(http, Grant::Registry(&url, &form, trust)).await?;
-    Ok(Lasting::new(USERNAME, token.refresh()?, LIFETIME))
+    Ok(CachedLogin::new(USERNAME, token.refresh()?, LIFETIME))
 }

@@ -11,7 +11,8 @@ use scanhook_core::ecr::EcrHost;
 use scanhook_core::image::Registry;
 use tokio::sync::OnceCell;
 
-use super::{Lasting, LoginError};
+use super::CachedLogin;
+use crate::error::LoginError;
 
 /// The longest single try of a call.
 const ATTEMPT: Duration = Duration::from_secs(5);
@@ -38,7 +39,7 @@ const THROTTLED: [&str; 4] = [
 ];
 
 /// Makes a login for a registry of ECR.
-pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<Lasting, LoginError> {
+pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<CachedLogin, LoginError> {
     let host = EcrHost::parse(registry).filter(EcrHost::is_of_aws);
     let region = host.map(|it| it.region).ok_or_else(|| {
         LoginError::unauthorized(
@@ -75,7 +76,7 @@ pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<Lasting, Log
     let token = data.and_then(|it| it.authorization_token());
     token
         .and_then(password)
-        .map(|it| Lasting::new("AWS", it, LIFETIME))
+        .map(|it| CachedLogin::new("AWS", it, LIFETIME))
         .ok_or_else(|| LoginError::network("ECR gives a token that is none"))
 }
 

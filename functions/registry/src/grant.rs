@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::address::Reach;
-use super::credentials::LoginError;
+use super::error::LoginError;
 use super::http::{Call, CallError, Http, MAX_TOKEN, Trust, shown};
 
 /// What is asked for a token.
