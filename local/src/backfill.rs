@@ -38,8 +38,11 @@ use tokio_util::sync::CancellationToken;
 use self::known::{Journal, Known};
 use crate::args::{BackfillArgs, LedgerArgs, Output};
 use crate::endpoint::{self, Endpoint};
+use crate::host::data_dir;
+use crate::host::{queues, scanning, signals};
+use crate::outcome::{Outcome, unusable};
 use crate::scans::Records;
-use crate::{Outcome, data_dir, output, serve, unusable};
+use crate::{configuration, output};
 
 /// So many tags are asked for at once.
 const QUESTIONS: usize = 8;
@@ -82,7 +85,7 @@ pub(crate) async fn command(
 ) -> anyhow::Result<Outcome> {
     let stop = CancellationToken::new();
     let work = Box::pin(backfill(&args, &environment, &stop));
-    let done = serve::until_stopped(work, &stop).await?;
+    let done = signals::until_stopped(work, &stop).await?;
     match args.output {
         Output::Json => output::json(&done)?,
         Output::Table => report(&done)?,
@@ -134,12 +137,12 @@ async fn backfill(
     stop: &CancellationToken,
 ) -> anyhow::Result<Done> {
     let secrets = Secrets::local(environment);
-    let config = Arc::new(serve::load_config(&args.config.location, &secrets).await?);
+    let config = Arc::new(configuration::load(&args.config.location, &secrets).await?);
     let source = config.sources.get(args.source.as_str());
     let source = source
         .with_context(|| format!("{} has no source {}", args.config.location, args.source))
         .map_err(unusable)?;
-    let outside = serve::outside(system_dns());
+    let outside = scanning::outside(system_dns());
     let registries = Registries::load(&secrets, environment, Arc::clone(&config), outside).await;
     let registries = registries.map_err(unusable)?;
     let now = Clock::System.now();
@@ -184,7 +187,7 @@ async fn queue(
         return Ok((Some(Queue::sqs(service, url.clone())), None));
     }
     let endpoint = endpoint::open(&args.data_dir).await?;
-    let url = queue_url(&endpoint.base, serve::QUEUE);
+    let url = queue_url(&endpoint.base, queues::QUEUE);
     let queue = Queue::sqs(endpoint::service(&endpoint.base), url);
     Ok((Some(queue), Some(endpoint)))
 }

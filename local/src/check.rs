@@ -10,13 +10,14 @@ use scanhook_core::oidc::Identity;
 use scanhook_stand_in::lock;
 
 use crate::args::CheckArgs;
-use crate::{Outcome, output, serve, unusable};
+use crate::outcome::{Outcome, unusable};
+use crate::{configuration, output};
 
 mod sample;
 
 pub(crate) async fn command(args: CheckArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let secrets = Secrets::local(&environment);
-    let config = serve::load_config(&args.config.location, &secrets).await?;
+    let config = configuration::load(&args.config.location, &secrets).await?;
     if let (Some(file), Some(name)) = (&args.sample, &args.source) {
         let source = config.sources.get(name.as_str());
         let source = source

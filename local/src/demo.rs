@@ -25,9 +25,12 @@ use secrecy::SecretString;
 use serde_json::Value;
 
 use self::registry::Registry;
+use crate::host::queues::DEAD_LETTERS;
+use crate::host::signals::StopSignals;
+use crate::outcome::{Outcome, unusable};
 use crate::send::{self, Answer};
-use crate::serve::{self, Options, Server, StopSignals};
-use crate::{Outcome, output, scans, unusable};
+use crate::serve::{self, Options, Server};
+use crate::{http_client, output, scans};
 
 mod registry;
 
@@ -200,7 +203,7 @@ async fn play(
     config: &Config,
     secrets: &Secrets,
 ) -> anyhow::Result<Outcome> {
-    let client = send::local_client()?;
+    let client = http_client::local()?;
     let url = format!("http://{}", server.address);
     let mut told = Vec::new();
     for story in stories() {
@@ -258,7 +261,7 @@ async fn play(
         ],
         rows,
     )?;
-    let dead = server.store.depth(serve::DEAD_LETTERS).await?.visible;
+    let dead = server.store.depth(DEAD_LETTERS).await?.visible;
     let summary = if is_fine {
         "everything came out as it should"
     } else {

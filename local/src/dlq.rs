@@ -29,8 +29,11 @@ use crate::args::dlq::{
     DlqCommand, DlqDeleteArgs, DlqExportArgs, DlqListArgs, DlqQueueArgs, DlqRedriveArgs,
     DlqShowArgs,
 };
+use crate::host::data_dir;
+use crate::host::signals;
+use crate::outcome::{Outcome, unusable};
+use crate::output;
 use crate::scans::Records;
-use crate::{Outcome, data_dir, output, serve, unusable};
 
 /// It was asked to stop, and let go of everything.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +51,7 @@ pub(crate) async fn command(command: DlqCommand) -> anyhow::Result<Outcome> {
             DlqCommand::Delete(args) => delete(&args, &stop).await,
         }
     });
-    serve::until_stopped(work, &stop).await
+    signals::until_stopped(work, &stop).await
 }
 
 /// What a command found.

@@ -11,19 +11,26 @@ use scanhook_scanner::config::{ScannerSettings, inherited, named_program, secret
 use scanhook_scanner::doctor::{self, Diagnosis, Images};
 
 use crate::args::{DoctorArgs, Output};
-use crate::{Outcome, output, serve, unusable};
+use crate::host::scanning;
+use crate::outcome::{Outcome, unusable};
+use crate::{configuration, output};
 
 /// On a terminal somebody waits who can end it; each run has its own limit.
 const LIMIT: Duration = Duration::from_hours(12);
 
 pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let secrets = Secrets::local(&environment);
-    let config = Arc::new(serve::load_config(&args.config.location, &secrets).await?);
+    let config = Arc::new(configuration::load(&args.config.location, &secrets).await?);
     let hidden = secret_places(&config, &environment);
     let settings = ScannerSettings::load(&secrets, Arc::clone(&config)).await;
     let settings = settings.map_err(unusable)?;
-    let registries =
-        Registries::load(&secrets, &environment, config, serve::outside(system_dns())).await;
+    let registries = Registries::load(
+        &secrets,
+        &environment,
+        config,
+        scanning::outside(system_dns()),
+    )
+    .await;
     let registries = registries.map_err(unusable)?;
     let cli = Cli {
         // One that is not there is what is found out, not what prevents it.

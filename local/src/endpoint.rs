@@ -15,8 +15,8 @@ use scanhook_emulator::sqs;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::data_dir::{self, DataDir};
-use crate::serve::{embedded_client, open_store};
+use crate::host::data_dir::{self, DataDir};
+use crate::host::queues::{embedded_client, open_store};
 
 /// The longest single try of a call; a long poll is part of it. It is long because a receive that is given up costs more than
 /// one that is waited for: what a server took for it stays hidden, and nobody has read it.

@@ -15,7 +15,8 @@ use scanhook_core::kinds::Kind;
 use scanhook_core::source::SourceName;
 
 use crate::args::InitArgs;
-use crate::{Outcome, output, unusable};
+use crate::outcome::{Outcome, unusable};
+use crate::output;
 
 /// The variable that Sysdig's own tools read, too.
 const TOKEN: &str = "SECURE_API_TOKEN";

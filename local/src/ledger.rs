@@ -20,7 +20,7 @@ use scanhook_scanner::ledger::{Claim, ClaimRequest, History, Ledger, LedgerError
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use crate::serve::operations::Problem;
+use crate::problem::Problem;
 
 /// A scan waits for the ledger no longer than this, whatever locks it.
 const SCAN_PATIENCE: Duration = Duration::from_secs(2);

@@ -1,27 +1,29 @@
 //! scanhook on one machine: the same handlers as in AWS, on an embedded queue, and the commands around them.
 //!
-//! In reading order: [`args`] (the commands), [`serve`] (the local server) with `scanhook_worker::listener`, [`gateway`], [`metrics`], [`faults`], [`data_dir`] and [`ledger`],
-//! [`work`] with [`breaker`],
-//! [`demo`], [`send`], [`scans`], [`dlq`], [`backfill`], [`init`], [`check`], [`doctor`] and [`manual`] (one file each), [`output`] (the only one that prints).
+//! In reading order: [`args`] (the commands), [`serve`] (the local server) with [`gateway`] and [`faults`], [`work`] (the scanner
+//! alone), [`host`] (what both share) and [`ledger`], [`demo`], [`send`], [`scans`], [`dlq`], [`backfill`], [`init`], [`check`],
+//! [`doctor`] and [`manual`] (one file each), [`output`] (the only one that prints), [`outcome`] (how a command ends).
 //!
 //! **Invariant**: exit codes are 0 for success, 1 for findings or failures, 2 for usage or configuration.
 
 mod args;
 mod backfill;
-mod breaker;
 mod check;
-mod data_dir;
+mod configuration;
 mod demo;
 mod dlq;
 mod doctor;
 mod endpoint;
 mod faults;
 mod gateway;
+mod host;
+mod http_client;
 mod init;
 mod ledger;
 mod manual;
-mod metrics;
+mod outcome;
 mod output;
+mod problem;
 mod scans;
 mod send;
 mod serve;
@@ -39,23 +41,10 @@ use scanhook_telemetry::traces::Traces;
 use scanhook_worker::clock::Clock;
 
 use crate::args::{Args, Command};
+use crate::outcome::{Outcome, Unusable, unusable};
 
 /// How long the end of a command waits for the collector of traces.
 const LAST_TRACES: Duration = Duration::from_secs(1);
-
-/// How a command ended without an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// All is well.
-    Fine,
-    /// Something was found, or something failed.
-    Findings,
-}
-
-/// An error of usage, configuration or environment that keeps a command from starting: exit code 2.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:#}")]
-struct Unusable(#[source] anyhow::Error);
 
 fn main() -> ExitCode {
     if let Some(ended) = cli::supervise() {
@@ -143,9 +132,4 @@ async fn traced(
     };
     traces.flush(LAST_TRACES).await;
     outcome
-}
-
-/// Marks an error as one of usage, configuration or environment.
-fn unusable(err: impl Into<anyhow::Error>) -> anyhow::Error {
-    Unusable(err.into()).into()
 }

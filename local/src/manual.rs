@@ -4,7 +4,8 @@ use anyhow::Context as _;
 use clap::CommandFactory as _;
 
 use crate::args::{Args, ManualCommand};
-use crate::{Outcome, output, unusable};
+use crate::outcome::{Outcome, unusable};
+use crate::output;
 
 pub(crate) fn command(command: &ManualCommand) -> anyhow::Result<Outcome> {
     match command {

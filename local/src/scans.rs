@@ -11,8 +11,10 @@ use scanhook_scanner::dynamodb::DynamoDbLedger;
 use scanhook_scanner::ledger::{History, LedgerError};
 
 use crate::args::{LedgerArgs, Output, ScansCommand, ScansListArgs, ScansShowArgs};
+use crate::host::data_dir;
 use crate::ledger::SqliteLedger;
-use crate::{Outcome, data_dir, output, unusable};
+use crate::outcome::{Outcome, unusable};
+use crate::output;
 
 pub(crate) async fn command(command: ScansCommand, now: Timestamp) -> anyhow::Result<Outcome> {
     match command {

@@ -17,7 +17,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::args::{Output, SendArgs};
-use crate::{Outcome, output, serve, unusable};
+use crate::outcome::{Outcome, unusable};
+use crate::{configuration, http_client, output};
 
 impl Answer {
     fn is_success(&self) -> bool {
@@ -40,7 +41,7 @@ pub(crate) struct Answer {
 
 pub(crate) async fn command(args: SendArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let secrets = Secrets::local(&environment);
-    let config = serve::load_config(&args.config.location, &secrets).await?;
+    let config = configuration::load(&args.config.location, &secrets).await?;
     let source = config.sources.get(args.source.as_str());
     let source = source
         .with_context(|| format!("{} has no source {}", args.config.location, args.source))
@@ -50,7 +51,7 @@ pub(crate) async fn command(args: SendArgs, environment: Environment) -> anyhow:
         .first()
         .context("the source takes only tokens of an identity provider (oidc), which scanhook can't make; add a second credential to send with")
         .map_err(unusable)?;
-    let client = client()?;
+    let client = http_client::outward()?;
     let deliver = async || -> anyhow::Result<Delivered> {
         let sample = sample(&args, &source.source).map_err(unusable)?;
         let signed = sign(&args.url, &source.source, credential, sample).map_err(unusable)?;
@@ -276,26 +277,6 @@ pub(crate) fn sign(
             })
         }
     }
-}
-
-/// A client for [`post`].
-pub(crate) fn client() -> anyhow::Result<reqwest::Client> {
-    build(reqwest::Client::builder())
-}
-
-/// The same for a server of this process, to which no proxy of the environment leads.
-pub(crate) fn local_client() -> anyhow::Result<reqwest::Client> {
-    build(reqwest::Client::builder().no_proxy())
-}
-
-fn build(builder: reqwest::ClientBuilder) -> anyhow::Result<reqwest::Client> {
-    // A second command of the same process finds it installed already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    builder
-        .timeout(std::time::Duration::from_secs(30))
-        .redirect(reqwest::redirect::Policy::none())
-        .build()
-        .context("could not make an HTTP client")
 }
 
 /// Sends a delivery.

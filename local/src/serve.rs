@@ -1,52 +1,44 @@
 //! `scanhook serve`: webhook, queue, event source mapping and scanner in one process.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::middleware::from_fn;
 use scanhook_config::Environment;
 use scanhook_config::config::Config;
-use scanhook_config::file::ReadFileError;
-use scanhook_config::location::{LoadError, Location};
-use scanhook_config::secrets::{ResolveSecretError, Secrets};
+use scanhook_config::secrets::Secrets;
 use scanhook_emulator::sqs::{Endpoint, Store};
 use scanhook_registry::{Dns, system_dns};
 use scanhook_scanner::cli;
 use scanhook_webhook::queue::Queue;
 use scanhook_worker::clock::Clock;
 use scanhook_worker::listener::AllowedHosts;
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::deliveries::Deliveries;
-use self::front::Front;
-use self::operations::{Depths, Operations, Part};
 use self::page::Page;
-use self::queues::{ensure_queues, release_abandoned};
-pub(crate) use self::scanning::outside;
-use self::scanning::{cli_program, function_timeout, mapping, scanner};
 use crate::args::ServeArgs;
-use crate::breaker::{Breaker, Watched};
-use crate::data_dir::DataDir;
 use crate::faults::Plan;
+use crate::host::breaker::{Breaker, Watched};
+use crate::host::data_dir::DataDir;
+use crate::host::front::Front;
+use crate::host::operations::{Depths, Operations, Part};
+use crate::host::queues::{
+    self, DEAD_LETTERS, QUEUE, ensure_queues, open_store, release_abandoned,
+};
+use crate::host::scanning::{cli_program, function_timeout, mapping, scanner};
+use crate::host::signals::StopSignals;
+use crate::host::sockets::{announce_health, bind, bind_health, reached};
 use crate::ledger::SqliteLedger;
-use crate::{Outcome, gateway, output, unusable};
-
-pub(crate) use self::queues::{DEAD_LETTERS, QUEUE, embedded_client, open_store};
-pub(crate) use self::signals::{StopSignals, until_stopped};
+use crate::outcome::{Outcome, unusable};
+use crate::{configuration, gateway, output};
 
 mod deliveries;
-pub(crate) mod front;
-pub(crate) mod operations;
 mod page;
-pub(crate) mod queues;
-pub(crate) mod scanning;
-mod signals;
 
 /// How long requests and scans that have begun may go on after the signal to stop. With the last receive and what it takes
 /// to end processes it stays below the ten seconds that `docker stop` gives.
@@ -87,6 +79,8 @@ pub(crate) struct Server {
     /// Its queues.
     pub(crate) store: Store,
     stopping: Stopping,
+    /// Ends last: whoever is at work still needs it.
+    endpoint: AbortOnDropHandle<()>,
     tasks: JoinSet<()>,
     /// Held until everything else has ended.
     _data_dir: DataDir,
@@ -110,7 +104,7 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         return Err(unusable(anyhow::anyhow!(advice)));
     }
     let secrets = Secrets::local(&environment);
-    let config = load_config(&args.config.location, &secrets).await?;
+    let config = configuration::load(&args.config.location, &secrets).await?;
     config.log_warnings();
     let options = Options {
         config,
@@ -147,25 +141,6 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
     ));
     server.abandon();
     Ok(Outcome::Findings)
-}
-
-/// Reads the configuration that `--config` names: a path, or a location as in `SCANHOOK_CONFIG`.
-pub(crate) async fn load_config(text: &str, secrets: &Secrets) -> anyhow::Result<Config> {
-    let location = if text.contains(':') {
-        Location::parse(text).map_err(unusable)?
-    } else {
-        Location::File(text.into())
-    };
-    location.load(secrets).await.map_err(|err| match &err {
-        LoadError::Read {
-            source: ResolveSecretError::File { problem: ReadFileError::Unreadable(ErrorKind::NotFound), .. },
-            ..
-        } => {
-            let advice = "there is no configuration; write one as README.md shows, or name one with --config";
-            unusable(anyhow::Error::from(err).context(advice))
-        }
-        _ => unusable(err),
-    })
 }
 
 /// Starts everything, or nothing: an error leaves no task behind.
@@ -214,7 +189,9 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let operations = Operations::new(&config, parts, depths);
     let mut tasks = JoinSet::new();
     let endpoint_stopping = stopping.endpoint.clone().cancelled_owned();
-    tasks.spawn(endpoint.serve(sqs_listener, endpoint_stopping));
+    let endpoint = AbortOnDropHandle::new(tokio::spawn(
+        endpoint.serve(sqs_listener, endpoint_stopping),
+    ));
     if let Some(named) = &options.scanner_cli {
         let scanner = scanner(
             &config,
@@ -268,6 +245,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         ledger,
         store,
         stopping,
+        endpoint,
         tasks,
         _data_dir: data_dir,
     })
@@ -284,10 +262,9 @@ impl Server {
     /// Takes no more, finishes or releases what is in flight, and ends.
     pub(crate) async fn stop(&mut self) {
         self.stopping.intake.cancel();
-        // The endpoint is the one task that is not told yet: whoever is at work still needs it.
-        while self.tasks.len() > 1 && self.tasks.join_next().await.is_some() {}
+        while self.tasks.join_next().await.is_some() {}
         self.stopping.endpoint.cancel();
-        let _ = tokio::time::timeout(DRAIN, self.tasks.join_next()).await;
+        let _ = tokio::time::timeout(DRAIN, &mut self.endpoint).await;
         self.ledger.last_try().await;
     }
 
@@ -296,44 +273,4 @@ impl Server {
         self.tasks.abort_all();
         cli::end_all_runs();
     }
-}
-
-/// Connections that wait to be accepted: as many as Linux lets (`net.core.somaxconn`), since beyond that an honest sender's begins
-/// anew a second later.
-const BACKLOG: u32 = 4096;
-
-pub(crate) fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
-    let listen = || {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4()?,
-            SocketAddr::V6(_) => TcpSocket::new_v6()?,
-        };
-        // A port that the last process has just left can be taken.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    listen()
-        .with_context(|| format!("could not listen on {address}; name another address with {flag}"))
-}
-
-pub(crate) fn announce_health(address: Option<SocketAddr>) {
-    if let Some(address) = address {
-        output::notice(&format!("it answers probes at http://{address}/healthz"));
-    }
-}
-
-/// The listener of their own that probes have, if they have one.
-pub(crate) fn bind_health(address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
-    address.map(|it| bind(it, "--health-listen")).transpose()
-}
-
-/// Where this machine reaches a listener: one on all addresses by loopback.
-pub(crate) fn reached(listener: &TcpListener) -> anyhow::Result<SocketAddr> {
-    let address = listener.local_addr()?;
-    Ok(match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => (Ipv6Addr::LOCALHOST, address.port()).into(),
-        _ => address,
-    })
 }

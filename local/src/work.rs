@@ -16,23 +16,25 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::WorkArgs;
-use crate::breaker::{Breaker, Watched};
-use crate::data_dir::DataDir;
 use crate::faults::Plan;
+use crate::host::breaker::{Breaker, Watched};
+use crate::host::data_dir::DataDir;
+use crate::host::front::Front;
+use crate::host::operations::{Depths, Operations, Part};
+use crate::host::queues::Queues;
+use crate::host::scanning::{cli_program, mapping, scanner};
+use crate::host::signals::StopSignals;
+use crate::host::sockets::{announce_health, bind, bind_health, reached};
 use crate::ledger::SqliteLedger;
-use crate::serve::front::Front;
-use crate::serve::operations::{Depths, Operations, Part};
-use crate::serve::queues::Queues;
-use crate::serve::scanning::{cli_program, mapping, scanner};
-use crate::serve::{self, StopSignals};
-use crate::{Outcome, output, unusable};
+use crate::outcome::{Outcome, unusable};
+use crate::{configuration, output};
 
 /// How long requests that have begun may go on at the end.
 const CLOSING: Duration = Duration::from_secs(2);
 
 pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let secrets = Secrets::local(&environment);
-    let config = Arc::new(serve::load_config(&args.config.location, &secrets).await?);
+    let config = Arc::new(configuration::load(&args.config.location, &secrets).await?);
     config.log_warnings();
     let mut signals = StopSignals::open()?;
     let data_dir = DataDir::lock(&args.data_dir).await.map_err(unusable)?;
@@ -61,7 +63,7 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
         "scanhook works on {}\nits readiness and figures are at http://{}/readyz and /metrics",
         args.queue_url, worker.address
     ));
-    serve::announce_health(worker.health_address);
+    announce_health(worker.health_address);
     let patience = format!(", for {} at most", humantime::format_duration(args.drain));
     let end = async {
         worker.stop().await;
@@ -100,10 +102,10 @@ async fn start<L: Ledger>(
     ledger: L,
     ledger_part: Part,
 ) -> anyhow::Result<Worker> {
-    let listener = serve::bind(args.listen, "--listen")?;
-    let address = serve::reached(&listener)?;
-    let health_listener = serve::bind_health(args.surfaces.health_listen)?;
-    let health_address = health_listener.as_ref().map(serve::reached).transpose()?;
+    let listener = bind(args.listen, "--listen")?;
+    let address = reached(&listener)?;
+    let health_listener = bind_health(args.surfaces.health_listen)?;
+    let health_address = health_listener.as_ref().map(reached).transpose()?;
     let queues = Queues::outside(&args.queue_url).await?;
     let breaker = Breaker::new();
     let parts = vec![

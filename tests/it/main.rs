@@ -5,5 +5,6 @@
     reason = "a test that fails should stop where it fails"
 )]
 
+mod circles;
 mod reports;
 mod workspace;

@@ -8,7 +8,9 @@ use jiff::SignedDuration;
 use scanhook_core::verdict::ErrorReason;
 
 use super::{LedgerArgs, Output, Since};
-use crate::dlq::letter::UNKNOWN;
+
+/// Stands for the reason of a dead letter that names none, such as a crashed function's.
+pub(crate) const UNKNOWN: &str = "unknown";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DlqCommand {

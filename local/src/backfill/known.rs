@@ -13,7 +13,7 @@ use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::source::SourceName;
 use serde::{Deserialize, Serialize};
 
-use crate::data_dir;
+use crate::host::data_dir;
 
 /// The contents that the ledger has records of.
 #[derive(Debug)]

@@ -17,7 +17,8 @@ use scanhook_core::source::{Filter, Source};
 use serde::Serialize;
 
 use crate::args::Output;
-use crate::{Outcome, output, send, unusable};
+use crate::outcome::{Outcome, unusable};
+use crate::{output, send};
 
 /// What the webhook would do with the sample. Its fields are stable.
 #[derive(Serialize)]

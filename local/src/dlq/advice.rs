@@ -164,7 +164,7 @@ fn of(reason: ErrorReason) -> Advice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dlq::letter::UNKNOWN;
+    use crate::args::dlq::UNKNOWN;
 
     /// One line of single spaces, so that the document may break lines where it likes.
     fn flat(text: &str) -> String {

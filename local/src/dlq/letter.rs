@@ -10,11 +10,10 @@ use scanhook_core::message::{QueueMessage, ScanId};
 use scanhook_core::record::{ScanRecord, State};
 use serde::Serialize;
 
-use crate::args::dlq::DlqFilterArgs;
+use crate::args::dlq::{DlqFilterArgs, UNKNOWN};
 use crate::output;
 
 /// Stands for the reason where neither the letter nor the ledger tells one.
-pub(crate) const UNKNOWN: &str = "unknown";
 
 /// A message of a dead-letter queue.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use scanhook_emulator::sqs;
 
 use crate::args::dlq::DlqQueueArgs;
 use crate::endpoint::{self, Endpoint};
-use crate::serve::DEAD_LETTERS;
-use crate::unusable;
+use crate::host::queues::DEAD_LETTERS;
+use crate::outcome::unusable;
 
 /// So long does SQS hide what is looked at, at least.
 const HIDE: Duration = Duration::from_secs(30);

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::Interrupted;
 use super::letter::Letter;
 use super::queue::DeadLetterQueue;
-use crate::{output, send};
+use crate::{http_client, output};
 
 /// Entries of one batch call, and messages of one receive. Source: Amazon SQS API reference.
 pub(crate) const BATCH: usize = 10;
@@ -146,7 +146,7 @@ async fn peek(
     progress: &ProgressBar,
     stop: &CancellationToken,
 ) -> anyhow::Result<Vec<Letter>> {
-    let client = send::client()?;
+    let client = http_client::outward()?;
     let mut letters = Vec::new();
     let mut after: Option<String> = None;
     loop {

@@ -25,8 +25,8 @@ use scanhook_worker::listener::Caller;
 use self::html::{Cell, Html, Refresh};
 use self::scans::{WORST, ago, columns, details, name, severities, verdict, why};
 use super::deliveries::Deliveries;
-use super::front::Refuse;
-use super::queues::{DEAD_LETTERS, QUEUE};
+use crate::host::front::Refuse;
+use crate::host::queues::{DEAD_LETTERS, QUEUE};
 use crate::ledger::SqliteLedger;
 use crate::scans::state;
 

@@ -265,8 +265,8 @@ mod tests {
     #[test]
     fn the_dashboard_and_the_alerts_ask_for_series_and_labels_that_are_told() {
         let told = told();
-        let dashboard = include_str!("../../docs/monitoring/grafana-dashboard.json");
-        let alerts = include_str!("../../docs/monitoring/prometheus-alerts.yaml");
+        let dashboard = include_str!("../../../docs/monitoring/grafana-dashboard.json");
+        let alerts = include_str!("../../../docs/monitoring/prometheus-alerts.yaml");
         let mut shown = BTreeSet::new();
         for (text, is_dashboard) in [(dashboard, true), (alerts, false)] {
             for (name, rest) in asked(text) {

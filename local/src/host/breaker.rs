@@ -16,7 +16,7 @@ use scanhook_scanner::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::send;
+use crate::http_client;
 
 /// So many failed scans in a row make it ask.
 const FAILURES: u32 = 3;
@@ -80,7 +80,7 @@ impl Breaker {
         config: &Config,
         stopping: CancellationToken,
     ) -> anyhow::Result<impl Future<Output = ()> + Send + 'static> {
-        let (breaker, client) = (Arc::clone(self), send::client()?);
+        let (breaker, client) = (Arc::clone(self), http_client::outward()?);
         let url = config.scanner.as_ref().map(|it| it.api_url.clone());
         Ok(async move {
             let watch = breaker.watch_backend(client, url.unwrap_or_default());

@@ -21,8 +21,8 @@ use scanhook_worker::clock::Clock;
 use scanhook_worker::mapping::{self, HandlerError, Invocation, Mapping};
 
 use super::queues::Queues;
-use crate::data_dir::DataDir;
 use crate::faults::Plan;
+use crate::host::data_dir::DataDir;
 
 /// What a scan needs of an invocation beside the CLI's own time: killing, reaping, recording, answering.
 const INVOCATION_MARGIN: Duration = Duration::from_mins(1);

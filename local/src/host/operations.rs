@@ -24,11 +24,12 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::breaker::Breaker;
+use super::data_dir::DataDir;
+use super::metrics::{begin_at_zero, prometheus};
 use super::queues::{QUEUE, Queues};
-use crate::breaker::Breaker;
-use crate::data_dir::DataDir;
 use crate::ledger::SqliteLedger;
-use crate::metrics::{begin_at_zero, prometheus};
+use crate::problem::Problem;
 
 /// How long an answer is kept, so that nobody makes work for the parts by asking often.
 const KEPT: Duration = Duration::from_secs(5);
@@ -55,28 +56,6 @@ enum Health {
     /// Nothing has shown yet whether it works; nobody is turned away for that.
     Unknown,
     Fails(Problem),
-}
-
-/// Why a part fails.
-#[derive(Debug, Clone)]
-pub(crate) struct Problem {
-    /// For everybody.
-    pub(crate) cause: Cause,
-    /// For the log alone.
-    pub(crate) text: String,
-}
-
-impl Problem {
-    pub(crate) fn new(cause: Cause, err: impl Into<anyhow::Error>) -> Self {
-        Self {
-            cause,
-            text: format!("{:#}", err.into()),
-        }
-    }
-
-    fn unavailable(err: impl Into<anyhow::Error>) -> Self {
-        Self::new(Cause::Unavailable, err)
-    }
 }
 
 impl Health {

@@ -1,0 +1,29 @@
+//! The configuration that `--config` names.
+
+use std::io::ErrorKind;
+
+use scanhook_config::config::Config;
+use scanhook_config::file::ReadFileError;
+use scanhook_config::location::{LoadError, Location};
+use scanhook_config::secrets::{ResolveSecretError, Secrets};
+
+use crate::outcome::unusable;
+
+/// Reads the configuration that `--config` names: a path, or a location as in `SCANHOOK_CONFIG`.
+pub(crate) async fn load(text: &str, secrets: &Secrets) -> anyhow::Result<Config> {
+    let location = if text.contains(':') {
+        Location::parse(text).map_err(unusable)?
+    } else {
+        Location::File(text.into())
+    };
+    location.load(secrets).await.map_err(|err| match &err {
+        LoadError::Read {
+            source: ResolveSecretError::File { problem: ReadFileError::Unreadable(ErrorKind::NotFound), .. },
+            ..
+        } => {
+            let advice = "there is no configuration; write one as README.md shows, or name one with --config";
+            unusable(anyhow::Error::from(err).context(advice))
+        }
+        _ => unusable(err),
+    })
+}
