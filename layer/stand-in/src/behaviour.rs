@@ -1,6 +1,6 @@
 //! What the stand-in can be asked to show: one table, chosen from by the last component of the repository.
 
-use crate::deeds::{self, Deed};
+use crate::actions::{self, Action, NETWORK, UNAUTHORIZED};
 use crate::report::Shape;
 
 /// One thing that the real CLI does, or that a broken one might do.
@@ -28,8 +28,7 @@ pub enum Ends {
     Never,
 }
 
-/// The last line of a behaviour that hangs, printed when it is ready to be killed.
-pub const STILL_SCANNING: &str = "Still scanning...";
+pub use crate::actions::STILL_SCANNING;
 
 /// What a behaviour does that the others don't.
 #[derive(Debug)]
@@ -37,7 +36,7 @@ pub(crate) enum Act {
     /// Says this at that stage, and ends.
     Stops(Stage, &'static str),
     /// Does this while it loads the image; then reports as `pass`.
-    Does(Deed),
+    Does(Action),
     /// Reports this.
     Reports(Shape),
 }
@@ -75,14 +74,14 @@ const ALL: &[Behaviour] = &[
         "Unable to retrieve MainDB: unexpected status 401 Unauthorized. Exiting now"),
     stops("wrong-region", 3, Stage::Database, "the token is another region's; no 401 is quoted",
         "Unable to retrieve MainDB ... Exiting now"),
-    does("database-stale", Ends::Code(0), deeds::spoil_stale_database,
+    does("database-stale", Ends::Code(0), actions::spoil_stale_database,
         "spoils a database that an earlier run fetched, and exits with 3; passes with one that it fetched itself"),
     // Errors of the registry.
     stops("not-found", 3, Stage::Image, "the registry has no such manifest",
         "unable to retrieve image {image}: GET {manifest}: MANIFEST_UNKNOWN: manifest unknown"),
     stops("registry-401", 3, Stage::Image, "the registry wants other credentials",
-        "unable to retrieve image {image}: GET {manifest}: UNAUTHORIZED: authentication required; [map[Action:pull Class: Name:{repository} Type:repository]]"),
-    does("registry-login", Ends::Code(0), deeds::want_login,
+        UNAUTHORIZED),
+    does("registry-login", Ends::Code(0), actions::want_login,
         "passes with REGISTRY_USER=robot and REGISTRY_PASSWORD=fake-registry-password, else as registry-401"),
     stops("registry-denied", 3, Stage::Image, "the credentials may not pull this repository",
         "unable to retrieve image {image}: GET {manifest}: DENIED: requested access to the resource is denied"),
@@ -98,12 +97,12 @@ const ALL: &[Behaviour] = &[
         NETWORK),
     stops("network-5xx", 3, Stage::Image, "the registry answers 503",
         "unable to retrieve image {image}: GET {manifest}: unexpected status code 503 Service Unavailable"),
-    does("flaky", Ends::Second, deeds::fail_once,
+    does("flaky", Ends::Second, actions::fail_once,
         "network at the first scan of an image (per database directory), then pass"),
     // Other errors.
     stops("no-space", 3, Stage::Image, "the disk is said to be full",
         "unable to retrieve image {image}: write /tmp/layer-1/data: no space left on device"),
-    does("fill-disk", Ends::Code(3), deeds::fill_disk,
+    does("fill-disk", Ends::Code(3), actions::fill_disk,
         "writes 64 MB to TMPDIR, leaves them, and says that the disk is full"),
     stops("unknown-error", 3, Stage::Image, "an error nobody has a name for",
         "unable to analyze image {image}: analyzer stopped: internal inconsistency"),
@@ -111,7 +110,7 @@ const ALL: &[Behaviour] = &[
         "unable to analyze layer sha256:4014034044295005025035044014034044295005025035044014034044295005: analyzer stopped after 401 of 404 files (429 ms, 503 bytes, pid 500): internal inconsistency"),
     stops("toomanyrequests-denied-eof", 3, Stage::Image, "an unknown error of an image whose name holds the words of others",
         "unable to analyze image {image}: analyzer stopped: internal inconsistency"),
-    does("prints-token", Ends::Code(3), deeds::print_token, "prints the token, with an unknown error"),
+    does("prints-token", Ends::Code(3), actions::print_token, "prints the token, with an unknown error"),
     stops("exit-2", 2, Stage::Image, "wrong parameters",
         "invalid argument for flag `--policy': no such policy"),
     stops("go-panic", 2, Stage::Image, "the runtime of Go gives up, which also exits with 2",
@@ -119,14 +118,14 @@ const ALL: &[Behaviour] = &[
     stops("exit-42", 42, Stage::Image, "an exit code nobody knows",
         "unexpected end of the analysis"),
     // Processes.
-    does("slow", Ends::Code(0), deeds::be_slow, "takes 300 ms, with progress, and passes"),
-    does("hang", Ends::Never, deeds::hang, "hangs; ends on SIGTERM"),
-    does("hang-ignoring-term", Ends::Never, deeds::hang_ignoring_term, "hangs; only SIGKILL ends it"),
-    does("grandchild", Ends::Code(0), deeds::leave_grandchild,
+    does("slow", Ends::Code(0), actions::be_slow, "takes 300 ms, with progress, and passes"),
+    does("hang", Ends::Never, actions::hang, "hangs; ends on SIGTERM"),
+    does("hang-ignoring-term", Ends::Never, actions::hang_ignoring_term, "hangs; only SIGKILL ends it"),
+    does("grandchild", Ends::Code(0), actions::leave_grandchild,
         "passes, and leaves a process that holds stdout and stderr open"),
-    does("grandchild-hang", Ends::Never, deeds::hang_with_grandchild,
+    does("grandchild-hang", Ends::Never, actions::hang_with_grandchild,
         "hangs, with a child that ignores SIGTERM and holds stdout and stderr open"),
-    does("killed", Ends::Killed, deeds::kill_self, "is killed, as by the kernel when memory ends"),
+    does("killed", Ends::Killed, actions::kill_self, "is killed, as by the kernel when memory ends"),
     // Reports that are none.
     reports("truncated", 0, Shape::Truncated, "half a report"),
     reports("no-report", 0, Shape::Missing, "exit 0 without a report"),
@@ -146,11 +145,11 @@ const ALL: &[Behaviour] = &[
     reports("no-digest", 0, Shape::NoDigest, "no digest, as for an image never pushed: identity unconfirmed"),
     reports("empty-digest", 0, Shape::EmptyDigest, "digest and image id are empty: identity unconfirmed"),
     // Output and traces.
-    does("huge-stderr", Ends::Code(0), deeds::flood_stderr, "100 MB on stderr, then passes"),
-    does("huge-stdout", Ends::Code(0), deeds::flood_stdout, "100 MB on stdout, then passes"),
-    does("leftovers", Ends::Code(0), deeds::leave_files,
+    does("huge-stderr", Ends::Code(0), actions::flood_stderr, "100 MB on stderr, then passes"),
+    does("huge-stdout", Ends::Code(0), actions::flood_stdout, "100 MB on stdout, then passes"),
+    does("leftovers", Ends::Code(0), actions::leave_files,
         "passes, and leaves files in the working directory, TMPDIR and HOME"),
-    does("prints-env", Ends::Code(0), deeds::print_environment,
+    does("prints-env", Ends::Code(0), actions::print_environment,
         "prints its arguments and environment to stderr, then passes"),
 ];
 
@@ -160,9 +159,6 @@ const PASS: Behaviour = reports(
     Shape::Passed,
     "passes, with findings below critical; so does every other name",
 );
-
-/// What `network` says, and `flaky` at first.
-const NETWORK: &str = "unable to retrieve image {image}: Get \"https://{host}/v2/\": dial tcp 192.0.2.1:443: i/o timeout";
 
 const fn reports(name: &'static str, code: u8, shape: Shape, about: &'static str) -> Behaviour {
     Behaviour {
@@ -188,11 +184,11 @@ const fn stops(
     }
 }
 
-const fn does(name: &'static str, ends: Ends, deed: Deed, about: &'static str) -> Behaviour {
+const fn does(name: &'static str, ends: Ends, action: Action, about: &'static str) -> Behaviour {
     Behaviour {
         name,
         ends,
         about,
-        act: Act::Does(deed),
+        act: Act::Does(action),
     }
 }

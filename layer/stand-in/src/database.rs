@@ -6,7 +6,6 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use crate::options::Place;
 use crate::stop::Stop;
 
 const CONTENT: &[u8] = b"vulnerability database of the stand-in\n";
@@ -20,14 +19,11 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Locks the database of a place, and fetches it if it is not there.
-    pub(crate) fn open(place: &Place) -> Result<Option<Self>, Stop> {
-        let Some(directory) = directory(place)? else {
-            return Ok(None);
-        };
+    /// Locks the database of a directory, and fetches it if it is not there.
+    pub(crate) fn open(directory: &Path) -> Result<Self, Stop> {
         let unable =
             |reason: &str| Stop::error(format!("Unable to retrieve MainDB: {reason}. Exiting now"));
-        let mut file = locked(&directory, "main.db").map_err(|stop| unable(&stop.words))?;
+        let mut file = locked(directory, "main.db").map_err(|stop| unable(&stop.words))?;
         let mut found = Vec::new();
         file.read_to_end(&mut found)?;
         let cached = !found.is_empty();
@@ -35,13 +31,13 @@ impl Database {
             return Err(unable("main.db: invalid database"));
         }
         if !cached {
-            fetch(&directory, &mut file).map_err(|err| unable(&err.to_string()))?;
+            fetch(directory, &mut file).map_err(|err| unable(&err.to_string()))?;
         }
-        Ok(Some(Self {
-            directory,
+        Ok(Self {
+            directory: directory.to_owned(),
             file,
             cached,
-        }))
+        })
     }
 
     /// Makes the database unreadable, for this and every later run.
@@ -51,25 +47,10 @@ impl Database {
     }
 }
 
-/// Locks the cache of a place.
-pub(crate) fn open_cache(place: &Place, clear: bool) -> Result<Option<File>, Stop> {
-    let Some(directory) = directory(place)? else {
-        return Ok(None);
-    };
-    let cache = locked(&directory, "inlineScannerCache.db")
-        .map_err(|stop| Stop::error(format!("unable to open cache: {}", stop.words)))?;
-    if clear {
-        cache.set_len(0)?;
-    }
-    Ok(Some(cache))
-}
-
-fn directory(place: &Place) -> Result<Option<PathBuf>, Stop> {
-    match place {
-        Place::Nowhere => Ok(None),
-        Place::BesideExecutable => Ok(std::env::current_exe()?.parent().map(Path::to_owned)),
-        Place::Directory(directory) => Ok(Some(directory.clone())),
-    }
+/// Locks the cache of a directory.
+pub(crate) fn open_cache(directory: &Path) -> Result<File, Stop> {
+    locked(directory, "inlineScannerCache.db")
+        .map_err(|stop| Stop::error(format!("unable to open cache: {}", stop.words)))
 }
 
 /// Opens a file of a directory, both made if missing, for this process alone.

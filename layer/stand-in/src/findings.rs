@@ -26,8 +26,6 @@ impl Finding {
     }
 }
 
-pub(crate) const SEVERITIES: [&str; 5] = ["critical", "high", "medium", "low", "negligible"];
-
 #[rustfmt::skip] // A table reads by its rows.
 pub(crate) const PACKAGES: [Package; 4] = [
     Package { name: "openssl", version: "3.5.1-1", kind: "os", path: None },

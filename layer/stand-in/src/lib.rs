@@ -3,28 +3,27 @@
 //!
 //! **Invariant:** it opens no connection and scans nothing; every report and version it prints says `-stand-in`.
 //!
-//! In reading order: [`lock`] is the pinned version it stands in for; `options` and `reference` are the command line;
-//! `environment` what it reads beside it; [`behaviour`] the table of what it can show; `scan` one run, on its `console`,
-//! `database` and with the `deeds` some behaviours do; `report` what it writes, made of `findings`.
+//! In reading order: [`lock`] is the pinned version it stands in for; `command` is the command line, `environment` what it
+//! reads beside it; [`behaviour`] the table of what it can show; `scan` is one run, `run` what it has, such as its
+//! `database`, and `actions` what some behaviours do; `report` is what it writes, made of `findings`.
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
+use command::Request;
 use environment::Environment;
-use options::Request;
 use stop::Stop;
 
+mod actions;
 pub mod behaviour;
-mod console;
+mod command;
 mod database;
-mod deeds;
 mod environment;
 mod findings;
 pub mod lock;
-mod options;
-mod reference;
 mod report;
+mod run;
 mod scan;
 mod stop;
 
@@ -41,14 +40,12 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: Vec<OsString>, environment: &Environment) -> Result<u8, Stop> {
-    match options::parse(arguments.into_iter().skip(1).collect())? {
-        Request::Help => writeln!(std::io::stdout(), "{}", options::help())?,
-        Request::Version => writeln!(
-            std::io::stdout(),
-            "Sysdig CLI Scanner {}",
-            lock::stand_in_version()
-        )?,
-        Request::Scan(options) => return scan::scan(&options, environment),
+    match command::parse(arguments.into_iter().skip(1).collect())? {
+        Request::Version => {
+            let version = lock::stand_in_version();
+            writeln!(std::io::stdout(), "Sysdig CLI Scanner {version}")?;
+            Ok(0)
+        }
+        Request::Scan(options) => scan::scan(&options, environment),
     }
-    Ok(0)
 }

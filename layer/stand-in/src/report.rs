@@ -1,15 +1,14 @@
-//! The reports, in the shape of the v1 schema, and the table for people.
+//! The reports, in the shape of the v1 schema.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::console;
-use crate::findings::{CRITICAL, FINDINGS, Finding, PACKAGES, Package, SEVERITIES};
+use crate::command::Options;
+use crate::findings::{CRITICAL, FINDINGS, Finding, PACKAGES, Package};
 use crate::lock;
-use crate::options::{Log, Options};
-use crate::scan::go_duration;
+use crate::run;
 
 /// The policy that is evaluated without being named.
 const ALWAYS: &str = "Sysdig Best Practices";
@@ -55,69 +54,16 @@ pub(crate) fn text(options: &Options, shape: Shape, took: Duration) -> Option<Ve
     }
 }
 
-/// The result as the real CLI prints it on stdout.
-pub(crate) fn table(options: &Options, shape: Shape) -> String {
-    let identity = Identity::of(options, shape);
-    let findings = findings(shape);
-    let mut lines = vec![
-        String::new(),
-        "Type: dockerImage".to_owned(),
-        format!("ImageID: {}", identity.image_id.unwrap_or_default()),
-        format!("Digest: {}", identity.digest.unwrap_or_default()),
-        "BaseOS: debian 13.1".to_owned(),
-        format!("PullString: {}", identity.pull_string),
-        String::new(),
-        format!("{} vulnerabilities found", findings.len()),
-    ];
-    for severity in SEVERITIES {
-        let of_severity: Vec<_> = findings
-            .iter()
-            .filter(|it| it.severity == severity)
-            .collect();
-        let fixable = of_severity.iter().filter(|it| it.fix.is_some()).count();
-        lines.push(format!(
-            "  {} {severity} ({fixable} fixable)",
-            of_severity.len()
-        ));
-    }
-    let (global, always) = evaluations(shape);
-    lines.push("\nPOLICIES EVALUATION".to_owned());
-    match always {
-        Some("failed") => lines.push(format!(
-            "Policy: {ALWAYS} FAILED ({CRITICAL} failures - 0 risks accepted)"
-        )),
-        Some(_) => lines.push(format!("Policy: {ALWAYS} PASSED (0 failures)")),
-        None => {}
-    }
-    let result = if global == "failed" {
-        "FAILED"
-    } else {
-        "PASSED"
-    };
-    lines.push(format!(
-        "Policies evaluation {result} at {}",
-        console::now()
-    ));
-    if options.upload {
-        let id = result_id(options);
-        let url = result_url(options, &id);
-        lines.push(format!("Full image results here: {url} (id {id})"));
-    }
-    if let Log::File(path) = &options.log {
-        lines.push(format!("Execution logs written to: {}", path.display()));
-    }
-    lines.join("\n") + "\n"
-}
-
 fn v1(options: &Options, shape: Shape, took: Duration) -> Value {
-    let now = console::now();
+    let now = run::now();
     let findings = findings(shape);
-    let mut info = json!({ "scanTime": format!("{now:.9}"), "scanDuration": go_duration(took) });
-    if options.upload {
-        let id = result_id(options);
-        insert(&mut info, "resultUrl", Some(result_url(options, &id)));
-        insert(&mut info, "resultId", Some(id));
-    }
+    let id = result_id(options);
+    let info = json!({
+        "scanTime": format!("{now:.9}"),
+        "scanDuration": go_duration(took),
+        "resultUrl": result_url(options, &id),
+        "resultId": id,
+    });
     let mut result = json!({
         "assetType": "containerImage",
         "stage": "pipeline",
@@ -144,7 +90,7 @@ impl Identity {
     fn of(options: &Options, shape: Shape) -> Self {
         let image = &options.image;
         let mut identity = Self {
-            pull_string: options.pull_string.clone(),
+            pull_string: image.text.clone(),
             digest: Some(image.digest.clone().unwrap_or_else(|| digest(&image.text))),
             image_id: Some(digest(&format!("configuration of {}", image.text))),
         };
@@ -287,7 +233,7 @@ fn evaluations(shape: Shape) -> (&'static str, Option<&'static str>) {
 }
 
 fn policies(options: &Options, shape: Shape) -> Option<Value> {
-    if options.standalone || shape == Shape::PoliciesNull {
+    if shape == Shape::PoliciesNull {
         return Some(Value::Null);
     }
     if shape == Shape::PoliciesAbsent {
@@ -381,7 +327,7 @@ fn v1beta3(options: &Options) -> Value {
             .collect::<Vec<_>>()
     };
     json!({
-        "info": { "scanTime": format!("{:.9}", console::now()), "resultUrl": result_url(options, &result_id(options)) },
+        "info": { "scanTime": format!("{:.9}", run::now()), "resultUrl": result_url(options, &result_id(options)) },
         "scanner": { "name": "sysdig-cli-scanner", "version": lock::stand_in_version() },
         "result": {
             "type": "dockerImage",
@@ -440,4 +386,14 @@ pub(crate) fn uuid(text: &str) -> String {
         number >> 48 & 0xffff,
         number & 0xffff_ffff_ffff
     )
+}
+
+/// A duration as Go prints it, below an hour.
+fn go_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match duration.as_secs() {
+        0 => format!("{}ms", seconds * 1000.0),
+        1..60 => format!("{seconds}s"),
+        whole => format!("{}m{}s", whole / 60, whole % 60),
+    }
 }

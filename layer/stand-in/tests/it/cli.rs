@@ -51,8 +51,25 @@ impl Cli {
         self.directory.path().join(name)
     }
 
-    /// The recommended call on an image, in the recommended environment.
+    /// The call on an image, as scanhook makes it.
     pub(crate) fn scan(&self, image: &str) -> Command {
+        self.call(&[], image)
+    }
+
+    /// The call on an image with this name.
+    pub(crate) fn named(&self, name: &str) -> Command {
+        self.with(&[], name)
+    }
+
+    /// The call with more flags.
+    pub(crate) fn with(&self, flags: &[&str], name: &str) -> Command {
+        self.call(
+            flags,
+            &format!("pull://registry.example.com/demo/{name}:1.0@{DIGEST}"),
+        )
+    }
+
+    fn call(&self, flags: &[&str], image: &str) -> Command {
         let mut command = self.bare();
         command
             .arg("--apiurl=https://us2.app.sysdig.com")
@@ -63,15 +80,9 @@ impl Cli {
             ))
             .arg(format!("--dbpath={}", self.path("db").display()))
             .arg(format!("--cachepath={}", self.path("cache").display()))
+            .args(flags)
             .arg(image);
         command
-    }
-
-    /// The recommended call on an image with this name.
-    pub(crate) fn named(&self, name: &str) -> Command {
-        self.scan(&format!(
-            "pull://registry.example.com/demo/{name}:1.0@{DIGEST}"
-        ))
     }
 
     /// No arguments, in the recommended environment.

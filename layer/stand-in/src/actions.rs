@@ -1,4 +1,4 @@
-//! What some behaviours do besides printing and reporting. A deed that returns goes on as `pass`.
+//! What some behaviours do besides printing and reporting. An action that returns continues as `pass`.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,61 +11,63 @@ use std::time::Duration;
 use rustix::io::FdFlags;
 use rustix::process::{Signal, getpid, kill_process};
 
-use crate::behaviour::{self, STILL_SCANNING};
 use crate::report;
-use crate::scan::Scan;
+use crate::run::{self, Run, progress};
 use crate::stop::Stop;
 
 /// A function that a behaviour runs while it loads the image.
-pub(crate) type Deed = fn(&mut Scan<'_>) -> Result<(), Stop>;
+pub(crate) type Action = fn(&mut Run<'_>) -> Result<(), Stop>;
+
+/// The last line of a behaviour that hangs, printed when it is ready to be killed.
+pub const STILL_SCANNING: &str = "Still scanning...";
+
+pub(crate) const NETWORK: &str = "unable to retrieve image {image}: Get \"https://{host}/v2/\": dial tcp 192.0.2.1:443: i/o timeout";
+pub(crate) const UNAUTHORIZED: &str = "unable to retrieve image {image}: GET {manifest}: UNAUTHORIZED: authentication required; [map[Action:pull Class: Name:{repository} Type:repository]]";
 
 const HOUR: Duration = Duration::from_hours(1);
 
-pub(crate) fn want_login(scan: &mut Scan<'_>) -> Result<(), Stop> {
+pub(crate) fn want_login(run: &mut Run<'_>) -> Result<(), Stop> {
     match (
-        scan.environment.registry_user.as_str(),
-        scan.environment.registry_password.as_str(),
+        run.environment.registry_user.as_str(),
+        run.environment.registry_password.as_str(),
     ) {
         ("robot", "fake-registry-password") => Ok(()),
-        _ => scan.stop_like(behaviour::of("registry-401")),
+        _ => Err(run::stop(3, UNAUTHORIZED, &run.options.image)),
     }
 }
 
 /// Fails as `network` until it finds its own mark in the database's directory.
-pub(crate) fn fail_once(scan: &mut Scan<'_>) -> Result<(), Stop> {
-    let Some(database) = &scan.database else {
-        return Ok(());
-    };
-    let mark = database.directory.join(mark(scan, "flaky"));
+pub(crate) fn fail_once(run: &mut Run<'_>) -> Result<(), Stop> {
+    let mark = run.database.directory.join(mark(run, "flaky"));
     if mark.exists() {
         return Ok(());
     }
     File::create(mark)?;
-    scan.stop_like(behaviour::of("network"))
+    Err(run::stop(3, NETWORK, &run.options.image))
 }
 
 /// Spoils a database that an earlier run had fetched; one that it fetched itself will do.
-pub(crate) fn spoil_stale_database(scan: &mut Scan<'_>) -> Result<(), Stop> {
-    match &mut scan.database {
-        Some(database) if database.cached => database.spoil()?,
-        _ => return Ok(()),
+pub(crate) fn spoil_stale_database(run: &mut Run<'_>) -> Result<(), Stop> {
+    if !run.database.cached {
+        return Ok(());
     }
+    run.database.spoil()?;
     Err(Stop::error(
         "Unable to retrieve MainDB: main.db: invalid database. Exiting now",
     ))
 }
 
 /// The name of a file by which a behaviour remembers an image.
-fn mark(scan: &Scan<'_>, behaviour: &str) -> PathBuf {
+fn mark(run: &Run<'_>, behaviour: &str) -> PathBuf {
     format!(
         ".stand-in-{behaviour}-{}",
-        report::uuid(&scan.options.image.text)
+        report::uuid(&run.options.image.text)
     )
     .into()
 }
 
-pub(crate) fn fill_disk(scan: &mut Scan<'_>) -> Result<(), Stop> {
-    let path = scan.environment.temporary.join("layer-1");
+pub(crate) fn fill_disk(run: &mut Run<'_>) -> Result<(), Stop> {
+    let path = run.environment.temporary.join("layer-1");
     let stop = Stop::error(format!(
         "unable to retrieve image: write {}: no space left on device",
         path.display()
@@ -76,46 +78,42 @@ pub(crate) fn fill_disk(scan: &mut Scan<'_>) -> Result<(), Stop> {
     }
 }
 
-pub(crate) fn print_token(scan: &mut Scan<'_>) -> Result<(), Stop> {
+pub(crate) fn print_token(run: &mut Run<'_>) -> Result<(), Stop> {
     Err(Stop::error(format!(
         "unable to upload result: invalid header \"Authorization: Bearer {}\"",
-        scan.environment.token
+        run.environment.token
     )))
 }
 
-pub(crate) fn be_slow(scan: &mut Scan<'_>) -> Result<(), Stop> {
+pub(crate) fn be_slow(_: &mut Run<'_>) -> Result<(), Stop> {
     for layer in 1..=3 {
-        scan.progress(&format!("Analyzing layer {layer} of 3..."))?;
+        progress(&format!("Analyzing layer {layer} of 3..."))?;
         thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }
 
-pub(crate) fn hang(scan: &mut Scan<'_>) -> Result<(), Stop> {
-    scan.progress(STILL_SCANNING)?;
+pub(crate) fn hang(_: &mut Run<'_>) -> Result<(), Stop> {
+    progress(STILL_SCANNING)?;
     thread::sleep(HOUR);
     Ok(())
 }
 
 /// Becomes a shell that ignores SIGTERM, and keeps the locks.
-pub(crate) fn hang_ignoring_term(scan: &mut Scan<'_>) -> Result<(), Stop> {
-    let locks = [
-        scan.cache.as_ref(),
-        scan.database.as_ref().map(|it| &it.file),
-    ];
-    for lock in locks.into_iter().flatten() {
+pub(crate) fn hang_ignoring_term(run: &mut Run<'_>) -> Result<(), Stop> {
+    for lock in [&run.cache, &run.database.file] {
         rustix::io::fcntl_setfd(lock, FdFlags::empty()).map_err(io::Error::from)?;
     }
     Err(shell(HANG_IGNORING_TERM).exec().into())
 }
 
-pub(crate) fn leave_grandchild(_: &mut Scan<'_>) -> Result<(), Stop> {
+pub(crate) fn leave_grandchild(_: &mut Run<'_>) -> Result<(), Stop> {
     shell("exec sleep 3600").spawn()?;
     Ok(())
 }
 
 /// Hangs; the line that says so comes from the child, when it ignores SIGTERM already.
-pub(crate) fn hang_with_grandchild(_: &mut Scan<'_>) -> Result<(), Stop> {
+pub(crate) fn hang_with_grandchild(_: &mut Run<'_>) -> Result<(), Stop> {
     shell(HANG_IGNORING_TERM).spawn()?;
     thread::sleep(HOUR);
     Ok(())
@@ -134,15 +132,15 @@ fn shell(script: &str) -> Command {
     shell
 }
 
-pub(crate) fn kill_self(_: &mut Scan<'_>) -> Result<(), Stop> {
+pub(crate) fn kill_self(_: &mut Run<'_>) -> Result<(), Stop> {
     kill_process(getpid(), Signal::KILL).map_err(|err| io::Error::from(err).into())
 }
 
-pub(crate) fn flood_stderr(_: &mut Scan<'_>) -> Result<(), Stop> {
+pub(crate) fn flood_stderr(_: &mut Run<'_>) -> Result<(), Stop> {
     Ok(pour(&mut io::stderr(), 100)?)
 }
 
-pub(crate) fn flood_stdout(_: &mut Scan<'_>) -> Result<(), Stop> {
+pub(crate) fn flood_stdout(_: &mut Run<'_>) -> Result<(), Stop> {
     Ok(pour(&mut io::stdout(), 100)?)
 }
 
@@ -155,11 +153,11 @@ fn pour(into: &mut dyn Write, megabytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-pub(crate) fn leave_files(scan: &mut Scan<'_>) -> Result<(), Stop> {
+pub(crate) fn leave_files(run: &mut Run<'_>) -> Result<(), Stop> {
     let directories = [
         Some(PathBuf::from(".")),
-        Some(scan.environment.temporary.clone()),
-        scan.environment.home.clone(),
+        Some(run.environment.temporary.clone()),
+        run.environment.home.clone(),
     ];
     for directory in directories.into_iter().flatten() {
         fs::create_dir_all(directory.join("layer-1"))?;
@@ -171,12 +169,12 @@ pub(crate) fn leave_files(scan: &mut Scan<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-pub(crate) fn print_environment(scan: &mut Scan<'_>) -> Result<(), Stop> {
+pub(crate) fn print_environment(run: &mut Run<'_>) -> Result<(), Stop> {
     let mut stderr = io::stderr().lock();
     for argument in std::env::args_os() {
         writeln!(stderr, "argument {}", argument.display())?;
     }
-    for (name, value) in &scan.environment.everything {
+    for (name, value) in &run.environment.everything {
         writeln!(stderr, "environment {}={}", name.display(), value.display())?;
     }
     Ok(())
