@@ -2,7 +2,7 @@
 """The ledger in DynamoDB: the suite that SQLite meets, on a DynamoDB-compatible server; then the scanner function, as the
 binary that is deployed, with that table, and `scanhook scans` reading it.
 
-The table is made as docs/architecture.md tells templates to. PROOF_SERVERS is the directory of the Python that has moto;
+The table is made as docs/reference/ledger.md describes it. PROOF_SERVERS is the directory of the Python that has moto;
 `tests/proofs/run` makes it, installs aws-lambda-rie and builds the binaries.
 """
 

@@ -1,4 +1,4 @@
-//! The ledger in AWS: one DynamoDB table, whose keys, attributes and index `docs/architecture.md` tells.
+//! The ledger in AWS: one DynamoDB table, with the keys, attributes and index of `docs/reference/ledger.md`.
 //!
 //! **Invariant**: each change is one conditional write, so that of two workers one wins. Every call has a limit and is
 //! tried twice at most: a scan goes on without the ledger rather than wait for it.

@@ -60,7 +60,7 @@ suite! {
 
 #[cfg(feature = "dynamodb-tests")]
 mod table {
-    //! Tables as `docs/architecture.md` tells templates to create them, on the server that `SCANHOOK_TEST_DYNAMODB` names.
+    //! Tables as `docs/reference/ledger.md` describes them, on the server that `SCANHOOK_TEST_DYNAMODB` names.
 
     use aws_sdk_dynamodb::Client;
     use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
