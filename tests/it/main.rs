@@ -6,5 +6,6 @@
 )]
 
 mod circles;
+mod reference;
 mod reports;
 mod workspace;

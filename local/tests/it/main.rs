@@ -16,6 +16,7 @@ mod flood;
 mod kill;
 mod operations;
 mod page;
+mod reference;
 mod registry;
 mod sample;
 mod slow_sqs;
