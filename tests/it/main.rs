@@ -6,6 +6,7 @@
 )]
 
 mod circles;
+mod documents;
 mod reference;
 mod reports;
 mod workspace;
