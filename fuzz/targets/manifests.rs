@@ -30,7 +30,7 @@ const CONTENT_TYPES: [Option<&str>; 6] = [
     Some("text/plain; charset=utf-8"),
 ];
 
-/// Configs of images, as the contract lists them.
+/// Configs of images, as `docs/reference/images.md` lists them.
 const IMAGES: [&str; 6] = [
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
@@ -244,7 +244,7 @@ fn platform(u: &mut Unstructured<'_>, spelling: &str) -> Result<Value> {
     Ok(platform)
 }
 
-// The reference: the contract's rules, of the JSON.
+// The reference: the rules of `docs/reference/images.md`, of the JSON.
 
 fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()

@@ -1,6 +1,6 @@
 //! What is run for a message: the CLI's arguments and environment, as values.
 //!
-//! Source for every flag and variable: the fact sheet on the CLI, sections 1.1 to 1.3.
+//! Source for every flag and variable: `docs/reference/outcomes.md`, "The call".
 //!
 //! **Invariant**: secrets are only in the environment, and the environment is made from nothing. The image comes last,
 //! behind its scheme, so that nothing of it can be taken for a flag.

@@ -2,7 +2,7 @@
 //!
 //! Lenient where a difference changes nothing, strict where it could turn findings into none: a report without a map of
 //! vulnerabilities or without a global evaluation is not readable. Totals are counted, since v1 has none: one entry per
-//! vulnerability and package, fixable if `fixVersion` is there. Source: the fact sheet on the CLI, sections 3.1 and 3.2.
+//! vulnerability and package, fixable if `fixVersion` is there. Source: `docs/reference/outcomes.md`.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! What a run of the CLI means: the contract's table of outcomes, in one function.
+//! What a run of the CLI means: the table of `docs/reference/outcomes.md`, in one function.
 //!
 //! **Invariant**: a verdict is only ever made of a readable report whose global evaluation and exit code agree. Whatever
 //! else happens is an error, and never clean.
@@ -247,7 +247,7 @@ pub enum Exit {
     Deadline,
 }
 
-/// The CLI's exit codes. Source: the fact sheet on the CLI, section 2.1.
+/// The CLI's exit codes. Source: `docs/reference/outcomes.md`, "What an exit means".
 mod exit_code {
     pub(super) const POLICIES_PASSED: i32 = 0;
     pub(super) const POLICIES_FAILED: i32 = 1;

@@ -58,7 +58,7 @@ pub struct Sender {
     pub limiter: Option<Limiter>,
 }
 
-/// Builds the routes of the contract that API Gateway serves.
+/// Builds the routes of `docs/reference/answers.md` that API Gateway serves.
 pub fn router(webhook: Arc<Webhook>) -> Router {
     Router::new()
         .route("/webhooks/{source}", post(deliver).options(handshake))

@@ -204,7 +204,7 @@ fn run_commands(place: &Place, serve: &Serve, search: &mut Search) {
     }
 }
 
-/// The CLI's environment is what the contract names, and nothing else; its arguments hold no secret.
+/// The CLI's environment is what `docs/reference/outcomes.md` names, and nothing else; its arguments hold no secret.
 fn check_cli(place: &Place, process: &CliProcess, has_login: bool, search: &mut Search) {
     let text = |it: &str| it.to_owned();
     let home = process.home.to_str().unwrap();

@@ -1,4 +1,4 @@
-//! The contract's table of outcomes, with each behaviour that the stand-in has.
+//! The table of `docs/reference/outcomes.md`, with each behaviour that the stand-in has.
 
 use std::fmt::Write as _;
 

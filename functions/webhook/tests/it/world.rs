@@ -267,7 +267,7 @@ async fn check_one(way: Way, request: &Request<Bytes>) -> String {
     tell(&answer, &queued(&webhook))
 }
 
-/// An answer in one line, after it has been compared with what is queued and with the contract's form of answers.
+/// An answer in one line, after it has been compared with what is queued and with the form of answers in `docs/reference/answers.md`.
 pub(crate) fn tell(answer: &Answer, queued: &[QueueMessage]) -> String {
     let status = answer.status.as_u16();
     if status >= 400 {
@@ -324,7 +324,7 @@ pub(crate) fn assert_is_problem(answer: &Answer) {
         429 => "Too many deliveries",
         500 => "Internal error",
         503 => "Not available now, try again",
-        _ => panic!("{status} is no answer of the contract"),
+        _ => panic!("{status} is not in docs/reference/answers.md"),
     };
     assert_eq!(
         body,
