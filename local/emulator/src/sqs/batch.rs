@@ -8,11 +8,13 @@ use super::error::{Code, Error};
 const MOST_ENTRIES: usize = 10;
 const LONGEST_ID: usize = 80;
 
-/// What became of a batch's entries.
+/// What became of a batch's entries. SQS leaves an empty list out, and an SDK for Java takes one that is there for failures.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Outcome {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     successful: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     failed: Vec<Value>,
 }
 

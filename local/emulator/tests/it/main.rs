@@ -13,6 +13,7 @@ mod limits;
 mod mapping;
 mod model;
 mod queues;
+mod recorded;
 mod refusals;
 mod tasks;
 mod time;
