@@ -132,7 +132,6 @@ codes! {
     InvalidBatchEntryId "com.amazonaws.sqs#InvalidBatchEntryId" "AWS.SimpleQueueService.InvalidBatchEntryId" BAD_REQUEST,
     InvalidMessageContents "com.amazonaws.sqs#InvalidMessageContents" "InvalidMessageContents" BAD_REQUEST,
     InvalidParameterValue "com.amazon.coral.service#InvalidParameterValueException" "InvalidParameterValue" BAD_REQUEST,
-    MessageNotInflight "com.amazonaws.sqs#MessageNotInflight" "AWS.SimpleQueueService.MessageNotInflight" BAD_REQUEST,
     MissingParameter "com.amazon.coral.service#MissingRequiredParameterException" "MissingParameter" BAD_REQUEST,
     OverLimit "com.amazonaws.sqs#OverLimit" "OverLimit" FORBIDDEN,
     PurgeQueueInProgress "com.amazonaws.sqs#PurgeQueueInProgress" "AWS.SimpleQueueService.PurgeQueueInProgress" FORBIDDEN,

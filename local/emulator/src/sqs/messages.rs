@@ -1,6 +1,6 @@
 //! Messages in their queue: stored, deleted, hidden and shown.
 //!
-//! **Invariant**: a stale receipt handle changes nothing.
+//! **Invariant**: only the last receive's handle deletes a message.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -156,7 +156,8 @@ pub(crate) fn delete(db: &Db<'_>, queue: &Queue, handle: &str) -> Result<(), Err
     Ok(())
 }
 
-/// Hides a received message for `seconds` from now, or shows it at once if that is 0.
+/// Hides a received message for `seconds` from now, or shows it at once if that is 0. Any of its handles will do, and one that is visible
+/// again is left as it is: SQS answers both without an error.
 pub(crate) fn change_visibility(
     db: &mut Db<'_>,
     queue: &Queue,
@@ -169,13 +170,12 @@ pub(crate) fn change_visibility(
         .sql
         .prepare_cached(
             "SELECT visible_at, received_at FROM message
-             WHERE seq = ?1 AND queue = ?2 AND receive_count = ?3 AND id = ?4 AND sent_at > ?5",
+             WHERE seq = ?1 AND queue = ?2 AND id = ?3 AND sent_at > ?4",
         )?
         .query_row(
             params![
                 receipt.seq,
                 queue.id,
-                receipt.receive_count,
                 receipt.message_id,
                 oldest_kept(db, queue)
             ],
@@ -187,10 +187,7 @@ pub(crate) fn change_visibility(
         return Err(Error::invalid_value(handle, "ReceiptHandle", reason));
     };
     if visible_at <= db.now {
-        return Err(Error::new(
-            Code::MessageNotInflight,
-            "The message referred to isn't in flight.",
-        ));
+        return Ok(());
     }
     let until = db.now + seconds * 1000;
     if until > received_at + 43_200_000 {

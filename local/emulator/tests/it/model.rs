@@ -135,16 +135,20 @@ impl Model {
         received
     }
 
-    /// The message of a handle, if that is still good.
-    fn current(&mut self, handle: usize) -> Option<&mut Message> {
-        let (index, queue, receive_count) = self.handles[handle];
-        let is_current = {
-            let message = &self.messages[index];
-            self.is_kept(message)
-                && message.queue == queue
-                && message.receive_count == receive_count
-        };
-        is_current.then(|| &mut self.messages[index])
+    /// The message of a handle, if it is still in its queue.
+    fn kept(&mut self, handle: usize) -> Option<&mut Message> {
+        let (index, queue, _) = self.handles[handle];
+        let message = &self.messages[index];
+        let is_kept = self.is_kept(message) && message.queue == queue;
+        is_kept.then(|| &mut self.messages[index])
+    }
+
+    fn delete(&mut self, handle: usize) {
+        let (_, _, receive_count) = self.handles[handle];
+        let message = self.kept(handle);
+        if let Some(message) = message.filter(|it| it.receive_count == receive_count) {
+            message.is_deleted = true;
+        }
     }
 
     /// The code of the error that hiding a message ends in.
@@ -154,11 +158,9 @@ impl Model {
         if seconds > 43_200 {
             return Some("InvalidParameterValue");
         }
-        match self.current(handle) {
+        match self.kept(handle) {
             None => Some("InvalidParameterValue"),
-            Some(message) if message.visible_at <= now => {
-                Some("AWS.SimpleQueueService.MessageNotInflight")
-            }
+            Some(message) if message.visible_at <= now => None,
             Some(message)
                 if message
                     .received_at
@@ -341,9 +343,7 @@ async fn run(steps: &[Step]) {
                 real.call("DeleteMessage", model.handles[handle].1, request)
                     .await
                     .unwrap();
-                if let Some(message) = model.current(handle) {
-                    message.is_deleted = true;
-                }
+                model.delete(handle);
             }
             Step::Hide { handle, seconds } if !model.handles.is_empty() => {
                 let handle = handle.index(model.handles.len());

@@ -97,3 +97,49 @@ async fn a_batch_is_answered_without_the_list_that_would_be_empty() {
         }
     }
 }
+
+/// `test_change_message_visibility_after_visibility_timeout_expiration[sqs]`, 30 April 2024: 200. That nothing changes is from
+/// LocalStack's pull request 9632: AWS "simply sends back an OK and does nothing".
+#[tokio::test]
+async fn a_change_of_visibility_that_is_late_is_no_error_and_changes_nothing() {
+    let world = World::start().await;
+    let url = world.queue_with("q", &[("VisibilityTimeout", "1")]).await;
+    world.send(&url, "x").await;
+    let handle = handle(&world, 1).await;
+    world.advance_s(2);
+    let change = json!({"QueueUrl": "q", "ReceiptHandle": handle, "VisibilityTimeout": 2});
+    let answer = done(&world, "ChangeMessageVisibility", change).await;
+    assert_eq!(answer, json!({}));
+    let entry = json!({"Id": "1", "ReceiptHandle": handle, "VisibilityTimeout": 2});
+    let batch = json!({"QueueUrl": "q", "Entries": [entry]});
+    let answer = done(&world, "ChangeMessageVisibilityBatch", batch).await;
+    assert_eq!(answer, json!({"Successful": [{"Id": "1"}]}));
+    assert_eq!(world.depth("q").await, [1, 0, 0]);
+}
+
+/// `test_terminate_visibility_timeout_after_receive`, which its authors ran on AWS without a recording.
+#[tokio::test]
+async fn an_earlier_receives_handle_changes_the_visibility() {
+    let world = World::start().await;
+    let url = world.queue("q").await;
+    world.send(&url, "x").await;
+    let first = handle(&world, 0).await;
+    handle(&world, 3).await;
+    let change = json!({"QueueUrl": "q", "ReceiptHandle": first, "VisibilityTimeout": 0});
+    done(&world, "ChangeMessageVisibility", change).await;
+    assert_eq!(world.depth("q").await, [1, 0, 0]);
+}
+
+/// `test_inflight_message_requeue`, which its authors ran on AWS without a recording, receives the first message again. AWS promises
+/// no order, and here the second comes first: docs/emulator.md says why.
+#[tokio::test]
+async fn a_message_that_is_visible_again_comes_after_those_that_waited() {
+    let world = World::start().await;
+    let url = world.queue("q").await;
+    world.send(&url, "test1").await;
+    handle(&world, 2).await;
+    world.advance_s(1);
+    world.send(&url, "test2").await;
+    world.advance_s(2);
+    assert_eq!(world.bodies(&url).await, ["test2", "test1"]);
+}
