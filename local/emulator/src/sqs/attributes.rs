@@ -57,9 +57,10 @@ const KEY_REUSE: Number = Number {
     max: 86_400,
 };
 
-/// The numbers every queue has. The key's reuse period is shown only where it is set.
-const NUMBERS: [&Number; 5] = [
+/// A queue shows all of them, but the key's reuse period only if it is not the default.
+const NUMBERS: [&Number; 6] = [
     &DELAY_SECONDS,
+    &KEY_REUSE,
     &MAXIMUM_MESSAGE_SIZE,
     &RETENTION,
     &WAIT_TIME,
@@ -108,11 +109,7 @@ impl Attributes {
         let mut attributes = BTreeMap::new();
         for (name, value) in requested {
             let value = match name.as_str() {
-                _ if let Some(number) = NUMBERS
-                    .into_iter()
-                    .chain([&KEY_REUSE])
-                    .find(|it| it.name == name) =>
-                {
+                _ if let Some(number) = NUMBERS.into_iter().find(|it| it.name == name) => {
                     number.parse(value)?.to_string()
                 }
                 REDRIVE_POLICY | REDRIVE_ALLOW_POLICY | "Policy" | KMS_KEY if value.is_empty() => {
@@ -126,7 +123,11 @@ impl Attributes {
                 KMS_KEY => value.clone(),
                 MANAGED_ENCRYPTION if matches!(value.as_str(), "true" | "false") => value.clone(),
                 "Policy" | MANAGED_ENCRYPTION => return Err(invalid(name)),
-                _ if FIFO.contains(&name.as_str()) => return Err(no_fifo()),
+                "DeduplicationScope" | "FifoThroughputLimit" => {
+                    let message =
+                        format!("You can specify the {name} only when FifoQueue is set to true.");
+                    return Err(Error::new(Code::InvalidAttributeName, message));
+                }
                 _ => return Err(unknown(name)),
             };
             attributes.insert(name.clone(), value);
@@ -142,14 +143,17 @@ impl Attributes {
         Ok(Self(attributes))
     }
 
-    /// Takes over `changes`, and drops what they empty.
+    /// Takes over `changes`, and drops what they empty or set to a default that is not shown.
     pub(crate) fn update(&mut self, changes: Self) {
         if changes.0.get(KMS_KEY).is_some_and(|it| !it.is_empty()) {
             self.0
                 .insert(MANAGED_ENCRYPTION.to_owned(), "false".to_owned());
         }
         self.0.extend(changes.0);
-        self.0.retain(|_, value| !value.is_empty());
+        let reuse_default = KEY_REUSE.default.to_string();
+        self.0.retain(|name, value| {
+            !value.is_empty() && (name != KEY_REUSE.name || *value != reuse_default)
+        });
     }
 
     /// The first attribute of `wanted` that this queue has with another value.
@@ -214,6 +218,7 @@ impl Attributes {
         let defaults = NUMBERS
             .into_iter()
             .map(|it| it.name)
+            .filter(|it| *it != KEY_REUSE.name)
             .chain([MANAGED_ENCRYPTION]);
         let mut all: BTreeMap<_, _> = defaults
             .filter_map(|it| Some((it.to_owned(), self.get(it)?)))
@@ -261,10 +266,7 @@ impl Number {
 /// Checks names asked for in `GetQueueAttributes`.
 pub(crate) fn check_names(names: &[String]) -> Result<(), Error> {
     let settable = |name: &str| {
-        NUMBERS
-            .into_iter()
-            .chain([&KEY_REUSE])
-            .any(|it| it.name == name)
+        NUMBERS.into_iter().any(|it| it.name == name)
             || FIFO.contains(&name)
             || matches!(
                 name,

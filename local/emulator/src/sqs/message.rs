@@ -69,7 +69,7 @@ impl NewMessage {
             .message_body
             .filter(|it| !it.is_empty())
             .ok_or_else(|| Error::missing_parameter("MessageBody"))?;
-        check_characters(&body)?;
+        check_characters(&body, Code::InvalidMessageContents)?;
         if wire.message_attributes.len() > MOST_ATTRIBUTES {
             let count = wire.message_attributes.len();
             let message = format!(
@@ -170,7 +170,7 @@ impl AttributeValue {
         }
         let Some(value) = value.as_ref().filter(|it| !it.is_empty()) else {
             return refused(format!(
-                "The message attribute '{name}' must contain non-empty message attribute value for message attribute type '{data_type}'."
+                "Message (user) attribute '{name}' must contain a non-empty value of type '{data_type}'."
             ));
         };
         match prefix {
@@ -178,10 +178,10 @@ impl AttributeValue {
                 Code::Serialization,
                 format!("The message attribute '{name}' is not in base64."),
             )),
-            "Number" if value.parse::<f64>().is_err() => refused(format!(
+            "Number" if !value.parse().is_ok_and(f64::is_finite) => refused(format!(
                 "Can't cast the value of message (user) attribute '{name}' to a number."
             )),
-            _ => check_characters(value),
+            _ => check_characters(value, Code::InvalidParameterValue),
         }
     }
 }
@@ -193,23 +193,23 @@ fn size(body: &str, attributes: &BTreeMap<String, AttributeValue>) -> usize {
     body.len() + attributes.iter().map(attribute).sum::<usize>()
 }
 
-fn check_characters(text: &str) -> Result<(), Error> {
+fn check_characters(text: &str, code: Code) -> Result<(), Error> {
     let allowed = |it| matches!(it, '\t' | '\n' | '\r' | ' '..='\u{fffd}' | '\u{10000}'..);
     if text.chars().all(allowed) {
         return Ok(());
     }
     let message = "Invalid characters found. Valid unicode characters are #x9 | #xA | #xD | #x20 to #xD7FF | #xE000 to #xFFFD | #x10000 to #x10FFFF";
-    Err(Error::new(Code::InvalidMessageContents, message))
+    Err(Error::new(code, message))
 }
 
 fn check_name(name: &str) -> Result<(), Error> {
     let refused = |message: &str| Err(Error::new(Code::InvalidParameterValue, message));
     let lower = name.to_ascii_lowercase();
-    if name.is_empty() || name.len() > LONGEST_NAME {
+    if name.is_empty() || name.chars().count() > LONGEST_NAME {
         refused("Message (user) attribute names must be 1 to 256 characters long.")
     } else if !name
         .chars()
-        .all(|it| it.is_ascii_alphanumeric() || matches!(it, '_' | '-' | '.'))
+        .all(|it| it.is_alphanumeric() || matches!(it, '_' | '-' | '.'))
     {
         refused(
             "Message (user) attribute names can contain only alphanumeric characters, underscores, hyphens and periods.",

@@ -110,13 +110,18 @@ impl Store {
     }
 }
 
-/// Stores a message and returns its id.
-pub(crate) fn send(db: &mut Db<'_>, queue: &Queue, message: &NewMessage) -> Result<String, Error> {
+/// Stores a message and returns its id. `complaint` is what SQS says of the parameters if the message is too long.
+pub(crate) fn send(
+    db: &mut Db<'_>,
+    queue: &Queue,
+    message: &NewMessage,
+    complaint: &str,
+) -> Result<String, Error> {
     let delay = DELAY_SECONDS.or_given(message.delay_seconds, "DelaySeconds", &queue.attributes)?;
     let largest = queue.attributes.number(&MAXIMUM_MESSAGE_SIZE);
     if i64::try_from(message.size()).unwrap_or(i64::MAX) > largest {
         let text = format!(
-            "One or more parameters are invalid. Reason: Message must be shorter than {largest} bytes."
+            "One or more parameters {complaint}. Reason: Message must be shorter than {largest} bytes."
         );
         return Err(Error::new(Code::InvalidParameterValue, text));
     }

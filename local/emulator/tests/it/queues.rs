@@ -291,49 +291,6 @@ async fn a_message_arrives_with_everything_it_was_sent_with() {
     assert_eq!(system[&MessageSystemAttributeName::AwsTraceHeader], trace);
 }
 
-/// The sums are AWS's own, recorded for these attributes.
-#[tokio::test]
-async fn the_sum_of_attributes_covers_those_asked_for() {
-    let world = World::start().await;
-    let url = world.queue_with("q", &[("VisibilityTimeout", "0")]).await;
-    let request = world
-        .client
-        .send_message()
-        .queue_url(&url)
-        .message_body("msg")
-        .message_attributes("Help.Me", text("Me"));
-    let sent = request
-        .message_attributes("Hello", text("There"))
-        .message_attributes("General", text("Kenobi"))
-        .send()
-        .await;
-    assert_eq!(
-        sent.unwrap().md5_of_message_attributes(),
-        Some("4c360f3fdafd970e05fae2f149d997f5")
-    );
-    for (wanted, sum) in [
-        (&["All"][..], Some("4c360f3fdafd970e05fae2f149d997f5")),
-        (&[".*"], Some("4c360f3fdafd970e05fae2f149d997f5")),
-        (
-            &["Hello", "General"],
-            Some("fca026605781cb4126a1e9044df24232"),
-        ),
-        (&["Foo", "Hello"], Some("a311262e065454b75da111d535b8dacd")),
-        (&["Hel.*"], Some("83fee93c1bcd8b9a5a923ffacdc636c7")),
-        (&["Foo"], None),
-        (&[], None),
-    ] {
-        let names = wanted.iter().map(|&it| it.to_owned()).collect();
-        let receive = world
-            .client
-            .receive_message()
-            .queue_url(&url)
-            .set_message_attribute_names(Some(names));
-        let messages = receive.send().await.unwrap().messages.unwrap();
-        assert_eq!(messages[0].md5_of_message_attributes(), sum, "{wanted:?}");
-    }
-}
-
 #[tokio::test]
 async fn binary_attributes_have_the_sum_aws_computes() {
     let world = World::start().await;

@@ -55,6 +55,21 @@ async fn done(world: &World, operation: &str, body: Value) -> Value {
     answer.json()
 }
 
+/// The code and the text of the error that an operation ends in.
+async fn refusal(world: &World, operation: &str, body: Value) -> (String, String) {
+    let answer = call(world, operation, body).await;
+    let header = "\r\nx-amzn-query-error: ";
+    assert!(answer.head.contains(header), "{operation}: {}", answer.body);
+    let code = answer.head.split(header).nth(1).unwrap();
+    let code = code.split(';').next().unwrap().to_owned();
+    let message = answer.json()["message"].as_str().unwrap().to_owned();
+    (code, message)
+}
+
+fn refused(code: &str, message: &str) -> (String, String) {
+    (code.to_owned(), message.to_owned())
+}
+
 fn members(answer: &Value) -> Vec<&str> {
     answer
         .as_object()
@@ -142,4 +157,209 @@ async fn a_message_that_is_visible_again_comes_after_those_that_waited() {
     world.send(&url, "test2").await;
     world.advance_s(2);
     assert_eq!(world.bodies(&url).await, ["test2", "test1"]);
+}
+
+/// `test_receive_message_message_attribute_names_filters[sqs]`, 30 April 2024.
+#[tokio::test]
+async fn message_attributes_are_selected_by_name_prefix_and_wildcard() {
+    let world = World::start().await;
+    world.queue("q").await;
+    let text = |value: &str| json!({"DataType": "String", "StringValue": value});
+    let attributes =
+        json!({"Help.Me": text("Me"), "Hello": text("There"), "General": text("Kenobi")});
+    let send = json!({"QueueUrl": "q", "MessageBody": "msg", "MessageAttributes": attributes});
+    let all = "4c360f3fdafd970e05fae2f149d997f5";
+    let answer = done(&world, "SendMessage", send).await;
+    assert_eq!(answer["MD5OfMessageAttributes"], all);
+    for (wanted, sum) in [
+        (json!(["All"]), json!(all)),
+        (json!(["*"]), json!(all)),
+        (json!([".*"]), json!(all)),
+        (
+            json!(["Hello", "General"]),
+            json!("fca026605781cb4126a1e9044df24232"),
+        ),
+        (
+            json!(["Foo", "Hello"]),
+            json!("a311262e065454b75da111d535b8dacd"),
+        ),
+        (json!(["Hel.*"]), json!("83fee93c1bcd8b9a5a923ffacdc636c7")),
+        (json!(["Foo"]), Value::Null),
+        (json!([]), Value::Null),
+    ] {
+        let request = json!({"VisibilityTimeout": 0, "MessageAttributeNames": wanted});
+        let message = receive(&world, request).await[0].take();
+        assert_eq!(message["MD5OfMessageAttributes"], sum, "{wanted}");
+        assert_eq!(
+            message["MessageAttributes"].is_null(),
+            sum.is_null(),
+            "{wanted}"
+        );
+    }
+}
+
+/// `test_set_queue_attributes_default_values[sqs]`, 10 December 2025.
+#[tokio::test]
+async fn attributes_set_back_to_their_defaults_are_shown_as_recorded() {
+    let world = World::start().await;
+    world.queue("q").await;
+    let set = async |attributes: Value| {
+        let request = json!({"QueueUrl": "q", "Attributes": attributes});
+        done(&world, "SetQueueAttributes", request).await;
+        let all = json!({"QueueUrl": "q", "AttributeNames": ["All"]});
+        done(&world, "GetQueueAttributes", all).await["Attributes"].take()
+    };
+    let shown =
+        set(json!({"KmsMasterKeyId": "testKeyId", "KmsDataKeyReusePeriodSeconds": "6000"})).await;
+    assert_eq!(shown["KmsDataKeyReusePeriodSeconds"], "6000");
+    assert_eq!(shown["KmsMasterKeyId"], "testKeyId");
+    assert_eq!(shown["SqsManagedSseEnabled"], "false");
+    let shown = set(json!({"KmsMasterKeyId": "", "KmsDataKeyReusePeriodSeconds": "300"})).await;
+    assert_eq!(
+        members(&shown),
+        [
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesDelayed",
+            "ApproximateNumberOfMessagesNotVisible",
+            "CreatedTimestamp",
+            "DelaySeconds",
+            "LastModifiedTimestamp",
+            "MaximumMessageSize",
+            "MessageRetentionPeriod",
+            "QueueArn",
+            "ReceiveMessageWaitTimeSeconds",
+            "SqsManagedSseEnabled",
+            "VisibilityTimeout",
+        ]
+    );
+    assert_eq!(shown["SqsManagedSseEnabled"], "false");
+    // The same attributes must still be the same queue.
+    let again = json!({"QueueName": "q", "Attributes": {"KmsDataKeyReusePeriodSeconds": "300"}});
+    done(&world, "CreateQueue", again).await;
+}
+
+/// `test_send_batch_message_size`, 30 April 2024, and for one message `test_send_oversized_message[sqs]`.
+#[tokio::test]
+async fn a_message_that_is_too_long_is_refused_in_other_words_in_a_batch() {
+    let world = World::start().await;
+    world
+        .queue_with("q", &[("MaximumMessageSize", "1024")])
+        .await;
+    let body = "a".repeat(1025);
+    let send = json!({"QueueUrl": "q", "MessageBody": body});
+    let reason = "Reason: Message must be shorter than 1024 bytes.";
+    assert_eq!(
+        refusal(&world, "SendMessage", send).await,
+        refused(
+            "InvalidParameterValue",
+            &format!("One or more parameters are invalid. {reason}")
+        )
+    );
+    let batch = json!({"QueueUrl": "q", "Entries": [{"Id": "1", "MessageBody": body}]});
+    let failed = &done(&world, "SendMessageBatch", batch).await["Failed"][0];
+    assert_eq!(failed["Code"], "InvalidParameterValue");
+    assert_eq!(
+        failed["Message"],
+        format!("One or more parameters cannot be validated. {reason}")
+    );
+}
+
+async fn refusal_of_attribute(world: &World, name: &str, value: Value) -> (String, String) {
+    let send = json!({"QueueUrl": "q", "MessageBody": "x", "MessageAttributes": {name: value}});
+    refusal(world, "SendMessage", send).await
+}
+
+/// `test_send_message_with_empty_string_attribute[sqs]`, 30 April 2024.
+#[tokio::test]
+async fn an_attribute_with_an_empty_value_is_refused_in_awss_words() {
+    let world = World::start().await;
+    world.queue("q").await;
+    let empty = json!({"DataType": "String", "StringValue": ""});
+    assert_eq!(
+        refusal_of_attribute(&world, "ErrorDetails", empty).await,
+        refused(
+            "InvalidParameterValue",
+            "Message (user) attribute 'ErrorDetails' must contain a non-empty value of type 'String'."
+        )
+    );
+}
+
+/// `test_invalid_string_attributes_cause_invalid_parameter_value_error`, which its authors ran on AWS without a recording.
+#[tokio::test]
+async fn a_character_that_is_forbidden_has_another_code_in_an_attribute_than_in_a_body() {
+    let world = World::start().await;
+    world.queue("q").await;
+    for character in ["\u{0}", "\u{8}", "\u{b}", "\u{fffe}"] {
+        let value = json!({"DataType": "String", "StringValue": character});
+        let (code, _) = refusal_of_attribute(&world, "a", value).await;
+        assert_eq!(code, "InvalidParameterValue");
+        let send = json!({"QueueUrl": "q", "MessageBody": character});
+        let (code, _) = refusal(&world, "SendMessage", send).await;
+        assert_eq!(code, "InvalidMessageContents");
+    }
+}
+
+/// `test_send_message_with_invalid_string_attributes`, which its authors ran on AWS without a recording; the developer guide names
+/// ASCII letters only.
+#[tokio::test]
+async fn an_attribute_name_may_have_letters_of_any_script() {
+    let world = World::start().await;
+    world.queue("q").await;
+    let value = json!({"DataType": "String", "StringValue": "Valida"});
+    let send =
+        json!({"QueueUrl": "q", "MessageBody": "x", "MessageAttributes": {"attr.1øßä": value}});
+    done(&world, "SendMessage", send).await;
+    for character in "§!\"(?".chars() {
+        let name = format!("attr{character}");
+        let (code, _) = refusal_of_attribute(&world, &name, value.clone()).await;
+        assert_eq!(code, "InvalidParameterValue", "{name}");
+    }
+}
+
+/// No recording: the developer guide has numbers of up to 38 digits from 10^-128 to 10^126.
+#[tokio::test]
+async fn a_number_is_finite() {
+    let world = World::start().await;
+    world.queue("q").await;
+    for number in ["NaN", "inf", "-Infinity", "1e400", "one", "0x10"] {
+        let value = json!({"DataType": "Number", "StringValue": number});
+        let (code, message) = refusal_of_attribute(&world, "a", value).await;
+        assert_eq!(code, "InvalidParameterValue", "{number}");
+        assert!(message.contains("to a number"), "{message}");
+    }
+}
+
+/// `test_create_standard_queue_with_fifo_attribute_raises_error[sqs]`, 15 May 2024, and
+/// `test_set_unsupported_attribute_standard[sqs]`, 14 May 2024.
+#[tokio::test]
+async fn a_standard_queue_has_no_attributes_of_fifo_queues() {
+    let world = World::start().await;
+    world.queue("q").await;
+    for (name, value, message) in [
+        ("FifoQueue", "true", "Unknown Attribute FifoQueue."),
+        ("FifoQueue", "false", "Unknown Attribute FifoQueue."),
+        (
+            "ContentBasedDeduplication",
+            "true",
+            "Unknown Attribute ContentBasedDeduplication.",
+        ),
+        (
+            "DeduplicationScope",
+            "queue",
+            "You can specify the DeduplicationScope only when FifoQueue is set to true.",
+        ),
+        (
+            "FifoThroughputLimit",
+            "perQueue",
+            "You can specify the FifoThroughputLimit only when FifoQueue is set to true.",
+        ),
+    ] {
+        for operation in ["CreateQueue", "SetQueueAttributes"] {
+            let request = json!({"QueueName": "new", "QueueUrl": "q", "Attributes": {name: value}});
+            assert_eq!(
+                refusal(&world, operation, request).await,
+                refused("InvalidAttributeName", message)
+            );
+        }
+    }
 }

@@ -44,7 +44,7 @@ pub(super) async fn send(call: Call) -> Result<Value, Error> {
     let name = name_in_url(wire.queue_url)?;
     let message = NewMessage::parse(wire.message);
     call.store
-        .run(move |db| store(db, &*queues::find(db, &name)?, message))
+        .run(move |db| store(db, &*queues::find(db, &name)?, message, "are invalid"))
         .await
 }
 
@@ -94,7 +94,10 @@ pub(super) async fn send_batch(call: Call) -> Result<Value, Error> {
         .into_iter()
         .map(|it| (it.id, NewMessage::parse(it.entry)))
         .collect();
-    each(call, name, entries, store).await
+    each(call, name, entries, |db, queue, message| {
+        store(db, queue, message, "cannot be validated")
+    })
+    .await
 }
 
 /// Stores a message that passed its checks, and says what `SendMessage` says.
@@ -102,9 +105,10 @@ fn store(
     db: &mut Db<'_>,
     queue: &Queue,
     message: Result<NewMessage, Error>,
+    complaint: &str,
 ) -> Result<Value, Error> {
     let message = message?;
-    let id = messages::send(db, queue, &message)?;
+    let id = messages::send(db, queue, &message, complaint)?;
     let mut answer = json!({"MessageId": id, "MD5OfMessageBody": digest::of_body(&message.body)});
     if let Some(members) = answer.as_object_mut() {
         let sums = [
@@ -223,9 +227,9 @@ fn system_attributes(message: &Received) -> [(&'static str, Option<String>); 7] 
     ]
 }
 
-/// Tells whether `wanted` (a name, a prefix such as `bar.*`, `.*` or `All`) means the attribute `name`.
+/// Whether `wanted` (a name, a prefix such as `bar.*`, `.*`, `*` or `All`) selects the attribute `name`.
 fn selects(wanted: &str, name: &str) -> bool {
-    wanted == "All"
+    matches!(wanted, "All" | "*")
         || wanted == name
         || wanted
             .strip_suffix(".*")
