@@ -48,6 +48,7 @@ pub(crate) struct NewMessage {
     pub(crate) body: String,
     pub(crate) attributes: BTreeMap<String, AttributeValue>,
     pub(crate) system_attributes: BTreeMap<String, AttributeValue>,
+    pub(crate) trace_header: Option<String>,
     pub(crate) group_id: Option<String>,
     pub(crate) delay_seconds: Option<i64>,
 }
@@ -63,8 +64,8 @@ impl WireMessage {
 }
 
 impl NewMessage {
-    /// Checks a message.
-    pub(crate) fn parse(wire: WireMessage) -> Result<Self, Error> {
+    /// Checks a message. `trace_header` is its request's, and good for a message without one of its own.
+    pub(crate) fn parse(wire: WireMessage, trace_header: Option<&str>) -> Result<Self, Error> {
         let body = wire
             .message_body
             .filter(|it| !it.is_empty())
@@ -102,8 +103,14 @@ impl NewMessage {
             let reason = "The request include parameter that is not valid for this queue type.";
             return Err(Error::invalid_value(id, "MessageDeduplicationId", reason));
         }
+        let own_trace_header = wire.message_system_attributes.get("AWSTraceHeader");
+        let trace_header = own_trace_header
+            .and_then(|it| it.string_value.as_deref())
+            .or(trace_header)
+            .map(str::to_owned);
         Ok(Self {
             body,
+            trace_header,
             attributes: wire.message_attributes,
             system_attributes: wire.message_system_attributes,
             group_id: wire.message_group_id,

@@ -137,7 +137,7 @@ pub(crate) fn send(
             message.body,
             serde_json::to_string(&message.attributes)?,
             message.group_id,
-            message.system_attributes.get("AWSTraceHeader").and_then(|it| it.string_value.as_deref()),
+            message.trace_header,
             db.now,
             db.now + delay * 1000,
         ])?;

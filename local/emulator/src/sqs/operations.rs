@@ -19,6 +19,8 @@ pub(crate) struct Call {
     pub(crate) shutdown: CancellationToken,
     /// Where the caller reached us, such as `http://127.0.0.1:9324`.
     pub(crate) base: String,
+    /// The request's header `x-amzn-trace-id`.
+    pub(crate) trace_header: Option<String>,
     pub(crate) body: Bytes,
 }
 

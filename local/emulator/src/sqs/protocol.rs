@@ -81,12 +81,23 @@ impl Endpoint {
 
     /// Does what a request asks for: `target` is its header `x-amz-target`, `base` how its caller reaches the endpoint.
     pub async fn answer(&self, target: &str, base: String, body: Bytes) -> Response<Bytes> {
+        self.answer_traced(target, base, None, body).await
+    }
+
+    async fn answer_traced(
+        &self,
+        target: &str,
+        base: String,
+        trace_header: Option<String>,
+        body: Bytes,
+    ) -> Response<Bytes> {
         let result = match self.faults.strike(&self.store.shared.clock).await {
             Ok(()) => {
                 let call = Call {
                     store: self.store.clone(),
                     shutdown: self.shutdown.clone(),
                     base,
+                    trace_header,
                     body,
                 };
                 let operation = target.strip_prefix("AmazonSQS.").unwrap_or_default();
@@ -132,10 +143,10 @@ impl Endpoint {
 }
 
 async fn answer(State(endpoint): State<Endpoint>, headers: HeaderMap, body: Bytes) -> Response {
-    let answer = endpoint
-        .answer(target(&headers), base(&headers), body)
-        .await;
-    answer.map(Body::from)
+    let trace_header = text(&headers, "x-amzn-trace-id").map(str::to_owned);
+    let target = text(&headers, "x-amz-target").unwrap_or_default();
+    let answer = endpoint.answer_traced(target, base(&headers), trace_header, body);
+    answer.await.map(Body::from)
 }
 
 /// At most so many messages are shown at once, so that a look does not keep the queue waiting.
@@ -180,18 +191,14 @@ fn place(text: &str) -> Option<(i64, i64)> {
     Some((sent_at.parse().ok()?, seq.parse().ok()?))
 }
 
-fn target(headers: &HeaderMap) -> &str {
-    let target = headers.get("x-amz-target");
-    target.and_then(|it| it.to_str().ok()).unwrap_or_default()
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let value = headers.get(name)?.to_str().ok()?;
+    Some(value).filter(|it| !it.is_empty())
 }
 
 /// Where the caller reached us, so that queue URLs lead the same way.
 fn base(headers: &HeaderMap) -> String {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|it| it.to_str().ok())
-        .unwrap_or("127.0.0.1");
-    format!("http://{host}")
+    format!("http://{}", text(headers, "host").unwrap_or("127.0.0.1"))
 }
 
 fn refuse(err: Error) -> Response<Bytes> {

@@ -159,6 +159,39 @@ async fn a_message_that_is_visible_again_comes_after_those_that_waited() {
     assert_eq!(world.bodies(&url).await, ["test2", "test1"]);
 }
 
+/// `test_aws_trace_header_propagation[sqs]`, 27 June 2025. That a batch does the same, and that an attribute of the message's own is
+/// stronger, nobody recorded.
+#[tokio::test]
+async fn the_trace_header_of_a_request_becomes_its_messages_attribute() {
+    const TRACE: &str =
+        "Root=1-3152b799-8954dae64eda91bc9a23a7e8;Parent=7fa8c0f79203be72;Sampled=1";
+    let world = World::start().await;
+    world.queue("q").await;
+    let own = json!({"AWSTraceHeader": {"DataType": "String", "StringValue": "Root=1-2-3"}});
+    let entries = json!([{"Id": "1", "MessageBody": "x"}, {"Id": "2", "MessageBody": "x", "MessageSystemAttributes": own}]);
+    for (operation, body) in [
+        ("SendMessage", json!({"QueueUrl": "q", "MessageBody": "x"})),
+        (
+            "SendMessageBatch",
+            json!({"QueueUrl": "q", "Entries": entries}),
+        ),
+    ] {
+        let headers =
+            format!("X-Amz-Target: AmazonSQS.{operation}\r\nX-Amzn-Trace-Id: {TRACE}\r\n");
+        let answer = ask(&world, "POST /", &headers, &body.to_string()).await;
+        assert_eq!(answer.status(), "200", "{}", answer.body);
+    }
+    let wanted = json!({"AttributeNames": ["AWSTraceHeader"], "MaxNumberOfMessages": 10});
+    let received = receive(&world, wanted).await;
+    let headers: Vec<_> = received
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| &it["Attributes"]["AWSTraceHeader"])
+        .collect();
+    assert_eq!(headers, [TRACE, TRACE, "Root=1-2-3"]);
+}
+
 /// `test_receive_message_message_attribute_names_filters[sqs]`, 30 April 2024.
 #[tokio::test]
 async fn message_attributes_are_selected_by_name_prefix_and_wildcard() {

@@ -42,7 +42,7 @@ struct WireSend {
 pub(super) async fn send(call: Call) -> Result<Value, Error> {
     let wire: WireSend = call.parse()?;
     let name = name_in_url(wire.queue_url)?;
-    let message = NewMessage::parse(wire.message);
+    let message = NewMessage::parse(wire.message, call.trace_header.as_deref());
     call.store
         .run(move |db| store(db, &*queues::find(db, &name)?, message, "are invalid"))
         .await
@@ -92,7 +92,10 @@ pub(super) async fn send_batch(call: Call) -> Result<Value, Error> {
     }
     let entries: Vec<_> = entries
         .into_iter()
-        .map(|it| (it.id, NewMessage::parse(it.entry)))
+        .map(|it| {
+            let trace_header = call.trace_header.as_deref();
+            (it.id, NewMessage::parse(it.entry, trace_header))
+        })
         .collect();
     each(call, name, entries, |db, queue, message| {
         store(db, queue, message, "cannot be validated")
