@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::{Code, Error};
 
@@ -21,9 +21,9 @@ const LONGEST_GROUP_ID: usize = 128;
 pub(crate) struct WireMessage {
     message_body: Option<String>,
     delay_seconds: Option<i64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     message_attributes: BTreeMap<String, AttributeValue>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     message_system_attributes: BTreeMap<String, AttributeValue>,
     message_group_id: Option<String>,
     message_deduplication_id: Option<String>,
@@ -33,7 +33,7 @@ pub(crate) struct WireMessage {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct AttributeValue {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub(crate) data_type: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) string_value: Option<String>,
@@ -51,6 +51,15 @@ pub(crate) struct NewMessage {
     pub(crate) trace_header: Option<String>,
     pub(crate) group_id: Option<String>,
     pub(crate) delay_seconds: Option<i64>,
+}
+
+/// Reads a member of a structure, which is absent if it is null (Smithy: "Null structure values are dropped").
+pub(crate) fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl WireMessage {

@@ -396,3 +396,84 @@ async fn a_standard_queue_has_no_attributes_of_fifo_queues() {
         }
     }
 }
+
+/// Smithy's protocol test `AwsJson11ServersDontDeserializeNullStructureValues`; AWS JSON 1.0 differs in the content type only.
+#[tokio::test]
+async fn a_member_that_is_null_is_as_if_it_were_not_there() {
+    let world = World::start().await;
+    world.queue("q").await;
+    let nulls = json!({"DataType": "String", "StringValue": "x", "BinaryValue": null});
+    let attributes = json!({"a": nulls});
+    let entry = json!({"Id": "1", "MessageBody": "x", "MessageAttributes": null, "MessageSystemAttributes": null});
+    for (operation, request) in [
+        (
+            "CreateQueue",
+            json!({"QueueName": "q", "Attributes": null, "tags": null}),
+        ),
+        ("CreateQueue", json!({"QueueName": "q", "Tags": null})),
+        ("TagQueue", json!({"QueueUrl": "q", "Tags": null})),
+        ("UntagQueue", json!({"QueueUrl": "q", "TagKeys": null})),
+        (
+            "GetQueueAttributes",
+            json!({"QueueUrl": "q", "AttributeNames": null}),
+        ),
+        (
+            "SendMessage",
+            json!({"QueueUrl": "q", "MessageBody": "x", "MessageAttributes": null}),
+        ),
+        (
+            "SendMessage",
+            json!({"QueueUrl": "q", "MessageBody": "x", "MessageSystemAttributes": null}),
+        ),
+        (
+            "SendMessage",
+            json!({"QueueUrl": "q", "MessageBody": "x", "MessageAttributes": attributes, "DelaySeconds": null}),
+        ),
+        (
+            "SendMessageBatch",
+            json!({"QueueUrl": "q", "Entries": [entry]}),
+        ),
+        (
+            "ReceiveMessage",
+            json!({
+                "QueueUrl": "q", "AttributeNames": null, "MessageSystemAttributeNames": null, "MessageAttributeNames": null,
+            }),
+        ),
+    ] {
+        done(&world, operation, request).await;
+    }
+    for (operation, request, code) in [
+        (
+            "SetQueueAttributes",
+            json!({"QueueUrl": "q", "Attributes": null}),
+            "MissingParameter",
+        ),
+        (
+            "SendMessageBatch",
+            json!({"QueueUrl": "q", "Entries": null}),
+            "AWS.SimpleQueueService.EmptyBatchRequest",
+        ),
+        (
+            "DeleteMessageBatch",
+            json!({"QueueUrl": "q", "Entries": [{"Id": null, "ReceiptHandle": "x"}]}),
+            "AWS.SimpleQueueService.InvalidBatchEntryId",
+        ),
+        (
+            "SendMessage",
+            json!({"QueueUrl": "q", "MessageBody": "x", "MessageAttributes": {"a": {"DataType": null, "StringValue": "x"}}}),
+            "InvalidParameterValue",
+        ),
+        // A map's value is no member: dropping it would send less than was asked.
+        (
+            "SendMessage",
+            json!({"QueueUrl": "q", "MessageBody": "x", "MessageAttributes": {"a": null}}),
+            "SerializationException",
+        ),
+    ] {
+        assert_eq!(
+            refusal(&world, operation, request).await.0,
+            code,
+            "{operation}"
+        );
+    }
+}

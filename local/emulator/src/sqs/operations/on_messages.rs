@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::super::attributes::unknown;
 use super::super::batch::{Outcome, check_ids};
 use super::super::error::{Code, Error};
-use super::super::message::{AttributeValue, NewMessage, WireMessage};
+use super::super::message::{AttributeValue, NewMessage, WireMessage, null_as_default};
 use super::super::queues::{self, Queue};
 use super::super::receive::{Received, Request};
 use super::super::store::Db;
@@ -52,13 +52,13 @@ pub(super) async fn send(call: Call) -> Result<Value, Error> {
 #[serde(rename_all = "PascalCase", bound(deserialize = "T: Deserialize<'de>"))]
 struct WireBatch<T> {
     queue_url: Option<String>,
-    #[serde(default = "Vec::new")]
+    #[serde(default = "Vec::new", deserialize_with = "null_as_default")]
     entries: Vec<WireEntry<T>>,
 }
 
 #[derive(Deserialize)]
 struct WireEntry<T> {
-    #[serde(rename = "Id", default)]
+    #[serde(rename = "Id", default, deserialize_with = "null_as_default")]
     id: String,
     #[serde(flatten)]
     entry: T,
@@ -136,11 +136,11 @@ fn store(
 #[serde(rename_all = "PascalCase")]
 struct WireReceive {
     queue_url: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     attribute_names: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     message_system_attribute_names: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     message_attribute_names: Vec<String>,
     max_number_of_messages: Option<i64>,
     visibility_timeout: Option<i64>,

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::attributes::check_names;
 use super::super::error::Error;
+use super::super::message::null_as_default;
 use super::super::queues::{self, Queue};
 use super::super::store::Db;
 use super::super::{inspect, queue_arn};
@@ -18,9 +19,9 @@ const LARGEST_PAGE: i64 = 1000;
 #[serde(rename_all = "PascalCase")]
 struct WireCreate {
     queue_name: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     attributes: BTreeMap<String, String>,
-    #[serde(default, alias = "tags")]
+    #[serde(default, alias = "tags", deserialize_with = "null_as_default")]
     tags: BTreeMap<String, String>,
 }
 
@@ -144,7 +145,7 @@ fn page(
 #[serde(rename_all = "PascalCase")]
 struct WireGetAttributes {
     queue_url: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     attribute_names: Vec<String>,
 }
 
@@ -220,9 +221,9 @@ pub(super) async fn set_attributes(call: Call) -> Result<Value, Error> {
 #[serde(rename_all = "PascalCase")]
 struct WireTag {
     queue_url: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     tags: BTreeMap<String, String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     tag_keys: Vec<String>,
 }
 
