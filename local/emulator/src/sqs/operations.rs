@@ -50,7 +50,10 @@ pub(crate) async fn dispatch(name: &str, call: Call) -> Result<Value, Error> {
         "CancelMessageMoveTask" => on_tasks::cancel(call).await,
         _ => Err(Error::new(
             Code::UnsupportedOperation,
-            "This endpoint does not have the operation asked for, or it was not asked in AWS JSON 1.0.",
+            match name {
+                "" => "This endpoint speaks AWS JSON 1.0, and the header x-amz-target names no operation of SQS.".to_owned(),
+                _ => format!("This endpoint does not have the operation {name}."),
+            },
         )),
     }
 }
@@ -63,7 +66,12 @@ impl Call {
         } else {
             &self.body
         };
-        serde_json::from_slice(body).map_err(|err| Error::new(Code::Serialization, err.to_string()))
+        let refused = |message: &str| Error::new(Code::Serialization, message);
+        // serde takes an array for a structure too.
+        if !body.trim_ascii_start().starts_with(b"{") {
+            return Err(refused("The body must be a JSON object."));
+        }
+        serde_json::from_slice(body).map_err(|err| refused(&err.to_string()))
     }
 
     fn url(&self, queue: &str) -> String {

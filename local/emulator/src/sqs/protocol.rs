@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Path, RawQuery, State};
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{DefaultBodyLimit, Path, RawQuery, Request, State};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -123,7 +124,10 @@ impl Endpoint {
         Router::new()
             .route("/", post(answer))
             .route("/{account}/{queue}", post(answer).get(show))
+            .fallback(refuse_elsewhere)
+            .method_not_allowed_fallback(refuse_elsewhere)
             .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
+            .layer(from_fn(refuse_query_protocol))
             .with_state(self)
     }
 
@@ -147,6 +151,38 @@ async fn answer(State(endpoint): State<Endpoint>, headers: HeaderMap, body: Byte
     let target = text(&headers, "x-amz-target").unwrap_or_default();
     let answer = endpoint.answer_traced(target, base(&headers), trace_header, body);
     answer.await.map(Body::from)
+}
+
+const NO_QUERY_PROTOCOL: &str = "This endpoint speaks AWS JSON 1.0, and not the query protocol that AWS SDKs used until November 2023: update the SDK or CLI.";
+
+/// Refuses the query protocol, in XML because its clients read nothing else. A `GET` of theirs that was answered with the queue's messages would seem to
+/// have done what it asks for.
+async fn refuse_query_protocol(request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let is_form = text(headers, "content-type")
+        .is_some_and(|it| it.starts_with("application/x-www-form-urlencoded"));
+    let query = request.uri().query().unwrap_or_default();
+    let mut parameters = form_urlencoded::parse(query.as_bytes());
+    let is_query =
+        is_form || parameters.any(|(name, _)| name == "Action" || name == "X-Amz-Signature");
+    if headers.contains_key("x-amz-target") || !is_query {
+        return next.run(request).await;
+    }
+    // Who is answered before the body is read may not see the answer.
+    drop(to_bytes(request.into_body(), LARGEST_REQUEST).await);
+    let (code, request_id) = (Code::UnsupportedOperation, unique_id());
+    let error = format!(
+        r#"<?xml version="1.0"?>
+<ErrorResponse xmlns="http://queue.amazonaws.com/doc/2012-11-05/"><Error><Type>Sender</Type><Code>{}</Code><Message>{NO_QUERY_PROTOCOL}</Message></Error><RequestId>{request_id}</RequestId></ErrorResponse>
+"#,
+        code.as_str()
+    );
+    (code.status(), [(header::CONTENT_TYPE, "text/xml")], error).into_response()
+}
+
+async fn refuse_elsewhere() -> Response {
+    let message = "There is nothing here: operations are posted to /, and GET /000000000000/QUEUE shows a queue's messages.";
+    refuse(Error::new(Code::InvalidAddress, message)).map(Body::from)
 }
 
 /// At most so many messages are shown at once, so that a look does not keep the queue waiting.

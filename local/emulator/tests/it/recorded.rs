@@ -477,3 +477,90 @@ async fn a_member_that_is_null_is_as_if_it_were_not_there() {
         );
     }
 }
+
+/// What clients of the query protocol can read: the only form in which they show an error's text as their own.
+fn assert_query_error(answer: &Answer) {
+    assert_eq!(answer.status(), "400", "{}", answer.body);
+    assert!(
+        answer.head.contains("content-type: text/xml"),
+        "{}",
+        answer.head
+    );
+    let code = "<Code>AWS.SimpleQueueService.UnsupportedOperation</Code>";
+    assert!(answer.body.contains(code), "{}", answer.body);
+    assert!(
+        answer.body.contains("the query protocol"),
+        "{}",
+        answer.body
+    );
+}
+
+/// On AWS these succeed (LocalStack's `TestSqsQueryApi`); here they must not seem to.
+#[tokio::test]
+async fn a_get_in_the_query_protocol_is_refused() {
+    let world = World::start().await;
+    world.queue("q").await;
+    for target in [
+        "/000000000000/q?Action=SendMessage&MessageBody=hi&Version=2012-11-05",
+        "/000000000000/q?Version=2012-11-05&Action=DeleteQueue",
+        "/000000000000/q?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=00",
+        "/?Action=ListQueues",
+        "/queue/?Action=ListQueues",
+    ] {
+        assert_query_error(&ask(&world, &format!("GET {target}"), "", "").await);
+    }
+    assert_eq!(world.depth("q").await, [0, 0, 0]);
+    // A presigned request of an SDK of today.
+    let target = "X-Amz-Target: AmazonSQS.ListQueues\r\n";
+    let answer = ask(&world, "POST /?X-Amz-Signature=00", target, "{}").await;
+    assert_eq!(answer.status(), "200", "{}", answer.body);
+}
+
+/// boto3 1.26 shows `<Message>`; of a JSON answer it shows that it can't be parsed, and tries again.
+#[tokio::test]
+async fn an_sdk_of_the_query_protocol_is_refused_in_xml() {
+    let world = World::start().await;
+    let form = "Content-Type: application/x-www-form-urlencoded; charset=utf-8\r\n";
+    let body = "Action=ListQueues&Version=2012-11-05";
+    for line in ["POST /", "POST /000000000000/q"] {
+        assert_query_error(&ask(&world, line, form, body).await);
+    }
+    assert_query_error(&ask(&world, "POST /?Action=ListQueues", "", "").await);
+    let both = format!("{form}X-Amz-Target: AmazonSQS.ListQueues\r\n");
+    let answer = ask(&world, "POST /", &both, "{}").await;
+    assert_eq!(answer.status(), "200", "{}", answer.body);
+}
+
+#[tokio::test]
+async fn what_cannot_be_an_operation_is_refused_with_a_sentence() {
+    let world = World::start().await;
+    let unsupported = "AWS.SimpleQueueService.UnsupportedOperation";
+    assert_eq!(
+        refusal(&world, "AddPermission", json!({})).await,
+        refused(
+            unsupported,
+            "This endpoint does not have the operation AddPermission."
+        )
+    );
+    for body in ["[\"q\"]", "\u{1f}\u{8b}\u{8}", "3", "Action=GetQueueUrl"] {
+        let target = "X-Amz-Target: AmazonSQS.GetQueueUrl\r\n";
+        let answer = ask(&world, "POST /", target, body).await;
+        assert!(
+            answer.head.contains("SerializationException"),
+            "{}",
+            answer.head
+        );
+        assert_eq!(answer.json()["message"], "The body must be a JSON object.");
+    }
+    for (line, status) in [
+        ("POST /000000000000/q/", "404"),
+        ("POST /queue", "404"),
+        ("GET /", "404"),
+        ("DELETE /000000000000/q", "404"),
+    ] {
+        let answer = ask(&world, line, "", "").await;
+        assert_eq!(answer.status(), status, "{line}");
+        let message = answer.json()["message"].as_str().unwrap().to_owned();
+        assert!(message.starts_with("There is nothing here"), "{message}");
+    }
+}
