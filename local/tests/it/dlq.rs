@@ -1,8 +1,10 @@
 //! `scanhook dlq` on the queue of a `serve` that runs, and of one that does not. The proofs do it on other servers too.
 
+use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::slow_sqs::{self, Fate};
@@ -422,4 +424,53 @@ fn an_answer_of_sqs_that_comes_late_is_waited_for() {
 fn letters_whose_answer_was_lost_are_waited_for() {
     let told = list_slowly(Fate::Lost, "--hide=3s");
     assert_eq!((ids(&told).len(), &told["hidden"]), (5, &0.into()));
+}
+
+#[test]
+fn an_interrupted_move_is_cancelled_and_that_of_a_killed_command_is_waited_for() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    // Only what receives have moved there can be moved back without a destination.
+    for number in 0..20 {
+        let image = format!("harbor.example.com/prod/pass:{number}");
+        serve.queue(&place.delivery("harbor", &image));
+    }
+    let url = |name: &str| format!("http://{}/000000000000/{name}", serve.sqs_address);
+    let receive =
+        json!({"QueueUrl": url("scanhook"), "VisibilityTimeout": 0, "MaxNumberOfMessages": 10});
+    let depth = |name: &str| {
+        let asked = json!({"QueueUrl": url(name), "AttributeNames": ["All"]});
+        let told = serve.sqs("GetQueueAttributes", &asked.to_string());
+        let count = told["Attributes"]["ApproximateNumberOfMessages"].as_str();
+        count.unwrap().parse::<usize>().unwrap()
+    };
+    wait_for("dead letters", || {
+        serve.sqs("ReceiveMessage", &receive.to_string());
+        (depth("scanhook-dlq") == 20).then_some(())
+    });
+    for (signal, code) in [(Signal::INT, Some(1)), (Signal::KILL, None)] {
+        let before = depth("scanhook");
+        let mut command = place.command(&["dlq", "redrive", "--rate=1", "--yes"]);
+        let mut child = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for("a part", || (depth("scanhook") > before).then_some(()));
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), code);
+        assert_eq!(depth("scanhook") + depth("scanhook-dlq"), 20);
+        let source = json!({"SourceArn": "arn:aws:sqs:us-east-1:000000000000:scanhook-dlq"});
+        let tasks = serve.sqs("ListMessageMoveTasks", &source.to_string());
+        let expected = if signal == Signal::INT {
+            "CANCELLED"
+        } else {
+            "RUNNING"
+        };
+        assert_eq!(tasks["Results"][0]["Status"], expected);
+    }
+    assert!(depth("scanhook-dlq") > 0);
+    done(&place.run(&["dlq", "redrive", "--rate=500", "--yes", "--output=json"]));
+    assert_eq!((depth("scanhook"), depth("scanhook-dlq")), (20, 0));
 }

@@ -7,6 +7,7 @@
     reason = "tests start processes, tell what they measured, and stop where they fail"
 )]
 
+mod backfill;
 mod canary;
 mod collector;
 mod commands;
