@@ -236,7 +236,7 @@ where
         cancelled: &CancellationToken,
     ) -> Result<Vec<String>, Failure> {
         let deadline = self.clock.after(self.config.function_timeout);
-        let event = event::from_messages(batch, &self.config.queue_arn);
+        let event = event::from_messages(batch, &self.config);
         let invocation = Invocation {
             event,
             deadline,

@@ -645,6 +645,29 @@ async fn the_event_is_what_lambda_sends() {
     "#);
 }
 
+/// LocalStack's `test_lambda_integration_sqs.snapshot.json`, 25 November 2025: with a window `md5OfMessageAttributes` is null where there are no attributes
+/// (`test_sqs_event_source_mapping` and every `test_sqs_event_filter`); without one it is left out (`test_report_batch_item_failures`).
+#[tokio::test]
+async fn with_a_window_a_message_without_attributes_has_a_null_sum() {
+    for (batching_window, sum) in [(SECOND, Some(&Value::Null)), (Duration::ZERO, None)] {
+        let world = World::start().await;
+        let url = world.queue("q").await;
+        world.send(&url, "plain").await;
+        let (called, mut calls) = mpsc::unbounded_channel();
+        let config = Config {
+            batch_size: 1,
+            batching_window,
+            ..config(&url)
+        };
+        let _running = Running::start(&world, config, move |invocation| {
+            called.send(invocation.event).unwrap();
+            async { Ok(Value::Null) }
+        });
+        let event = calls.recv().await.unwrap();
+        assert_eq!(event["Records"][0].get("md5OfMessageAttributes"), sum);
+    }
+}
+
 #[test]
 fn a_mapping_that_cannot_be_is_refused() {
     let good = config("http://127.0.0.1:1/000000000000/q");

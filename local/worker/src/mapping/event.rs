@@ -5,6 +5,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
+use super::Config;
+
 /// The region in a queue's ARN.
 pub(super) fn region(queue_arn: &str) -> Option<&str> {
     match queue_arn.split(':').collect::<Vec<_>>()[..] {
@@ -14,15 +16,15 @@ pub(super) fn region(queue_arn: &str) -> Option<&str> {
 }
 
 /// Makes the event of a batch.
-pub(super) fn from_messages(batch: &[Message], queue_arn: &str) -> Value {
+pub(super) fn from_messages(batch: &[Message], config: &Config) -> Value {
     let records: Vec<_> = batch
         .iter()
-        .map(|message| record(message, queue_arn))
+        .map(|message| record(message, config))
         .collect();
     json!({"Records": records})
 }
 
-fn record(message: &Message, queue_arn: &str) -> Value {
+fn record(message: &Message, config: &Config) -> Value {
     let attributes: Map<String, Value> = message
         .attributes()
         .into_iter()
@@ -43,11 +45,13 @@ fn record(message: &Message, queue_arn: &str) -> Value {
         "messageAttributes": message_attributes,
         "md5OfBody": message.md5_of_body(),
         "eventSource": "aws:sqs",
-        "eventSourceARN": queue_arn,
-        "awsRegion": region(queue_arn),
+        "eventSourceARN": config.queue_arn,
+        "awsRegion": region(&config.queue_arn),
     });
-    if let (Some(sum), Some(members)) =
-        (message.md5_of_message_attributes(), record.as_object_mut())
+    // Lambda was recorded to leave the member out without a batching window, and to send null with one.
+    let sum = message.md5_of_message_attributes();
+    if (sum.is_some() || !config.batching_window.is_zero())
+        && let Some(members) = record.as_object_mut()
     {
         members.insert("md5OfMessageAttributes".to_owned(), sum.into());
     }
