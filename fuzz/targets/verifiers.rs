@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use jiff::Timestamp;
 use libfuzzer_sys::fuzz_target;
-use scanhook_core::auth::{Algorithm, Credential, Encoding, HmacScheme, Presented, Scheme};
-use scanhook_core::delivery::{Delivery, verify};
+use scanhook_core::auth::{Algorithm, Credential, Encoding, HmacScheme, Presented, Scheme, verify};
+use scanhook_core::delivery::Delivery;
 use secrecy::ExposeSecret as _;
 
 fn scheme(choice: u8) -> Scheme {

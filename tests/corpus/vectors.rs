@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use scanhook_core::auth::{Algorithm, Credential, Encoding, HmacScheme, Scheme};
-use scanhook_core::delivery::{Delivery, verify};
+use scanhook_core::auth::{Algorithm, Credential, Encoding, HmacScheme, Scheme, verify};
+use scanhook_core::delivery::Delivery;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 

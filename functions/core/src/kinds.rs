@@ -12,8 +12,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::auth::{Algorithm, Encoding, HmacScheme};
-use crate::delivery::VerifiedDelivery;
+use crate::auth::{Algorithm, Encoding, HmacScheme, VerifiedDelivery};
 use crate::ecr::EcrHost;
 use crate::event::{Event, ParsePayloadError};
 use crate::image::{Image, Registry};
@@ -317,8 +316,9 @@ pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::auth::verify;
     use crate::auth::{Credential, Scheme};
-    use crate::delivery::{Delivery, verify};
+    use crate::delivery::Delivery;
     use crate::image::Tag;
     use crate::select::select;
     use crate::source::{Filter, Source, SourceName, Untagged};

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
-use crate::delivery::VerifiedDelivery;
+use crate::auth::VerifiedDelivery;
 use crate::event::{
     Content, Event, EventInfo, FreeText, ParsePayloadError, PushEvent, SkipReason, each,
 };

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{HmacPreset, Json, Kind, Options, RepoKey, Sample, SamplePush, json_headers};
+use crate::auth::VerifiedDelivery;
 use crate::auth::{Algorithm, Encoding};
-use crate::delivery::VerifiedDelivery;
 use crate::event::{
     Content, Event, EventInfo, NamedRegistry, ParsePayloadError, PushEvent, SkipReason,
 };

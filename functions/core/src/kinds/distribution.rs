@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Json, Kind, Options, Sample, SamplePush};
-use crate::delivery::VerifiedDelivery;
+use crate::auth::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
 use crate::media_type;

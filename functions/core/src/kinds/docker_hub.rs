@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
-use crate::delivery::VerifiedDelivery;
+use crate::auth::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, NamedRegistry, ParsePayloadError, PushEvent};
 use crate::image::{Tag, docker_hub_repository};
 use crate::wire::{Instant, Text};

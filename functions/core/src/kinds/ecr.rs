@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Json, Kind, Options, Sample, SamplePush};
-use crate::delivery::VerifiedDelivery;
+use crate::auth::VerifiedDelivery;
 use crate::ecr::{EcrHost, is_account};
 use crate::event::{
     Content, Event, EventInfo, NamedRegistry, ParsePayloadError, PushEvent, SkipReason,

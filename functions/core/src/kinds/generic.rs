@@ -9,7 +9,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::{Json, Kind, Options, Sample, SamplePush, is_digest, json_headers};
-use crate::delivery::VerifiedDelivery;
+use crate::auth::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason, each};
 use crate::image::{Digest, Repository, Tag};
 use crate::wire::Instant;

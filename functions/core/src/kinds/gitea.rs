@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{HmacPreset, Json, Kind, Options, Sample, SamplePush, json_headers};
+use crate::auth::VerifiedDelivery;
 use crate::auth::{Algorithm, Encoding};
-use crate::delivery::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Repository, Tag};
 use crate::wire::{Instant, Text, object};

@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Se
 use serde_json::json;
 
 use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
-use crate::delivery::VerifiedDelivery;
+use crate::auth::VerifiedDelivery;
 use crate::event::{Content, Event, EventInfo, ParsePayloadError, PushEvent, SkipReason, each};
 use crate::image::{Repository, Tag};
 use crate::wire::Text;

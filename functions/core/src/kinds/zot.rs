@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{Json, Kind, Options, Sample, SamplePush, json_headers};
-use crate::delivery::VerifiedDelivery;
+use crate::auth::VerifiedDelivery;
 use crate::event::{Event, EventInfo, NamedRegistry, ParsePayloadError, PushEvent, SkipReason};
 use crate::image::{Digest, Repository, Tag};
 use crate::manifest::Manifest;
