@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use scanhook_core::image::{Image, Registry};
 use scanhook_core::kinds::{self, Kind};
 use scanhook_core::message::ScanId;
+use scanhook_core::record::RecordVerdict;
 use scanhook_core::source::SourceName;
 use scanhook_scanner::doctor::Images;
 use scanhook_telemetry::logs::Format;
@@ -485,14 +486,13 @@ pub(crate) enum VerdictWord {
     Error,
 }
 
-impl VerdictWord {
-    /// The word in records.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Passed => "passed",
-            Self::Failed => "failed",
-            Self::Skipped => "skipped",
-            Self::Error => "error",
+impl From<VerdictWord> for RecordVerdict {
+    fn from(word: VerdictWord) -> Self {
+        match word {
+            VerdictWord::Passed => Self::Passed,
+            VerdictWord::Failed => Self::Failed,
+            VerdictWord::Skipped => Self::Skipped,
+            VerdictWord::Error => Self::Error,
         }
     }
 }

@@ -11,10 +11,11 @@ use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension as _, Params, Transaction,
     TransactionBehavior, params,
 };
+use scanhook_core::failure::ScanError;
 use scanhook_core::history::ScanFilter;
 use scanhook_core::message::ScanId;
 use scanhook_core::record::{ClaimKey, ScanRecord, State};
-use scanhook_core::verdict::{ScanError, Verdict};
+use scanhook_core::verdict::Verdict;
 use scanhook_emulator::cause::Cause;
 use scanhook_scanner::ledger::{Claim, ClaimRequest, History, Ledger, LedgerError};
 use tokio::time::{Instant, sleep, timeout_at};

@@ -73,7 +73,7 @@ impl History for Records {
 async fn list(args: &ScansListArgs, now: Timestamp) -> anyhow::Result<Outcome> {
     let filter = ScanFilter {
         image: args.image.clone(),
-        verdict: args.verdict.map(|it| it.as_str().to_owned()),
+        verdict: args.verdict.map(Into::into),
         since: args.since.map(|it| it.before(now)),
         source: args.source.clone(),
     };
@@ -117,7 +117,7 @@ fn second(instant: Timestamp) -> String {
 pub(crate) fn verdict(record: &ScanRecord, now: Timestamp) -> String {
     match (&record.verdict, &record.reason) {
         (Some(verdict), Some(reason)) => format!("{verdict}: {reason}"),
-        (Some(verdict), None) => verdict.clone(),
+        (Some(verdict), None) => verdict.to_string(),
         (None, _) => state(record, now),
     }
 }
@@ -171,9 +171,9 @@ async fn show(args: &ScansShowArgs, now: Timestamp) -> anyhow::Result<Outcome> {
 
 #[cfg(test)]
 mod tests {
+    use scanhook_core::failure::{Class, ErrorReason, ScanError};
     use scanhook_core::message::QueueMessage;
     use scanhook_core::record::State;
-    use scanhook_core::verdict::{Class, ErrorReason, ScanError};
 
     use super::*;
 

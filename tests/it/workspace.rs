@@ -97,6 +97,7 @@ fn core_depends_on_no_runtime_and_no_service() {
         "serde_path_to_error",
         "sha1",
         "sha2",
+        "strum",
         "subtle",
         "thiserror",
     ];

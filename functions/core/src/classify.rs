@@ -4,8 +4,8 @@
 //! `Seen` in public records of the CLI, or `Inferred` from the libraries it most likely uses (go-containerregistry,
 //! containers/image, Go's net). The first row that matches wins; unknown text is transient.
 
+use crate::failure::ErrorReason;
 use crate::image::Image;
-use crate::verdict::ErrorReason;
 
 /// Where a row's words come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

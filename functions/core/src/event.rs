@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::image::{Digest, Registry, Repository, Tag};
 use crate::media_type::{self, Shown};
@@ -182,8 +183,11 @@ impl PushEvent {
 }
 
 /// Why nothing is queued for an event. A closed set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum SkipReason {
     /// A test of the connection.
     Ping,
@@ -209,33 +213,11 @@ pub enum SkipReason {
 
 impl SkipReason {
     /// Every reason.
-    pub const ALL: [Self; 10] = [
-        Self::Ping,
-        Self::NotAPush,
-        Self::NotAnImage,
-        Self::Untagged,
-        Self::FilteredRepository,
-        Self::FilteredTag,
-        Self::ForeignRegistry,
-        Self::RepeatedInDelivery,
-        Self::Malformed,
-        Self::TooManyImages,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The word for it in answers, logs and metrics.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ping => "ping",
-            Self::NotAPush => "not_a_push",
-            Self::NotAnImage => "not_an_image",
-            Self::Untagged => "untagged",
-            Self::FilteredRepository => "filtered_repository",
-            Self::FilteredTag => "filtered_tag",
-            Self::ForeignRegistry => "foreign_registry",
-            Self::RepeatedInDelivery => "repeated_in_delivery",
-            Self::Malformed => "malformed",
-            Self::TooManyImages => "too_many_images",
-        }
+        self.into()
     }
 }
 
@@ -354,7 +336,7 @@ mod tests {
 
     #[test]
     fn every_reason_is_written_as_its_word() {
-        for reason in SkipReason::ALL {
+        for &reason in SkipReason::ALL {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use crate::record::ScanRecord;
+use crate::record::{RecordVerdict, ScanRecord};
 use crate::source::SourceName;
 
 /// A choice of records. What is absent chooses nothing out.
@@ -10,8 +10,8 @@ use crate::source::SourceName;
 pub struct ScanFilter {
     /// A part of the image's reference, `registry/repository:tag@digest`.
     pub image: Option<String>,
-    /// The verdict: `passed`, `failed`, `skipped` or `error`.
-    pub verdict: Option<String>,
+    /// The verdict.
+    pub verdict: Option<RecordVerdict>,
     /// The webhook took the delivery at or after this.
     pub since: Option<Timestamp>,
     /// The source.

@@ -3,7 +3,7 @@
 //! In reading order: [`source`] (who may send), [`delivery`], [`auth`] and [`oidc`] (one HTTP request, verified),
 //! [`kinds`] (one file per registry: its wire format), [`event`] (what was pushed), [`select`] (what of it is
 //! scanned), [`message`] (what is queued), [`manifest`] (what the registry has under that name), [`choice`] and [`target`] (what of it is
-//! scanned), [`plan`] (what is run), [`report`], [`redact`] and [`classify`] (what came of it), [`verdict`] (what that
+//! scanned), [`plan`] (what is run), [`report`], [`redact`] and [`classify`] (what came of it), [`verdict`] and [`failure`] (what that
 //! means), [`retry`] (when it is tried again), [`record`] (what is kept of it),
 //! [`history`] (what of that is asked for).
 //! [`image`], [`ecr`], [`platform`], [`media_type`], [`time`] and [`trace`] are used throughout.
@@ -17,6 +17,7 @@ pub mod classify;
 pub mod delivery;
 pub mod ecr;
 pub mod event;
+pub mod failure;
 pub mod history;
 pub mod image;
 pub mod kinds;

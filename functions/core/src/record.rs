@@ -3,16 +3,18 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use strum::{AsRefStr, Display, IntoStaticStr};
 
 use crate::choice::Choice;
 use crate::event::{EventInfo, FreeText};
+use crate::failure::{ErrorReason, ScanError};
 use crate::image::{Digest, Tag};
 use crate::message::{QueueMessage, ScanId};
 use crate::platform::Platform;
 use crate::report::Findings;
 use crate::source::SourceName;
 use crate::target::Target;
-use crate::verdict::{Identity, Judged, ScanError, Verdict};
+use crate::verdict::{Identity, Judged, Verdict};
 
 /// The key of a claim: content and policies, hashed. Never a message's id, a scan's id or a tag. The platform is in it
 /// with the digest, which names the manifest of one platform.
@@ -47,8 +49,9 @@ impl ClaimKey {
 }
 
 /// How far a scan has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum State {
     /// Being scanned, or its worker died.
     InProgress,
@@ -63,17 +66,77 @@ pub enum State {
 impl State {
     /// The word in records.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::InProgress => "in_progress",
-            Self::Retrying => "retrying",
-            Self::Done => "done",
-            Self::DeadLetter => "dead_letter",
+        self.into()
+    }
+}
+
+/// What came of a scan, in the word that people and scripts read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, AsRefStr, Display)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum RecordVerdict {
+    Passed,
+    Failed,
+    /// There was nothing to scan.
+    Skipped,
+    /// There is no verdict.
+    Error,
+    /// A word of a newer version, which must not make its record unreadable.
+    #[serde(untagged)]
+    #[strum(transparent)]
+    Other(String),
+}
+
+impl RecordVerdict {
+    /// The word.
+    pub fn as_str(&self) -> &str {
+        self.as_ref()
+    }
+}
+
+impl From<Verdict> for RecordVerdict {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Passed | Verdict::PassedWithoutPolicy => Self::Passed,
+            Verdict::Failed => Self::Failed,
+            Verdict::NotAnImage => Self::Skipped,
         }
     }
 }
 
-/// The reason in the record of a request that an earlier scan of the same content satisfied.
-const REPEATED: &str = "repeated";
+/// What qualifies a verdict, or why there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, AsRefStr, Display)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum RecordReason {
+    NoPolicy,
+    NotAnImage,
+    /// An earlier scan of the same content satisfied the request.
+    Repeated,
+    #[serde(untagged)]
+    #[strum(transparent)]
+    Error(ErrorReason),
+    /// A word of a newer version.
+    #[serde(untagged)]
+    #[strum(transparent)]
+    Other(String),
+}
+
+impl RecordReason {
+    /// What qualifies a verdict, if anything does.
+    fn of(verdict: Verdict) -> Option<Self> {
+        match verdict {
+            Verdict::PassedWithoutPolicy => Some(Self::NoPolicy),
+            Verdict::NotAnImage => Some(Self::NotAnImage),
+            Verdict::Passed | Verdict::Failed => None,
+        }
+    }
+
+    /// The word.
+    pub fn as_str(&self) -> &str {
+        self.as_ref()
+    }
+}
 
 /// The history of one scan request and platform, as it stands after its latest attempt. Its JSON is what scripts read.
 ///
@@ -105,10 +168,10 @@ pub struct ScanRecord {
     pub tag_moved: Option<bool>,
     /// How far it has come.
     pub state: State,
-    /// `passed`, `failed`, `skipped`, `error`, or null while there is none.
-    pub verdict: Option<String>,
+    /// Null while there is none.
+    pub verdict: Option<RecordVerdict>,
     /// The reason of the error, or what qualifies the verdict.
-    pub reason: Option<String>,
+    pub reason: Option<RecordReason>,
     /// What an operator reads of the last error; without secrets.
     pub detail: Option<String>,
     /// What was found; null without a report.
@@ -194,8 +257,8 @@ impl ScanRecord {
     pub fn skipped(self, detail: String, now: Timestamp) -> Self {
         Self {
             state: State::Done,
-            verdict: Some(Verdict::NotAnImage.as_str().to_owned()),
-            reason: Verdict::NotAnImage.reason().map(str::to_owned),
+            verdict: Some(RecordVerdict::Skipped),
+            reason: Some(RecordReason::NotAnImage),
             detail: Some(detail),
             claimed_until: None,
             finished_at: Some(now),
@@ -213,8 +276,8 @@ impl ScanRecord {
         } = judged;
         Self {
             state: State::Done,
-            verdict: Some(verdict.as_str().to_owned()),
-            reason: verdict.reason().map(str::to_owned),
+            verdict: Some((*verdict).into()),
+            reason: RecordReason::of(*verdict),
             detail: None,
             findings: Some(report.findings),
             policies_evaluated: report.policies_evaluated.clone(),
@@ -233,8 +296,8 @@ impl ScanRecord {
     pub fn repeated(self, verdict: Verdict, now: Timestamp) -> Self {
         Self {
             state: State::Done,
-            verdict: Some(verdict.as_str().to_owned()),
-            reason: Some(REPEATED.to_owned()),
+            verdict: Some(verdict.into()),
+            reason: Some(RecordReason::Repeated),
             claimed_until: None,
             finished_at: Some(now),
             ..self
@@ -246,8 +309,8 @@ impl ScanRecord {
     pub fn failed(self, error: &ScanError, state: State, now: Timestamp) -> Self {
         Self {
             state,
-            verdict: Some("error".to_owned()),
-            reason: Some(error.reason.as_str().to_owned()),
+            verdict: Some(RecordVerdict::Error),
+            reason: Some(RecordReason::Error(error.reason)),
             detail: Some(error.detail.clone()),
             claimed_until: None,
             finished_at: Some(now),
@@ -273,7 +336,7 @@ impl ScanRecord {
 
     /// Whether it tells another request's scan: there is a verdict, but no report.
     pub fn is_repeated(&self) -> bool {
-        self.reason.as_deref() == Some(REPEATED)
+        self.reason == Some(RecordReason::Repeated)
     }
 
     /// The image as it is written: `registry/repository:tag@digest`, with what is known of it.
@@ -324,6 +387,25 @@ mod tests {
             "actor":null,"received_at":"2026-11-21T20:00:00Z","started_at":"2026-11-21T20:00:01Z","finished_at":null}"#;
         let record: ScanRecord = serde_json::from_str(earlier).unwrap();
         assert_eq!((record.event, record.policies_evaluated.len()), (None, 0));
+        assert_eq!(record.verdict, Some(RecordVerdict::Passed));
+    }
+
+    #[test]
+    fn each_word_of_a_record_is_read_and_written_alike_also_one_of_a_newer_version() {
+        for word in ["passed", "failed", "skipped", "error", "postponed"] {
+            let verdict: RecordVerdict = serde_json::from_value(word.into()).unwrap();
+            let is_known = !matches!(verdict, RecordVerdict::Other(_));
+            assert_eq!((verdict.as_str(), is_known), (word, word != "postponed"));
+            assert_eq!(serde_json::to_value(&verdict).unwrap(), word);
+        }
+        let errors = ErrorReason::ALL.iter().map(|it| it.as_str());
+        let others = ["no_policy", "not_an_image", "repeated", "strange"];
+        for word in errors.chain(others) {
+            let reason: RecordReason = serde_json::from_value(word.into()).unwrap();
+            let is_known = !matches!(reason, RecordReason::Other(_));
+            assert_eq!((reason.as_str(), is_known), (word, word != "strange"));
+            assert_eq!(serde_json::to_value(&reason).unwrap(), word);
+        }
     }
 
     #[test]

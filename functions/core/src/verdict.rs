@@ -4,236 +4,37 @@
 //! else happens is an error, and never clean.
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use crate::classify;
+use crate::failure::{ErrorReason, ScanError};
 use crate::image::{Digest, Image, Registry, Repository, split_host};
 use crate::redact;
 use crate::report::{Evaluation, Report};
 use crate::target::Target;
 
 /// What is known of an image after a scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Verdict {
     /// Its policies passed, or what failed was accepted.
     Passed,
     /// It was scanned, but no policy was evaluated.
+    #[strum(serialize = "passed")]
     PassedWithoutPolicy,
     /// A policy failed.
     Failed,
     /// There was nothing to scan: a signature, an SBOM, a chart, a cache, or something nobody has a name for.
+    #[strum(serialize = "skipped")]
     NotAnImage,
 }
 
 impl Verdict {
     /// The word in records and metrics.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Passed | Self::PassedWithoutPolicy => "passed",
-            Self::Failed => "failed",
-            Self::NotAnImage => "skipped",
-        }
+        self.into()
     }
-
-    /// What qualifies it, if anything does.
-    pub fn reason(self) -> Option<&'static str> {
-        match self {
-            Self::PassedWithoutPolicy => Some("no_policy"),
-            Self::NotAnImage => Some("not_an_image"),
-            Self::Passed | Self::Failed => None,
-        }
-    }
-}
-
-/// Whether trying again may help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// Tried again, then a dead letter.
-    Transient,
-    /// A dead letter at once.
-    Permanent,
-}
-
-impl Class {
-    /// The word in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Transient => "transient",
-            Self::Permanent => "permanent",
-        }
-    }
-}
-
-/// Why there is no verdict. A closed set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ErrorReason {
-    /// The CLI refused its arguments.
-    BadParameters,
-    /// The message can't be read, or not by this version.
-    BadMessage,
-    /// Sysdig refused the API token.
-    BadToken,
-    /// Another worker holds the claim on this content.
-    ClaimedElsewhere,
-    /// The vulnerability database could not be had.
-    Database,
-    /// The message waited for longer than the queue keeps it. The owner of the queue says so, not the scanner.
-    Expired,
-    /// The registry knows no such image.
-    ImageNotFound,
-    /// A fault of ours.
-    Internal,
-    /// The registry or Sysdig could not be reached.
-    Network,
-    /// The CLI ended as if all were well and left no readable report.
-    NoReport,
-    /// The scratch space has no room for the image. Transient while other scans hold space, which the scanner's slots show.
-    NoSpace,
-    /// Killed for its memory.
-    OutOfMemory,
-    /// The index has no image for a platform that the source wants.
-    PlatformMissing,
-    /// The registry or Sysdig asks for a pause.
-    RateLimited,
-    /// The report is of another image, or contradicts the exit code.
-    ReportMismatch,
-    /// The CLI failed in a way nobody has a name for yet.
-    ScannerError,
-    /// Killed at the deadline.
-    Timeout,
-    /// Its compressed layers are larger than `scanner.max_image`.
-    TooLarge,
-    /// The registry refused the credentials.
-    Unauthorized,
-    /// The message's source is not configured.
-    UnknownSource,
-    /// Not an image the CLI can scan.
-    UnsupportedImage,
-    /// A certificate is not trusted.
-    UntrustedTls,
-}
-
-impl ErrorReason {
-    /// Every reason.
-    pub const ALL: [Self; 22] = [
-        Self::BadParameters,
-        Self::BadMessage,
-        Self::BadToken,
-        Self::ClaimedElsewhere,
-        Self::Database,
-        Self::Expired,
-        Self::ImageNotFound,
-        Self::Internal,
-        Self::Network,
-        Self::NoReport,
-        Self::NoSpace,
-        Self::OutOfMemory,
-        Self::PlatformMissing,
-        Self::RateLimited,
-        Self::ReportMismatch,
-        Self::ScannerError,
-        Self::Timeout,
-        Self::TooLarge,
-        Self::Unauthorized,
-        Self::UnknownSource,
-        Self::UnsupportedImage,
-        Self::UntrustedTls,
-    ];
-
-    /// The word in records, dead letters, logs and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BadParameters => "bad_parameters",
-            Self::BadMessage => "bad_message",
-            Self::BadToken => "bad_token",
-            Self::ClaimedElsewhere => "claimed_elsewhere",
-            Self::Database => "database",
-            Self::Expired => "expired",
-            Self::ImageNotFound => "image_not_found",
-            Self::Internal => "internal",
-            Self::Network => "network",
-            Self::NoReport => "no_report",
-            Self::NoSpace => "no_space",
-            Self::OutOfMemory => "out_of_memory",
-            Self::PlatformMissing => "platform_missing",
-            Self::RateLimited => "rate_limited",
-            Self::ReportMismatch => "report_mismatch",
-            Self::ScannerError => "scanner_error",
-            Self::Timeout => "timeout",
-            Self::TooLarge => "too_large",
-            Self::Unauthorized => "unauthorized",
-            Self::UnknownSource => "unknown_source",
-            Self::UnsupportedImage => "unsupported_image",
-            Self::UntrustedTls => "untrusted_tls",
-        }
-    }
-
-    /// Whether trying again may help, on this receive.
-    pub fn class(self, receive_count: u32) -> Class {
-        match self {
-            // A registry may not show a manifest at once after the push.
-            Self::ImageNotFound if receive_count <= 1 => Class::Transient,
-            Self::BadParameters
-            | Self::BadMessage
-            | Self::BadToken
-            | Self::ImageNotFound
-            | Self::NoSpace
-            | Self::PlatformMissing
-            | Self::ReportMismatch
-            | Self::TooLarge
-            | Self::Unauthorized
-            | Self::UnknownSource
-            | Self::UnsupportedImage
-            | Self::UntrustedTls => Class::Permanent,
-            Self::ClaimedElsewhere
-            | Self::Database
-            | Self::Expired
-            | Self::Internal
-            | Self::Network
-            | Self::NoReport
-            | Self::OutOfMemory
-            | Self::RateLimited
-            | Self::ScannerError
-            | Self::Timeout => Class::Transient,
-        }
-    }
-
-    /// Whether trying again may help, on any receive.
-    pub fn may_pass(self) -> bool {
-        self.class(u32::MAX) == Class::Transient
-    }
-
-    /// Whether an operator can fix it and then redrive, rather than only have another image pushed.
-    pub fn is_fixable(self) -> bool {
-        !matches!(
-            self,
-            Self::BadMessage
-                | Self::ImageNotFound
-                | Self::PlatformMissing
-                | Self::ReportMismatch
-                | Self::UnsupportedImage
-        )
-    }
-
-    /// The last receive on which it is tried, if that is before the queue's own limit.
-    pub fn last_receive(self) -> u32 {
-        match self {
-            Self::Timeout | Self::OutOfMemory | Self::NoReport => 3,
-            _ => u32::MAX,
-        }
-    }
-}
-
-/// A scan without a verdict.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {detail}", reason.as_str())]
-pub struct ScanError {
-    /// Why.
-    pub reason: ErrorReason,
-    /// Whether it is tried again.
-    pub class: Class,
-    /// What an operator reads; short, and cleaned of secrets by whoever made it.
-    pub detail: String,
 }
 
 /// How the CLI ended.

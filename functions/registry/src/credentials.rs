@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use scanhook_config::Environment;
 use scanhook_config::config::{ConfigError, CredentialsConfig, RegistryConfig};
 use scanhook_config::secrets::{Reread, Secret, Secrets};
+use scanhook_core::failure::ErrorReason;
 use scanhook_core::image::Registry;
 use scanhook_core::plan::RegistryLogin;
-use scanhook_core::verdict::ErrorReason;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 

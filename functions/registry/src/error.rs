@@ -1,6 +1,6 @@
 //! Why there is no login.
 
-use scanhook_core::verdict::ErrorReason;
+use scanhook_core::failure::ErrorReason;
 
 /// There are credentials, but no login is to be had with them.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -12,9 +12,9 @@ use std::time::Duration;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
 use reqwest::{Certificate, Client, Method, NoProxy, Proxy, StatusCode, Url, redirect};
 use scanhook_config::Environment;
+use scanhook_core::failure::ErrorReason;
 use scanhook_core::image::Digest;
 use scanhook_core::redact;
-use scanhook_core::verdict::ErrorReason;
 
 use super::address::{BlockedError, Dns, Guarded, Reach};
 

@@ -17,11 +17,11 @@ use reqwest::{Certificate, Url};
 use scanhook_config::config::{Config, ConfigError};
 use scanhook_config::secrets::{Reread, Secrets};
 use scanhook_config::{Clock, Environment, file};
+use scanhook_core::failure::ErrorReason;
 use scanhook_core::image::{Image, Registry};
 use scanhook_core::plan::RegistryLogin;
 use scanhook_core::platform::Platform;
 use scanhook_core::target::Target;
-use scanhook_core::verdict::ErrorReason;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use self::address::Reach;

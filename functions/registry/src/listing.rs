@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, HashSet};
 use jiff::Timestamp;
 use reqwest::{Method, Url};
 use scanhook_core::choice::Subject;
+use scanhook_core::failure::ErrorReason;
 use scanhook_core::image::{Digest, Image, Pin, Registry, Repository, Tag};
-use scanhook_core::verdict::ErrorReason;
 use serde::Deserialize;
 
 use super::session::Session;

@@ -6,7 +6,7 @@ use std::fmt;
 
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
-use scanhook_core::verdict::ErrorReason;
+use scanhook_core::failure::ErrorReason;
 use serde_json::Value;
 
 use super::http::Answer;

@@ -14,12 +14,12 @@ use reqwest::header::{
 use reqwest::{Method, StatusCode, Url};
 use scanhook_core::choice::{self, Looked, Manifests, Needed};
 use scanhook_core::event::FreeText;
+use scanhook_core::failure::ErrorReason;
 use scanhook_core::image::{Digest, Image, Pin};
 use scanhook_core::manifest::{ImageManifest, Manifest, ParseManifestError};
 use scanhook_core::plan::RegistryLogin;
 use scanhook_core::platform::Platform;
 use scanhook_core::target::Target;
-use scanhook_core::verdict::ErrorReason;
 use secrecy::ExposeSecret as _;
 use serde::Deserialize;
 

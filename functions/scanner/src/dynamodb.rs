@@ -16,9 +16,10 @@ use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use jiff::Timestamp;
+use scanhook_core::failure::ScanError;
 use scanhook_core::message::ScanId;
 use scanhook_core::record::{ClaimKey, ScanRecord, State};
-use scanhook_core::verdict::{ScanError, Verdict};
+use scanhook_core::verdict::Verdict;
 
 use crate::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
 

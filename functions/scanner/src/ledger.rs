@@ -3,10 +3,11 @@
 use std::future::Future;
 
 use jiff::Timestamp;
+use scanhook_core::failure::ScanError;
 use scanhook_core::history::ScanFilter;
 use scanhook_core::message::ScanId;
 use scanhook_core::record::{ClaimKey, ScanRecord};
-use scanhook_core::verdict::{ScanError, Verdict};
+use scanhook_core::verdict::Verdict;
 
 /// A wish to scan some content.
 #[derive(Debug, Clone, Copy)]

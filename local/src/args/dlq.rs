@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
 use jiff::SignedDuration;
-use scanhook_core::verdict::ErrorReason;
+use scanhook_core::failure::ErrorReason;
 
 use super::{LedgerArgs, Output, Since};
 
@@ -191,8 +191,8 @@ fn hide_time(text: &str) -> Result<Duration, String> {
 fn reasons() -> PossibleValuesParser {
     PossibleValuesParser::new(
         ErrorReason::ALL
-            .map(ErrorReason::as_str)
-            .into_iter()
+            .iter()
+            .map(|it| it.as_str())
             .chain([UNKNOWN]),
     )
 }

@@ -1,6 +1,6 @@
 //! What each reason means and what to do about it: one table, which `docs/operating.md` repeats.
 
-use scanhook_core::verdict::ErrorReason;
+use scanhook_core::failure::ErrorReason;
 
 /// What an operator is told about a reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,10 +13,7 @@ pub(crate) struct Advice {
 
 /// The advice for a letter with that reason.
 pub(crate) fn advice(reason: &str) -> Advice {
-    let known = ErrorReason::ALL
-        .into_iter()
-        .find(|it| it.as_str() == reason);
-    known.map_or(WITHOUT_REASON, of)
+    reason.parse().map_or(WITHOUT_REASON, of)
 }
 
 const WITHOUT_REASON: Advice = Advice {
@@ -214,8 +211,8 @@ mod tests {
     #[test]
     fn the_runbook_has_a_section_for_every_reason_with_this_advice() {
         let runbook = include_str!("../../../docs/operating.md");
-        let reasons = ErrorReason::ALL.map(ErrorReason::as_str);
-        for reason in reasons.into_iter().chain([UNKNOWN]) {
+        let reasons = ErrorReason::ALL.iter().map(|it| it.as_str());
+        for reason in reasons.chain([UNKNOWN]) {
             let heading = format!("\n### `{reason}`\n");
             let (_, rest) = runbook
                 .split_once(&heading)

@@ -7,7 +7,7 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
 use scanhook_core::image::{Digest, Tag};
 use scanhook_core::message::{QueueMessage, ScanId};
-use scanhook_core::record::{ScanRecord, State};
+use scanhook_core::record::{RecordVerdict, ScanRecord, State};
 use serde::Serialize;
 
 use crate::args::dlq::{DlqFilterArgs, UNKNOWN};
@@ -130,12 +130,12 @@ impl Case {
     /// The record that tells of a failure, if one does.
     fn failed_record(&self) -> Option<&ScanRecord> {
         let mut records = self.records.iter();
-        records.find(|it| it.verdict.as_deref() == Some("error"))
+        records.find(|it| it.verdict == Some(RecordVerdict::Error))
     }
 
     /// Why it is here: what the last letter says, else what the ledger says.
     pub(crate) fn reason(&self) -> &str {
-        let ledger = || self.failed_record()?.reason.as_deref();
+        let ledger = || Some(self.failed_record()?.reason.as_ref()?.as_str());
         let told = self.last().attribute("scanhook.reason").or_else(ledger);
         told.unwrap_or(UNKNOWN)
     }

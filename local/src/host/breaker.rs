@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use scanhook_config::config::Config;
+use scanhook_core::failure::{ErrorReason, ScanError};
 use scanhook_core::message::ScanId;
-use scanhook_core::record::{ClaimKey, ScanRecord, State};
-use scanhook_core::verdict::{ErrorReason, ScanError, Verdict};
+use scanhook_core::record::{ClaimKey, RecordReason, ScanRecord, State};
+use scanhook_core::verdict::Verdict;
 use scanhook_scanner::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -67,7 +68,7 @@ impl Breaker {
         }
         if record.state == State::Done {
             self.failures.store(0, Ordering::Relaxed);
-        } else if record.reason.as_deref().is_some_and(is_suspicious)
+        } else if record.reason.as_ref().is_some_and(is_suspicious)
             && self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES
         {
             self.suspicion.notify_one();
@@ -120,14 +121,12 @@ impl Breaker {
 }
 
 /// Whether a failure may be the backend's.
-fn is_suspicious(reason: &str) -> bool {
-    [
-        ErrorReason::Network,
-        ErrorReason::Database,
-        ErrorReason::ScannerError,
-    ]
-    .iter()
-    .any(|it| it.as_str() == reason)
+fn is_suspicious(reason: &RecordReason) -> bool {
+    use ErrorReason::{Database, Network, ScannerError};
+    matches!(
+        reason,
+        RecordReason::Error(Network | Database | ScannerError)
+    )
 }
 
 /// Whatever the backend says below 500 shows that it is there.

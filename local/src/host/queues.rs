@@ -15,10 +15,10 @@ use scanhook_config::Environment;
 use scanhook_config::aws::Aws;
 use scanhook_config::aws::json::{SQS, Service};
 use scanhook_config::config::Config;
+use scanhook_core::failure::ErrorReason;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::retry::DEAD_LETTERS_KEPT;
-use scanhook_core::verdict::ErrorReason;
 use scanhook_emulator::sqs::{self, Endpoint, Expiry, Peeked, Store};
 use scanhook_worker::clock::Clock;
 

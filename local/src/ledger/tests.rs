@@ -1,13 +1,15 @@
 //! One suite for every store of claims and records, and what only SQLite has.
 
 use scanhook_core::choice::Choice;
+use scanhook_core::failure::{Class, ErrorReason};
 use scanhook_core::image::{Digest, Image};
 use scanhook_core::message::QueueMessage;
 use scanhook_core::platform::Platform;
+use scanhook_core::record::RecordVerdict;
 use scanhook_core::report::{Evaluation, Findings, Report};
 use scanhook_core::source::SourceName;
 use scanhook_core::target::Target;
-use scanhook_core::verdict::{Class, ErrorReason, Identity, Judged};
+use scanhook_core::verdict::{Identity, Judged};
 
 use super::*;
 
@@ -585,14 +587,14 @@ async fn filters_choose_what_is_listed(
         ),
         (
             ScanFilter {
-                verdict: Some("failed".to_owned()),
+                verdict: Some(RecordVerdict::Failed),
                 ..none()
             },
             vec!["01A"],
         ),
         (
             ScanFilter {
-                verdict: Some("error".to_owned()),
+                verdict: Some(RecordVerdict::Error),
                 ..none()
             },
             vec!["01B"],
@@ -614,7 +616,7 @@ async fn filters_choose_what_is_listed(
         (
             ScanFilter {
                 source: Some(source("other")),
-                verdict: Some("failed".to_owned()),
+                verdict: Some(RecordVerdict::Failed),
                 ..none()
             },
             vec![],

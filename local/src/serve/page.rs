@@ -260,7 +260,10 @@ impl Page {
                 row(
                     it.finished_at.unwrap_or(it.started_at),
                     it.scan_id.to_string(),
-                    it.reason.clone().unwrap_or_default(),
+                    it.reason
+                        .as_ref()
+                        .map(ToString::to_string)
+                        .unwrap_or_default(),
                     it.detail.clone().unwrap_or_default(),
                 )
             });

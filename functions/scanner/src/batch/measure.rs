@@ -3,8 +3,9 @@
 //! **Invariant**: a label's value is a configured source's name or of a closed set, whatever a message says.
 
 use metrics::{counter, histogram};
-use scanhook_core::record::{ScanRecord, State};
-use scanhook_core::verdict::{Identity, ScanError};
+use scanhook_core::failure::ScanError;
+use scanhook_core::record::{RecordReason, RecordVerdict, ScanRecord, State};
+use scanhook_core::verdict::Identity;
 use scanhook_telemetry::metrics::NONE;
 
 use crate::config::ScannerSettings;
@@ -12,12 +13,12 @@ use crate::config::ScannerSettings;
 /// Counts an attempt that has ended, and the scan if that has ended with it.
 pub(super) fn ended(settings: &ScannerSettings, record: &ScanRecord) {
     let is_repeated = record.is_repeated();
-    let verdict = match (record.state, record.verdict.as_deref()) {
+    let verdict = match (record.state, &record.verdict) {
         (State::InProgress | State::Retrying, _) | (_, None) => None,
         (State::Done, _) if is_repeated => Some("repeated"),
-        (State::Done, Some("passed")) => Some("passed"),
-        (State::Done, Some("failed")) => Some("failed"),
-        (State::Done, Some("skipped")) => Some("skipped"),
+        (State::Done, Some(RecordVerdict::Passed)) => Some("passed"),
+        (State::Done, Some(RecordVerdict::Failed)) => Some("failed"),
+        (State::Done, Some(RecordVerdict::Skipped)) => Some("skipped"),
         (State::Done | State::DeadLetter, _) => Some("error"),
     };
     let is_configured = settings.policies(&record.source).is_some();
@@ -30,7 +31,7 @@ pub(super) fn ended(settings: &ScannerSettings, record: &ScanRecord) {
         counter!("messages_processed", "source" => source.to_owned(), "verdict" => verdict)
             .increment(1);
     }
-    if record.reason.as_deref() == Some("no_policy") {
+    if record.reason == Some(RecordReason::NoPolicy) {
         counter!("scans_without_policy", "source" => source.to_owned()).increment(1);
     }
     if record.identity == Some(Identity::Unconfirmed) {

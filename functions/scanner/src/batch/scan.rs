@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use scanhook_config::secrets::Reread;
+use scanhook_core::failure::{Class, ErrorReason, ScanError};
 use scanhook_core::image::Digest;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::plan::ScanPlan;
 use scanhook_core::platform::Platform;
 use scanhook_core::record::{ClaimKey, ScanRecord};
 use scanhook_core::target::Target;
-use scanhook_core::verdict::{Class, CliRun, ErrorReason, Judged, ScanError, Verdict, judge};
+use scanhook_core::verdict::{CliRun, Judged, Verdict, judge};
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 

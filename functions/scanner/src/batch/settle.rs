@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use scanhook_core::failure::{Class, ScanError};
 use scanhook_core::image::{Digest, Tag};
 use scanhook_core::platform::Platform;
-use scanhook_core::record::{ScanRecord, State};
-use scanhook_core::verdict::{Class, ScanError};
+use scanhook_core::record::{RecordReason, RecordVerdict, ScanRecord, State};
 use tracing::Span;
 
 use super::attempt::{Attempt, ComesBack, Failure};
@@ -176,7 +176,7 @@ fn log_unread(attempt: &Attempt<'_>, error: &ScanError) {
 }
 
 fn log_finished(record: &ScanRecord) {
-    let verdict = record.verdict.as_deref().unwrap_or_default();
+    let verdict = record.verdict.as_ref().map_or("", RecordVerdict::as_str);
     let policies_failed =
         (!record.policies_failed.is_empty()).then(|| record.policies_failed.join(", "));
     tracing::info!(
@@ -189,7 +189,7 @@ fn log_finished(record: &ScanRecord) {
         index = record.index.as_ref().map(Digest::as_str),
         platform = record.platform.as_ref().map(Platform::as_str),
         verdict,
-        reason = record.reason,
+        reason = record.reason.as_ref().map(RecordReason::as_str),
         detail = record.detail,
         tag_moved = record.tag_moved,
         state = record.state.as_str(),

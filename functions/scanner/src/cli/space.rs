@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use scanhook_core::verdict::Class;
+use scanhook_core::failure::Class;
 
 use super::slots::{SCAN_PREFIX, Slot};
 

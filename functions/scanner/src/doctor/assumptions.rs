@@ -1,6 +1,7 @@
 //! What an examination says of each row of `docs/assumptions.md`.
 
-use scanhook_core::verdict::{ErrorReason, Exit, Identity};
+use scanhook_core::failure::ErrorReason;
+use scanhook_core::verdict::{Exit, Identity};
 use serde::Serialize;
 
 use super::trials::{Observed, Trial, Tried};
@@ -285,7 +286,7 @@ fn plain_http(observed: &Observed) -> Conclusion {
 mod tests {
     use std::time::Duration;
 
-    use scanhook_core::verdict::ScanError;
+    use scanhook_core::failure::ScanError;
 
     use super::*;
 

@@ -6,10 +6,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use scanhook_core::failure::{ErrorReason, ScanError};
 use scanhook_core::image::{Digest, Image, Pin};
 use scanhook_core::message::ScanId;
 use scanhook_core::plan::ScanPlan;
-use scanhook_core::verdict::{CliRun, ErrorReason, Exit, Judged, ScanError, Verdict, judge_image};
+use scanhook_core::verdict::{CliRun, Exit, Judged, Verdict, judge_image};
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use scanhook_core::failure::ErrorReason;
+use scanhook_core::record::{RecordReason, RecordVerdict};
 use serde_json::json;
 
 use crate::ledger::{Health, Held};
@@ -47,8 +49,14 @@ async fn each_record_of_a_batch_is_on_its_own() {
     let mut failed = failed_ids(&response);
     failed.sort_unstable();
     assert_eq!(failed, expected);
-    assert_eq!(world.record("pass").unwrap().verdict.unwrap(), "passed");
-    assert_eq!(world.record("fail").unwrap().verdict.unwrap(), "failed");
+    assert_eq!(
+        world.record("pass").unwrap().verdict,
+        Some(RecordVerdict::Passed)
+    );
+    assert_eq!(
+        world.record("fail").unwrap().verdict,
+        Some(RecordVerdict::Failed)
+    );
     let letters = world.dead_letters().await;
     let mut letters: Vec<_> = letters
         .iter()
@@ -201,7 +209,10 @@ async fn a_panic_is_an_error_of_its_record_and_frees_its_claim() {
     let response = world.handle(&event).await;
     assert_eq!(failed_ids(&response), [id_of(&event, 0)]);
     let record = world.record(scan_of(&event, 0)).unwrap();
-    assert_eq!(record.reason.unwrap(), "internal");
+    assert_eq!(
+        record.reason,
+        Some(RecordReason::Error(ErrorReason::Internal))
+    );
     assert!(world.record(scan_of(&event, 1)).unwrap().findings.is_some());
 }
 

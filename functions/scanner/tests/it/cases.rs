@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use scanhook_core::record::RecordVerdict;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha512};
 
@@ -108,7 +109,7 @@ async fn scanned(case: &str) -> BTreeSet<String> {
     let old = |new: &str| renamed.iter().find(|(_, it)| *it == new).unwrap().0.clone();
     let records = state.records.values();
     let scanned = records.map(|it| {
-        assert_eq!(it.verdict.as_deref(), Some("passed"), "{it:?}");
+        assert_eq!(it.verdict, Some(RecordVerdict::Passed), "{it:?}");
         old(it.digest.as_ref().unwrap().as_str())
     });
     scanned.collect()

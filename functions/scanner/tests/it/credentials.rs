@@ -11,6 +11,7 @@ use aws_sdk_sqs::config::{BehaviorVersion, Region};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use scanhook_config::config::Config;
+use scanhook_core::record::RecordVerdict;
 use scanhook_registry::Sdk;
 use serde_json::{Value, json};
 
@@ -221,7 +222,10 @@ async fn a_token_server_that_refuses_a_secret_has_it_read_again_first() {
     let event = world.receive(&[&message]).await;
     let response = world.handle(&event).await;
     assert!(response.batch_item_failures.is_empty());
-    assert_eq!(world.record("new").unwrap().verdict.unwrap(), "passed");
+    assert_eq!(
+        world.record("new").unwrap().verdict,
+        Some(RecordVerdict::Passed)
+    );
 }
 
 /// A world whose source has this host of Azure, with a login of this directory.

@@ -138,7 +138,7 @@ async fn every_image_ends_once_whatever_fails() {
         let scan_id = message["scan_id"].as_str().unwrap().to_owned();
         // SQS itself buries what could not be buried on its last receive; its reason is in the record.
         let told = letter.attributes.get("scanhook.reason").cloned();
-        let reason = told.or_else(|| world.record(&scan_id)?.reason);
+        let reason = told.or_else(|| Some(world.record(&scan_id)?.reason?.to_string()));
         buried.entry(scan_id).or_default().push(reason.unwrap());
     }
     let state = world.ledger.0.lock().unwrap();

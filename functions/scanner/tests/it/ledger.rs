@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
+use scanhook_core::failure::ScanError;
 use scanhook_core::message::ScanId;
 use scanhook_core::record::{ClaimKey, ScanRecord};
-use scanhook_core::verdict::{ScanError, Verdict};
+use scanhook_core::verdict::Verdict;
 use scanhook_scanner::ledger::{Claim, ClaimRequest, Ledger, LedgerError};
 
 /// What a claim is for the time being.
@@ -124,7 +125,7 @@ impl Ledger for MemoryLedger {
                     .remove(&(record.scan_id.clone(), String::new()));
             }
             let earlier = state.records.get(&key);
-            let is_repeated = record.reason.as_deref() == Some("repeated");
+            let is_repeated = record.is_repeated();
             if is_repeated
                 && earlier.is_some_and(|it| it.state == scanhook_core::record::State::Done)
             {

@@ -360,8 +360,8 @@ impl World {
 }
 
 fn verdict(record: &ScanRecord) -> String {
-    let mut words = vec![record.verdict.clone().unwrap()];
-    words.extend(record.reason.clone());
+    let mut words = vec![record.verdict.as_ref().unwrap().to_string()];
+    words.extend(record.reason.as_ref().map(ToString::to_string));
     if let Some(findings) = record.findings {
         let found = [
             findings.critical,

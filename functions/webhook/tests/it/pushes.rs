@@ -148,7 +148,8 @@ async fn each_reason_to_skip_is_told_to_the_sender() {
         );
     }
     told.sort();
-    let mut all = SkipReason::ALL.map(|it| it.as_str().to_owned());
+    let all = SkipReason::ALL.iter();
+    let mut all: Vec<_> = all.map(|it| it.as_str().to_owned()).collect();
     all.sort();
     assert_eq!(told, all);
 }

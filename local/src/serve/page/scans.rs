@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use scanhook_core::record::{ScanRecord, State};
+use scanhook_core::record::{RecordReason, RecordVerdict, ScanRecord, State};
 
 use super::html::Cell;
 
@@ -69,23 +69,21 @@ pub(super) fn ago(now: Timestamp, then: Timestamp) -> String {
 
 /// The verdict, in its colour.
 pub(super) fn verdict(record: &ScanRecord) -> Cell {
-    let verdict = record.verdict.as_deref().unwrap_or_default();
-    match (record.state, verdict) {
-        (State::Retrying, _) => Cell::Marked("error", format!("{verdict}, tried again")),
-        (_, "passed") => Cell::Marked("clean", verdict.to_owned()),
-        (_, "failed") => Cell::Marked("critical", verdict.to_owned()),
-        (_, "error") => Cell::Marked("error", verdict.to_owned()),
-        _ => Cell::Word(verdict.to_owned()),
+    let word = record.verdict.as_ref().map_or("", RecordVerdict::as_str);
+    match (record.state, &record.verdict) {
+        (State::Retrying, _) => Cell::Marked("error", format!("{word}, tried again")),
+        (_, Some(RecordVerdict::Passed)) => Cell::Marked("clean", word.to_owned()),
+        (_, Some(RecordVerdict::Failed)) => Cell::Marked("critical", word.to_owned()),
+        (_, Some(RecordVerdict::Error)) => Cell::Marked("error", word.to_owned()),
+        _ => Cell::Word(word.to_owned()),
     }
 }
 
 /// The reason, and the policies that failed.
 pub(super) fn why(record: &ScanRecord) -> String {
-    let reason = record.reason.iter();
-    let words: Vec<_> = reason
-        .chain(&record.policies_failed)
-        .map(String::as_str)
-        .collect();
+    let reason = record.reason.iter().map(RecordReason::as_str);
+    let policies = record.policies_failed.iter().map(String::as_str);
+    let words: Vec<_> = reason.chain(policies).collect();
     words.join(", ")
 }
 
