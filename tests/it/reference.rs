@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 use axum::response::IntoResponse as _;
 use http::header;
 use scanhook_core::event::SkipReason;
+use scanhook_core::failure::ErrorReason;
 use scanhook_core::message::QueueMessage;
-use scanhook_core::record::{ScanRecord, State};
-use scanhook_core::verdict::{ErrorReason, Identity, Verdict};
+use scanhook_core::record::{RecordReason, RecordVerdict, ScanRecord, State};
+use scanhook_core::verdict::Identity;
 use scanhook_tests::reference::Page;
 use scanhook_webhook::rejection::Rejection;
 use serde_json::Value;
@@ -72,27 +73,43 @@ fn every_word_of_a_record_is_described() {
     assert_eq!(page.names("States"), set(states.map(State::as_str)));
 
     let verdicts = [
-        Verdict::Passed,
-        Verdict::PassedWithoutPolicy,
-        Verdict::Failed,
-        Verdict::NotAnImage,
+        RecordVerdict::Passed,
+        RecordVerdict::Failed,
+        RecordVerdict::Skipped,
+        RecordVerdict::Error,
     ];
-    for verdict in verdicts {
+    for verdict in &verdicts {
         // Likewise.
         match verdict {
-            Verdict::Passed
-            | Verdict::PassedWithoutPolicy
-            | Verdict::Failed
-            | Verdict::NotAnImage => {}
+            RecordVerdict::Passed
+            | RecordVerdict::Failed
+            | RecordVerdict::Skipped
+            | RecordVerdict::Error
+            | RecordVerdict::Other(_) => {}
         }
     }
-    let words = verdicts.map(Verdict::as_str).into_iter().chain(["error"]);
-    assert_eq!(page.names("Verdicts"), set(words));
-    let reasons = verdicts.into_iter().filter_map(Verdict::reason);
     assert_eq!(
-        page.names("Reasons of a verdict"),
-        set(reasons.chain(["repeated"]))
+        page.names("Verdicts"),
+        set(verdicts.iter().map(RecordVerdict::as_str))
     );
+
+    let reasons = [
+        RecordReason::NoPolicy,
+        RecordReason::NotAnImage,
+        RecordReason::Repeated,
+    ];
+    for reason in &reasons {
+        // Likewise; those of errors have a table of their own.
+        match reason {
+            RecordReason::NoPolicy
+            | RecordReason::NotAnImage
+            | RecordReason::Repeated
+            | RecordReason::Error(_)
+            | RecordReason::Other(_) => {}
+        }
+    }
+    let words = reasons.iter().map(RecordReason::as_str);
+    assert_eq!(page.names("Reasons of a verdict"), set(words));
 
     let identities = [Identity::Confirmed, Identity::Unconfirmed];
     let words = identities.map(|it| {
@@ -110,7 +127,7 @@ fn every_word_of_a_record_is_described() {
 #[test]
 fn every_skip_reason_is_described() {
     let page = Page::read("answers.md");
-    let reasons = SkipReason::ALL.map(SkipReason::as_str);
+    let reasons = SkipReason::ALL.iter().map(|it| it.as_str());
     assert_eq!(page.names("Skip reasons"), set(reasons));
 }
 

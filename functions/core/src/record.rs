@@ -5,7 +5,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use strum::{AsRefStr, Display, IntoStaticStr};
 
-use crate::choice::Choice;
 use crate::event::{EventInfo, FreeText};
 use crate::failure::{ErrorReason, ScanError};
 use crate::image::{Digest, Tag};
@@ -13,6 +12,7 @@ use crate::message::{QueueMessage, ScanId};
 use crate::platform::Platform;
 use crate::report::Findings;
 use crate::source::SourceName;
+use crate::target::Choice;
 use crate::target::Target;
 use crate::verdict::{Identity, Judged, Verdict};
 

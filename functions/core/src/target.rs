@@ -1,6 +1,9 @@
 //! What is really scanned: one manifest, named by its digest, with what is known of its surroundings.
 
-use crate::choice::Choice;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
 use crate::image::{Digest, Image, Pin};
 use crate::platform::Platform;
 
@@ -58,4 +61,49 @@ impl Target {
     pub fn digest(&self) -> &Digest {
         &self.digest
     }
+}
+
+/// How an image was chosen from its index, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// Its place in the index, from 1 on; `2.1` is the first entry of the index in the second.
+    pub entry: String,
+    /// How many entries that index has.
+    pub entries: usize,
+    /// How many of all entries a runtime could take for the platform.
+    pub candidates: usize,
+    /// Candidates that are not images.
+    pub passed_over: Vec<PassedOver>,
+    /// Entries that no runtime takes for the platform while there are these candidates.
+    pub others: usize,
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            entry,
+            entries,
+            candidates,
+            others,
+            ..
+        } = self;
+        write!(
+            f,
+            "{entry} of {entries}; {candidates} for this platform, {others} others"
+        )?;
+        for PassedOver { entry, media_type } in &self.passed_over {
+            write!(f, "; {entry} is not an image: {media_type}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A candidate that is not an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedOver {
+    /// Its place.
+    pub entry: String,
+    /// The type that shows it.
+    #[serde(rename = "type")]
+    pub media_type: String,
 }

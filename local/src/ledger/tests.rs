@@ -1,6 +1,5 @@
 //! One suite for every store of claims and records, and what only SQLite has.
 
-use scanhook_core::choice::Choice;
 use scanhook_core::failure::{Class, ErrorReason};
 use scanhook_core::image::{Digest, Image};
 use scanhook_core::message::QueueMessage;
@@ -8,6 +7,7 @@ use scanhook_core::platform::Platform;
 use scanhook_core::record::RecordVerdict;
 use scanhook_core::report::{Evaluation, Findings, Report};
 use scanhook_core::source::SourceName;
+use scanhook_core::target::Choice;
 use scanhook_core::target::Target;
 use scanhook_core::verdict::{Identity, Judged};
 
