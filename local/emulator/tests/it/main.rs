@@ -5,6 +5,7 @@
     reason = "a test that fails should stop where it fails"
 )]
 
+mod answers;
 mod apigw;
 mod clock;
 mod durability;

@@ -176,42 +176,6 @@ async fn attributes_are_set_and_shown_with_their_defaults() {
 }
 
 #[tokio::test]
-async fn tags_are_kept() {
-    let world = World::start().await;
-    let url = world.queue("q").await;
-    world
-        .client
-        .tag_queue()
-        .queue_url(&url)
-        .tags("team", "a")
-        .tags("env", "dev")
-        .send()
-        .await
-        .unwrap();
-    world
-        .client
-        .untag_queue()
-        .queue_url(&url)
-        .tag_keys("env")
-        .send()
-        .await
-        .unwrap();
-    let tags = world
-        .client
-        .list_queue_tags()
-        .queue_url(&url)
-        .send()
-        .await
-        .unwrap()
-        .tags
-        .unwrap();
-    assert_eq!(
-        tags.into_iter().collect::<Vec<_>>(),
-        [("team".to_owned(), "a".to_owned())]
-    );
-}
-
-#[tokio::test]
 async fn a_message_arrives_with_everything_it_was_sent_with() {
     let world = World::start().await;
     let url = world.queue("q").await;

@@ -49,14 +49,14 @@ async fn call(world: &World, operation: &str, body: Value) -> Answer {
 }
 
 /// The answer of an operation that succeeds.
-async fn done(world: &World, operation: &str, body: Value) -> Value {
+pub(crate) async fn done(world: &World, operation: &str, body: Value) -> Value {
     let answer = call(world, operation, body).await;
     assert_eq!(answer.status(), "200", "{operation}: {}", answer.body);
     answer.json()
 }
 
 /// The code and the text of the error that an operation ends in.
-async fn refusal(world: &World, operation: &str, body: Value) -> (String, String) {
+pub(crate) async fn refusal(world: &World, operation: &str, body: Value) -> (String, String) {
     let answer = call(world, operation, body).await;
     let header = "\r\nx-amzn-query-error: ";
     assert!(answer.head.contains(header), "{operation}: {}", answer.body);
@@ -70,7 +70,7 @@ fn refused(code: &str, message: &str) -> (String, String) {
     (code.to_owned(), message.to_owned())
 }
 
-fn members(answer: &Value) -> Vec<&str> {
+pub(crate) fn members(answer: &Value) -> Vec<&str> {
     answer
         .as_object()
         .unwrap()

@@ -203,7 +203,7 @@ async fn a_queue_that_is_not_there_is_named_by_every_operation() {
 
 #[tokio::test]
 async fn queue_names_are_checked_and_fifo_is_refused() {
-    for name in ["", "a b", "ü", &"a".repeat(81)] {
+    for name in ["", "a b", "a.b", "ü", &"a".repeat(81)] {
         check(
             "CreateQueue",
             json!({"QueueName": name}),
@@ -237,15 +237,7 @@ async fn queue_attributes_are_checked() {
     )
     .await;
     for (name, value) in [
-        ("DelaySeconds", "901"),
-        ("DelaySeconds", "-1"),
         ("DelaySeconds", "ten"),
-        ("MaximumMessageSize", "1023"),
-        ("MaximumMessageSize", "1048577"),
-        ("MessageRetentionPeriod", "59"),
-        ("MessageRetentionPeriod", "1209601"),
-        ("ReceiveMessageWaitTimeSeconds", "21"),
-        ("VisibilityTimeout", "43201"),
         ("SqsManagedSseEnabled", "yes"),
         ("Policy", "{"),
     ] {
@@ -355,18 +347,14 @@ async fn a_dead_letter_queue_chooses_its_sources() {
 #[tokio::test]
 async fn message_parameters_are_checked() {
     let invalid = "InvalidParameterValue";
-    check_send(
-        json!({"MessageBody": "\u{0}"}),
-        "InvalidMessageContents",
-        "Invalid characters found",
-    )
-    .await;
-    check_send(
-        json!({"MessageBody": "\u{ffff}"}),
-        "InvalidMessageContents",
-        "Invalid characters found",
-    )
-    .await;
+    for body in ["\u{0}", "\u{1f}", "\u{fffe}", "\u{ffff}"] {
+        check_send(
+            json!({"MessageBody": body}),
+            "InvalidMessageContents",
+            "Invalid characters found",
+        )
+        .await;
+    }
     let long = "a".repeat((1 << 20) + 1);
     check_send(
         json!({"MessageBody": long}),
@@ -374,24 +362,22 @@ async fn message_parameters_are_checked() {
         "Message must be shorter than 1048576 bytes.",
     )
     .await;
-    check_send(
-        json!({"DelaySeconds": 901}),
-        invalid,
-        "DelaySeconds must be >= 0 and <= 900.",
-    )
-    .await;
-    check_send(
-        json!({"MessageGroupId": "a b"}),
-        invalid,
-        "for parameter MessageGroupId is invalid",
-    )
-    .await;
-    check_send(
-        json!({"MessageGroupId": "a".repeat(129)}),
-        invalid,
-        "for parameter MessageGroupId is invalid",
-    )
-    .await;
+    for delay in [-1, 901] {
+        check_send(
+            json!({"DelaySeconds": delay}),
+            invalid,
+            "DelaySeconds must be >= 0 and <= 900.",
+        )
+        .await;
+    }
+    for group in ["", "a b", "ä", &"a".repeat(129)] {
+        check_send(
+            json!({"MessageGroupId": group}),
+            invalid,
+            "for parameter MessageGroupId is invalid",
+        )
+        .await;
+    }
     check_send(
         json!({"MessageDeduplicationId": "1"}),
         invalid,
@@ -501,8 +487,18 @@ async fn receives_and_visibility_are_checked() {
         ),
         (
             "WaitTimeSeconds",
+            -1,
+            "Must be >= 0 and <= 20, if provided.",
+        ),
+        (
+            "WaitTimeSeconds",
             21,
             "Must be >= 0 and <= 20, if provided.",
+        ),
+        (
+            "VisibilityTimeout",
+            -1,
+            "Must be >= 0 and <= 43200, if provided.",
         ),
         (
             "VisibilityTimeout",
@@ -518,6 +514,18 @@ async fn receives_and_visibility_are_checked() {
         )
         .await;
     }
+    for seconds in [-1, 43_201] {
+        let change = json!({"QueueUrl": URL, "ReceiptHandle": "x", "VisibilityTimeout": seconds});
+        let reason = "Must be >= 0 and <= 43200, if provided.";
+        check("ChangeMessageVisibility", change, invalid, reason).await;
+    }
+    check(
+        "ReceiveMessage",
+        json!({"QueueUrl": URL, "MaxNumberOfMessages": "many"}),
+        "SerializationException",
+        "invalid type",
+    )
+    .await;
     let names = json!({"QueueUrl": URL, "MessageSystemAttributeNames": ["Sender"]});
     check(
         "ReceiveMessage",

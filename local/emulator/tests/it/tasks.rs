@@ -250,6 +250,7 @@ async fn tasks_that_cannot_be_are_refused() {
         ("q-dlq", Some("none"), None, "ResourceNotFoundException"),
         ("q-dlq", Some("q-dlq"), None, "InvalidParameterValue"),
         ("q", None, None, "InvalidParameterValue"),
+        ("q-dlq", None, Some(0), "InvalidParameterValue"),
         ("q-dlq", None, Some(501), "InvalidParameterValue"),
     ] {
         let start = world
