@@ -5,7 +5,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::sqs::{Code, Error};
 use scanhook_worker::clock::Clock;
 
 /// What goes wrong at the queue endpoint.
@@ -63,17 +62,11 @@ impl Faults {
         }
     }
 
-    /// Delays this request, and refuses it if its number is up.
-    pub(crate) async fn strike(&self, clock: &Clock) -> Result<(), Error> {
+    /// Delays this request, and decides whether it is throttled.
+    pub(crate) async fn strike(&self, clock: &Clock) -> bool {
         if !self.latency.is_zero() {
             clock.sleep(self.latency).await;
         }
-        if self.throttle > 0.0 && self.draws.draw() < self.throttle {
-            return Err(Error::new(
-                Code::RequestThrottled,
-                "The request was denied due to request throttling.",
-            ));
-        }
-        Ok(())
+        self.throttle > 0.0 && self.draws.draw() < self.throttle
     }
 }

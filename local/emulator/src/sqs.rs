@@ -1,7 +1,7 @@
 //! A durable SQS for one machine: the store, its AWS JSON 1.0 endpoint, and a look inside.
 //!
 //! In reading order: `file` opens and checks the database; `time` is what messages age by; `store` is the writer thread everything goes through; `attributes`,
-//! `queues`, `message`, `messages`, `receive` and `tasks` are what SQS does, on one connection and at one instant;
+//! `queues`, `message`, `messages`, `receive`, `retention` and `tasks` are what SQS does, on one connection and at one instant;
 //! `protocol` and `operations` speak AWS's wire format; `client` is an SDK's way there without a socket; `inspect` looks without touching.
 //!
 //! **Invariant**: what was acknowledged is on disk; a process killed at any moment loses no answered change.
@@ -11,23 +11,28 @@ mod batch;
 mod client;
 mod digest;
 mod error;
+mod expiry;
 mod file;
 mod inspect;
 mod message;
 mod messages;
 mod operations;
+mod peeked;
 mod protocol;
+mod queue;
 mod queues;
 mod receipt;
 mod receive;
+mod retention;
 mod store;
 mod tasks;
 mod time;
 
 pub use error::{Code, Error};
+pub use expiry::{DeadLetter, Expiry};
 pub use file::OpenError;
-pub use inspect::{Depth, Filter, Page, Peeked, State};
-pub use messages::{DeadLetter, Expiry};
+pub use inspect::{Depth, Filter, Page};
+pub use peeked::{Peeked, State};
 pub use protocol::Endpoint;
 pub use store::Store;
 

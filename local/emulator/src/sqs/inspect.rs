@@ -1,16 +1,14 @@
 //! A look at a queue that changes nothing: no receive counts, no visibility.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use rusqlite::Row;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
-use super::message::AttributeValue;
-use super::messages::{expire, oldest_kept};
-use super::queues::{Queue, find};
+use super::peeked::{COLUMNS, Peeked, from_row};
+use super::queue::Queue;
+use super::queues::find;
+use super::retention::{expire, oldest_kept};
 use super::store::{Db, Store};
 
 /// How many messages a queue holds.
@@ -24,41 +22,6 @@ pub struct Depth {
     pub delayed: u64,
     /// The time since the oldest message was sent.
     pub oldest_age: Option<Duration>,
-}
-
-/// Where a message is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// A receive would return it now.
-    Visible,
-    /// It was received, and is neither deleted nor visible again.
-    InFlight,
-    /// It was sent and is not visible yet.
-    Delayed,
-}
-
-/// A message as it lies in its queue.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Peeked {
-    /// The message's id.
-    pub message_id: String,
-    /// The message's body.
-    pub body: String,
-    /// The message's attributes, but for binary ones.
-    pub attributes: BTreeMap<String, String>,
-    /// The group of a fair queue it belongs to.
-    pub group_id: Option<String>,
-    /// The ARN of the queue SQS moved it from.
-    pub dead_letter_source: Option<String>,
-    /// When it was sent.
-    pub sent_at: Timestamp,
-    /// How often it was received, in this queue and those before it.
-    pub receive_count: u64,
-    /// When it becomes, or became, visible.
-    pub visible_at: Timestamp,
-    /// Where it is in its life.
-    pub state: State,
 }
 
 /// Some messages of a queue, oldest first, as `GET` on the queue's URL shows them.
@@ -129,7 +92,7 @@ fn page(db: &Db<'_>, queue: &Queue, after: Option<Place>, limit: usize) -> Resul
         if messages.len() == limit || size >= LARGEST_PAGE {
             return Ok(Page { messages, next });
         }
-        let message = from_row(row, db)?;
+        let message = from_row(row, db.now, db.shift)?;
         let attributes = message.attributes.iter();
         let attributes: usize = attributes
             .map(|(name, value)| name.len() + value.len())
@@ -176,7 +139,7 @@ pub(crate) fn look_through(
     ))?;
     let mut rows = statement.query([queue.id, oldest_kept(db, queue)])?;
     while let Some(row) = rows.next()? {
-        if !look(from_row(row, db)?) {
+        if !look(from_row(row, db.now, db.shift)?) {
             break;
         }
     }
@@ -206,37 +169,4 @@ pub(crate) fn depth(db: &mut Db<'_>, queue: &Queue) -> Result<Depth, Error> {
             oldest_age: oldest.map(age),
         })
     })?)
-}
-
-/// What [`from_row`] reads.
-pub(crate) const COLUMNS: &str = "seq, sent_at, id, body, attributes, group_id, dead_letter_source, receive_count, visible_at, received_at";
-
-pub(crate) fn from_row(row: &Row<'_>, db: &Db<'_>) -> Result<Peeked, Error> {
-    let attributes: BTreeMap<String, AttributeValue> =
-        serde_json::from_str(row.get_ref(4)?.as_str().map_err(rusqlite::Error::from)?)?;
-    let visible_at: i64 = row.get(8)?;
-    let received_at: Option<i64> = row.get(9)?;
-    Ok(Peeked {
-        message_id: row.get(2)?,
-        body: row.get(3)?,
-        attributes: attributes
-            .into_iter()
-            .filter_map(|(name, it)| Some((name, it.string_value?)))
-            .collect(),
-        group_id: row.get(5)?,
-        dead_letter_source: row.get(6)?,
-        sent_at: timestamp(db.shift.shown(row.get(1)?)),
-        receive_count: u64::try_from(row.get::<_, i64>(7)?).unwrap_or(0),
-        visible_at: timestamp(db.shift.shown(visible_at)),
-        state: match (visible_at <= db.now, received_at) {
-            (true, _) => State::Visible,
-            (false, Some(_)) => State::InFlight,
-            (false, None) => State::Delayed,
-        },
-    })
-}
-
-/// An instant of the wall clock, in milliseconds, as people read it.
-pub(crate) fn timestamp(milliseconds: i64) -> Timestamp {
-    Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
 }

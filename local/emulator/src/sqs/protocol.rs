@@ -92,19 +92,21 @@ impl Endpoint {
         trace_header: Option<String>,
         body: Bytes,
     ) -> Response<Bytes> {
-        let result = match self.faults.strike(&self.store.shared.clock).await {
-            Ok(()) => {
-                let call = Call {
-                    store: self.store.clone(),
-                    shutdown: self.shutdown.clone(),
-                    base,
-                    trace_header,
-                    body,
-                };
-                let operation = target.strip_prefix("AmazonSQS.").unwrap_or_default();
-                operations::dispatch(operation, call).await
-            }
-            Err(err) => Err(err),
+        let result = if self.faults.strike(&self.store.shared.clock).await {
+            Err(Error::new(
+                Code::RequestThrottled,
+                "The request was denied due to request throttling.",
+            ))
+        } else {
+            let call = Call {
+                store: self.store.clone(),
+                shutdown: self.shutdown.clone(),
+                base,
+                trace_header,
+                body,
+            };
+            let operation = target.strip_prefix("AmazonSQS.").unwrap_or_default();
+            operations::dispatch(operation, call).await
         };
         let mut response = match result {
             Ok(answer) => render(StatusCode::OK, &answer),

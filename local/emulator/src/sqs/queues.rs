@@ -3,26 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension as _, Row, params};
+use rusqlite::{OptionalExtension as _, params};
 
 use super::attributes::{Attributes, no_fifo};
 use super::error::{Code, Error};
+use super::queue::{Queue, from_row};
 use super::queue_arn;
 use super::store::{Db, Store};
 
 /// SQS keeps a deleted queue's name, and a purged queue's peace, this long.
 const QUARANTINE_MS: i64 = 60_000;
-
-/// A queue as it is stored.
-#[derive(Debug)]
-pub(crate) struct Queue {
-    pub(crate) id: i64,
-    pub(crate) name: String,
-    pub(crate) attributes: Attributes,
-    pub(crate) created_at: i64,
-    pub(crate) modified_at: i64,
-    purged_at: Option<i64>,
-}
 
 impl Store {
     /// Makes sure that the queue `name` exists and has these attributes, and returns its ARN.
@@ -277,15 +267,4 @@ fn check_name(name: &str) -> Result<(), Error> {
         return Err(Error::new(Code::InvalidParameterValue, message));
     }
     Ok(())
-}
-
-fn from_row(row: &Row<'_>) -> Result<Queue, Error> {
-    Ok(Queue {
-        id: row.get(0)?,
-        name: row.get(1)?,
-        attributes: serde_json::from_str(row.get_ref(2)?.as_str().map_err(rusqlite::Error::from)?)?,
-        created_at: row.get(3)?,
-        modified_at: row.get(4)?,
-        purged_at: row.get(5)?,
-    })
 }

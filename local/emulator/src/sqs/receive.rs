@@ -11,11 +11,13 @@ use tokio_util::sync::CancellationToken;
 use super::attributes::{VISIBILITY_TIMEOUT, WAIT_TIME};
 use super::error::{Code, Error};
 use super::message::AttributeValue;
-use super::queues::{Queue, find};
+use super::queue::Queue;
+use super::queue_arn;
+use super::queues::find;
 use super::receipt::Receipt;
+use super::retention::expire;
 use super::store::{Db, Store};
 use super::time::Shift;
-use super::{messages, queue_arn};
 
 /// About as many messages of a queue may be in flight on AWS.
 const MOST_IN_FLIGHT: i64 = 120_000;
@@ -106,7 +108,7 @@ fn look(db: &mut Db<'_>, request: &Request) -> Result<Look, Error> {
         "VisibilityTimeout",
         &queue.attributes,
     )?;
-    messages::expire(db, &queue)?;
+    expire(db, &queue)?;
     check_room_in_flight(db, &queue)?;
     let mut received = next(db, &queue, request.count)?;
     for message in &mut received {
@@ -255,7 +257,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::super::file;
-    use super::super::messages::EXPIRED;
+    use super::super::retention::EXPIRED;
     use super::*;
     use scanhook_worker::clock::Clock;
 

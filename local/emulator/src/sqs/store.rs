@@ -12,9 +12,9 @@ use std::time::Instant;
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{Notify, oneshot};
 
+use super::expiry::{Expired, Expiry};
 use super::file::OpenError;
-use super::messages::{Expired, Expiry};
-use super::queues::Queue;
+use super::queue::Queue;
 use super::time::{QueueTime, Shift, WRITTEN_EVERY};
 use super::{Error, REGION, file};
 use crate::cause::Cause;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::attributes::name_in_arn;
 use super::error::{Code, Error};
+use super::queue::Queue;
 use super::store::Db;
 use super::{inspect, queue_arn, queues, unique_id};
 
@@ -187,7 +188,7 @@ fn running(db: &Db<'_>) -> Result<Vec<Task>, Error> {
         .collect::<Result<_, _>>()?)
 }
 
-fn find(db: &Db<'_>, arn: &str, parameter: &str) -> Result<Arc<queues::Queue>, Error> {
+fn find(db: &Db<'_>, arn: &str, parameter: &str) -> Result<Arc<Queue>, Error> {
     let missing = || {
         let message =
             format!("The resource that you specified for the {parameter} parameter doesn't exist.");
