@@ -44,7 +44,7 @@ fn of(reason: ErrorReason) -> Advice {
         ),
         ErrorReason::ClaimedElsewhere => (
             "Another worker held the claim on the same content each time this message came up.",
-            "See with `scanhook scans list` whether the content has a verdict by now: then delete the letter. Else redrive; a \
+            "See with `scanhook scans list` whether the content has a verdict by now: then delete the dead letter. Else redrive; a \
              claim ends by itself at its worker's deadline.",
         ),
         ErrorReason::Database => (
@@ -60,7 +60,7 @@ fn of(reason: ErrorReason) -> Advice {
         ),
         ErrorReason::ImageNotFound => (
             "The registry has no such image: it was deleted or its tag moved before the scan, or the pull name is another one.",
-            "Pull the image by hand. If it is gone, delete the letter. If the registry knows it under another host or \
+            "Pull the image by hand. If it is gone, delete the dead letter. If the registry knows it under another host or \
              repository, correct the source's registry or repo_key, and push again: the name in the message stays as it is.",
         ),
         ErrorReason::Internal => (
@@ -113,7 +113,7 @@ fn of(reason: ErrorReason) -> Advice {
         ErrorReason::TooLarge => (
             "The image's layers are larger than scanner.max_image, so it was not pulled.",
             "Raise scanner.max_image, together with the scanner's scratch space, memory and timeout, and redrive; or exclude the \
-             repository in its source and delete the letter.",
+             repository in its source and delete the dead letter.",
         ),
         ErrorReason::Unauthorized => (
             "The registry refused the pull, or led to where scanhook does not follow; reading the credentials again gave the \
@@ -132,7 +132,7 @@ fn of(reason: ErrorReason) -> Advice {
              - `gives no token`: the role, key or service principal of the credentials is refused. See that it exists and may \
              pull.\n\
              - `PROJECTPOLICYVIOLATION`: Harbor's deployment security holds the image back. Switch it off for the project, or \
-             exclude the project in its source and delete the letter.\n\
+             exclude the project in its source and delete the dead letter.\n\
              - Any other text is the CLI's: it was refused where scanhook was not. Pull the image by hand with the same \
              credentials.\n\
              Then redrive with this reason.",
@@ -146,7 +146,7 @@ fn of(reason: ErrorReason) -> Advice {
             "It can't be scanned: its manifest is of Docker's schema 1 or of a type that the CLI does not know, an index entry is \
              not understood, or an index is beyond scanhook's limits.",
             "Read the detail. Push an image of schema 1 again with a current client, and divide an index that is beyond a limit. \
-             If such artifacts are pushed on purpose, exclude their repository or tags in the source, and delete the letters. \
+             If such artifacts are pushed on purpose, exclude their repository or tags in the source, and delete the dead letters. \
              Redriving does not help.",
         ),
         ErrorReason::UntrustedTls => (
