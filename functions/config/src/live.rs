@@ -203,7 +203,7 @@ mod tests {
         written(&directory, "sources: { one: { kind: ghcr } }");
         let told = opened(&file).await.err().unwrap();
         assert!(
-            told.contains("is not a valid configuration: sources.one.auth: missing"),
+            told.contains("is not a valid configuration: sources.one.auth (line "),
             "{told}"
         );
     }

@@ -1,21 +1,24 @@
-//! The YAML as it is written. Unknown and repeated keys are refused here; meaning is checked in [`crate::config`].
+//! The YAML as it is written. Unknown and repeated keys and values of a wrong type are refused here; meaning is checked in
+//! [`crate::config`], where a key that must be there is missed.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
-use serde_norway::Value;
+use indexmap::IndexMap;
+use serde::de::{self, Deserialize, Deserializer, Unexpected, Visitor};
 
 use crate::secrets::SecretRef;
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WireConfig {
-    pub(crate) sources: Entries<WireSource>,
     #[serde(default)]
-    pub(crate) registries: Entries<WireRegistry>,
+    pub(crate) sources: BTreeMap<String, WireSource>,
+    /// In the order of the file, for of equal patterns the first counts.
+    #[serde(default)]
+    pub(crate) registries: IndexMap<String, WireRegistry>,
     pub(crate) scanner: Option<WireScanner>,
     #[serde(default)]
     pub(crate) dedup: WireDedup,
@@ -30,6 +33,7 @@ pub(crate) struct WireConfig {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WireSource {
+    #[serde(default)]
     pub(crate) kind: String,
     pub(crate) registry: Option<String>,
     #[serde(default)]
@@ -42,8 +46,7 @@ pub(crate) struct WireSource {
     pub(crate) exclude: Vec<String>,
     #[serde(default)]
     pub(crate) tags: WireTags,
-    #[serde(default)]
-    pub(crate) untagged: scanhook_core::source::Untagged,
+    pub(crate) untagged: Option<String>,
     #[serde(default)]
     pub(crate) platforms: Vec<String>,
     #[serde(default)]
@@ -62,9 +65,10 @@ pub(crate) struct WirePayload {
     #[serde(default)]
     pub(crate) events: String,
     #[serde(default, rename = "match")]
-    pub(crate) matches: Entries<Option<Vec<String>>>,
+    pub(crate) matches: IndexMap<String, Option<Vec<String>>>,
     #[serde(default)]
-    pub(crate) ping: Entries<Option<Vec<String>>>,
+    pub(crate) ping: IndexMap<String, Option<Vec<String>>>,
+    #[serde(default)]
     pub(crate) repository: OneOrMany,
     pub(crate) tag: Option<String>,
     pub(crate) digest: Option<String>,
@@ -79,17 +83,24 @@ pub(crate) struct WirePayload {
 
 /// A text, or a list of texts.
 #[derive(serde::Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a JSON Pointer or a list of them")]
 pub(crate) enum OneOrMany {
     One(String),
     Many(Vec<String>),
 }
 
+impl Default for OneOrMany {
+    fn default() -> Self {
+        Self::Many(Vec::new())
+    }
+}
+
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WireRateLimit {
-    pub(crate) per_minute: u32,
-    pub(crate) burst: Option<u32>,
+    #[serde(default)]
+    pub(crate) per_minute: Count,
+    pub(crate) burst: Option<Count>,
 }
 
 #[derive(serde::Deserialize, Default)]
@@ -105,7 +116,7 @@ pub(crate) struct WireTags {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WireAuth {
-    #[serde(rename = "type")]
+    #[serde(default, rename = "type")]
     pub(crate) auth_type: String,
     pub(crate) header: Option<String>,
     pub(crate) algorithm: Option<String>,
@@ -124,9 +135,9 @@ pub(crate) struct WireAuth {
 pub(crate) struct WireRegistry {
     pub(crate) credentials: Option<WireCredentials>,
     #[serde(default)]
-    pub(crate) insecure: bool,
+    pub(crate) insecure: Flag,
     pub(crate) ca: Option<String>,
-    pub(crate) pulls: Option<u32>,
+    pub(crate) pulls: Option<Count>,
     #[serde(default)]
     pub(crate) allow: Vec<String>,
 }
@@ -134,7 +145,7 @@ pub(crate) struct WireRegistry {
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WireCredentials {
-    #[serde(rename = "type")]
+    #[serde(default, rename = "type")]
     pub(crate) credentials_type: String,
     pub(crate) username: Option<String>,
     pub(crate) password: Option<SecretRef>,
@@ -147,11 +158,11 @@ pub(crate) struct WireCredentials {
 #[serde(deny_unknown_fields)]
 pub(crate) struct WireScanner {
     pub(crate) api_url: Option<String>,
-    pub(crate) api_token: SecretRef,
+    pub(crate) api_token: Option<SecretRef>,
     #[serde(default)]
     pub(crate) policies: Vec<String>,
     pub(crate) timeout: Option<Span>,
-    pub(crate) concurrency: Option<u32>,
+    pub(crate) concurrency: Option<Count>,
     pub(crate) max_image: Option<Size>,
 }
 
@@ -164,7 +175,7 @@ pub(crate) struct WireDedup {
 #[derive(serde::Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct WireRetry {
-    pub(crate) attempts: Option<u32>,
+    pub(crate) attempts: Option<Count>,
     pub(crate) base: Option<Span>,
     pub(crate) cap: Option<Span>,
 }
@@ -186,10 +197,11 @@ pub(crate) struct Span(pub(crate) Duration);
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = text(Value::deserialize(deserializer)?);
-        text.and_then(|it| humantime::parse_duration(&it).ok())
-            .map(Self)
-            .ok_or_else(|| de::Error::custom("expected a duration such as 30s, 10m, 1h or 90d"))
+        parsed(
+            deserializer,
+            "a duration such as 30s, 10m, 1h or 90d",
+            |it| humantime::parse_duration(it.text()?).ok().map(Self),
+        )
     }
 }
 
@@ -198,68 +210,104 @@ pub(crate) struct Size(pub(crate) u64);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = text(Value::deserialize(deserializer)?);
-        text.and_then(|it| it.parse::<ByteSize>().ok())
-            .map(|it| Self(it.as_u64()))
-            .ok_or_else(|| de::Error::custom("expected a size such as 1MiB or 8GiB"))
-    }
-}
-
-impl<'de> Deserialize<'de> for SecretRef {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = text(Value::deserialize(deserializer)?);
-        text.and_then(|it| Self::parse(&it)).ok_or_else(|| {
-            de::Error::custom(
-                "expected a reference such as env:NAME, file:PATH, ssm:/NAME or secretsmanager:NAME[#key]",
-            )
+        parsed(deserializer, "a size such as 1MiB or 8GiB", |it| {
+            Some(Self(it.text()?.parse::<ByteSize>().ok()?.as_u64()))
         })
     }
 }
 
-fn text(value: Value) -> Option<String> {
-    if let Value::String(text) = value {
-        Some(text)
-    } else {
-        None
-    }
-}
+/// How many.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Count(pub(crate) u32);
 
-/// A map in the order of the file that refuses a repeated key, which a plain map would silently replace.
-pub(crate) struct Entries<T>(pub(crate) Vec<(String, T)>);
-
-impl<T> Default for Entries<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Entries<T> {
+impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EntriesVisitor<T>(PhantomData<T>);
+        parsed(deserializer, "a whole number below 2^32", |it| match it {
+            Scalar::Number(number) => number.try_into().ok().map(Self),
+            _ => None,
+        })
+    }
+}
 
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for EntriesVisitor<T> {
-            type Value = Entries<T>;
+/// Whether.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Flag(pub(crate) bool);
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map")
-            }
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parsed(deserializer, "true or false", |it| match it {
+            Scalar::Flag(flag) => Some(Self(flag)),
+            _ => None,
+        })
+    }
+}
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<T>, A::Error> {
-                let mut entries: Vec<(String, T)> = Vec::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    let is_repeated = entries.iter().any(|(it, _)| *it == key);
-                    let value = map.next_value()?;
-                    if is_repeated {
-                        return Err(de::Error::custom(format_args!(
-                            "the key {key:?} is repeated"
-                        )));
-                    }
-                    entries.push((key, value));
-                }
-                Ok(Entries(entries))
-            }
+/// The forms of a reference.
+pub(crate) const REFERENCE: &str =
+    "a reference such as env:NAME, file:PATH, ssm:/NAME or secretsmanager:NAME[#key]";
+
+impl<'de> Deserialize<'de> for SecretRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        parsed(deserializer, REFERENCE, |it| Self::parse(it.text()?))
+    }
+}
+
+enum Scalar<'a> {
+    Text(&'a str),
+    Number(u64),
+    Flag(bool),
+}
+
+impl<'a> Scalar<'a> {
+    fn text(self) -> Option<&'a str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
         }
+    }
+}
 
-        deserializer.deserialize_map(EntriesVisitor(PhantomData))
+/// Reads a scalar that has a form of its own. Unlike serde's own types, it says what it expects whatever it finds.
+fn parsed<'de, D: Deserializer<'de>, T>(
+    deserializer: D,
+    what: &'static str,
+    parse: fn(Scalar<'_>) -> Option<T>,
+) -> Result<T, D::Error> {
+    deserializer.deserialize_any(ScalarVisitor { what, parse })
+}
+
+struct ScalarVisitor<T> {
+    what: &'static str,
+    parse: fn(Scalar<'_>) -> Option<T>,
+}
+
+impl<T> ScalarVisitor<T> {
+    fn parse<E: de::Error>(self, scalar: Scalar<'_>) -> Result<T, E> {
+        let parsed = (self.parse)(scalar);
+        parsed.ok_or_else(|| E::invalid_value(Unexpected::Other("another value"), &self.what))
+    }
+}
+
+impl<T> Visitor<'_> for ScalarVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        self.parse(Scalar::Text(text))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        self.parse(Scalar::Number(number))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        self.parse(Scalar::Number(number.try_into().unwrap_or(u64::MAX)))
+    }
+
+    fn visit_bool<E: de::Error>(self, flag: bool) -> Result<T, E> {
+        self.parse(Scalar::Flag(flag))
     }
 }

@@ -152,7 +152,7 @@ impl Registries {
             let path = format!("registries.{}.ca", entry.pattern);
             certificates.push(match &pem {
                 Some(pem) => {
-                    parse_certificates(pem).map_err(|problem| ConfigError { path, problem })?
+                    parse_certificates(pem).map_err(|problem| ConfigError::new(path, problem))?
                 }
                 None => Vec::new(),
             });

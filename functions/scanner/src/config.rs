@@ -37,10 +37,9 @@ pub struct ScannerSettings {
 impl ScannerSettings {
     /// Reads every secret that scanning needs.
     pub async fn load(secrets: &Secrets, config: Arc<Config>) -> Result<Self, ConfigError> {
-        let scanner = config.scanner.as_ref().ok_or_else(|| ConfigError {
-            path: "scanner".to_owned(),
-            problem: "missing: without it nothing can be scanned".to_owned(),
-        })?;
+        let scanner = config.scanner.as_ref();
+        let missing = || ConfigError::new("scanner", "missing: without it nothing can be scanned");
+        let scanner = scanner.ok_or_else(missing)?;
         let api_token = scanner.token(secrets).await?;
         Ok(Self { config, api_token })
     }

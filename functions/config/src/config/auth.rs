@@ -3,11 +3,14 @@
 use http::HeaderName;
 use scanhook_core::auth::{Algorithm, Encoding, HmacScheme, Scheme};
 use scanhook_core::kinds::Kind;
-use scanhook_core::oidc::{Expected, Identity};
+use scanhook_core::oidc::{Expected, Identity, is_issuer};
 
+use super::error::{expected, expected_word};
 use super::{AuthConfig, ConfigError, check_role, error};
 use crate::secrets::Role;
-use crate::wire::WireAuth;
+use crate::wire::{REFERENCE, WireAuth};
+
+const TYPES: [&str; 6] = ["hmac", "token", "bearer", "basic", "path_token", "oidc"];
 
 /// Checks an entry of `auth` of a source of this kind.
 pub(super) fn auth_config(
@@ -21,12 +24,7 @@ pub(super) fn auth_config(
         "basic" => &["secret", "username"],
         "bearer" | "path_token" => &["secret"],
         "oidc" => &["issuer", "audience", "email", "subject"],
-        _ => {
-            return Err(error(
-                &format!("{path}.type"),
-                "expected one of hmac, token, bearer, basic, path_token, oidc",
-            ));
-        }
+        other => return Err(expected_word(&format!("{path}.type"), other, &TYPES)),
     };
     let given = [
         ("header", wire.header.is_some()),
@@ -50,9 +48,9 @@ pub(super) fn auth_config(
         ));
     }
     if wire.auth_type == "oidc" {
-        return Ok(AuthConfig::Oidc(expected(wire, path)?));
+        return Ok(AuthConfig::Oidc(oidc(wire, path)?));
     }
-    let missing = |key: &str| error(&format!("{path}.{key}"), "missing");
+    let username = |what: &str| expected(&format!("{path}.username"), what);
     let scheme = match wire.auth_type.as_str() {
         "hmac" => Scheme::Hmac(hmac_scheme(&wire, kind, path)?),
         "token" => Scheme::Token(header(
@@ -60,56 +58,52 @@ pub(super) fn auth_config(
             path,
         )?),
         "basic" => {
-            let username = wire.username.ok_or_else(|| missing("username"))?;
-            if username.contains(':') {
-                return Err(error(
-                    &format!("{path}.username"),
-                    "a user name can't hold a colon (RFC 7617)",
-                ));
+            let name = wire.username.ok_or_else(|| username("a user name"))?;
+            if name.contains(':') {
+                return Err(username("a user name without a colon (RFC 7617)"));
             }
-            Scheme::Basic(username)
+            Scheme::Basic(name)
         }
         "bearer" => Scheme::Bearer,
         _ => Scheme::PathToken,
     };
-    let secret = wire.secret.ok_or_else(|| missing("secret"))?;
-    check_role(&secret, Role::Webhook, &format!("{path}.secret"))?;
+    let path = format!("{path}.secret");
+    let secret = wire.secret.ok_or_else(|| expected(&path, REFERENCE))?;
+    check_role(&secret, Role::Webhook, &path)?;
     Ok(AuthConfig::Shared { scheme, secret })
 }
 
 /// Whose tokens are taken: everything must be said, for anybody can have a token of Google's for something else.
-fn expected(wire: WireAuth, path: &str) -> Result<Expected, ConfigError> {
-    let given = |key: &str, value: Option<String>| {
+fn oidc(wire: WireAuth, path: &str) -> Result<Expected, ConfigError> {
+    let given = |key: &str, what: &str, value: Option<String>| {
         let value = value.filter(|it| !it.trim().is_empty());
-        value.ok_or_else(|| error(&format!("{path}.{key}"), "missing"))
+        value.ok_or_else(|| expected(&format!("{path}.{key}"), what))
     };
-    let issuer = given("issuer", wire.issuer)?;
-    if !scanhook_core::oidc::is_issuer(&issuer) {
-        let problem = "expected an https URL without query, such as https://accounts.google.com";
-        return Err(error(&format!("{path}.issuer"), problem));
-    }
+    let url = "an https URL without query, such as https://accounts.google.com";
+    let issuer = wire.issuer.filter(|it| is_issuer(it));
+    let issuer = given("issuer", url, issuer)?;
     let identity = match (wire.email, wire.subject) {
         (Some(_), Some(_)) => {
             let problem = "either email or subject says of whom a token must tell, not both";
             return Err(error(&format!("{path}.subject"), problem));
         }
-        (None, Some(subject)) => Identity::Subject(given("subject", Some(subject))?),
-        (email, None) => Identity::Email(given("email", email)?),
+        (None, subject @ Some(_)) => Identity::Subject(given("subject", "a subject", subject)?),
+        (email, None) => Identity::Email(given("email", "an email address", email)?),
     };
     Ok(Expected {
         issuer,
-        audience: given("audience", wire.audience)?,
+        audience: given("audience", "an audience", wire.audience)?,
         identity,
     })
 }
 
 fn hmac_scheme(wire: &WireAuth, kind: &Kind, path: &str) -> Result<HmacScheme, ConfigError> {
     let missing = |key: &str| {
-        let problem = format!(
-            "missing: {} has no signature of its own, so say how its deliveries are signed",
+        let what = format!(
+            "the {key} of its signature, since {} has none of its own",
             kind.name
         );
-        error(&format!("{path}.{key}"), problem)
+        expected(&format!("{path}.{key}"), what)
     };
     let preset = kind.hmac.map(|it| it.scheme());
     let header = match (&wire.header, &preset) {
@@ -121,11 +115,9 @@ fn hmac_scheme(wire: &WireAuth, kind: &Kind, path: &str) -> Result<HmacScheme, C
         (Some("sha1"), _) => Algorithm::Sha1,
         (Some("sha256"), _) => Algorithm::Sha256,
         (Some("sha512"), _) => Algorithm::Sha512,
-        (Some(_), _) => {
-            return Err(error(
-                &format!("{path}.algorithm"),
-                "expected one of sha1, sha256, sha512",
-            ));
+        (Some(other), _) => {
+            let known = ["sha1", "sha256", "sha512"];
+            return Err(expected_word(&format!("{path}.algorithm"), other, &known));
         }
         (None, Some(preset)) => preset.algorithm,
         (None, None) => return Err(missing("algorithm")),
@@ -134,11 +126,9 @@ fn hmac_scheme(wire: &WireAuth, kind: &Kind, path: &str) -> Result<HmacScheme, C
         (Some("base64"), _) => Encoding::Base64,
         (None, Some(preset)) => preset.encoding,
         (Some("hex"), _) | (None, None) => Encoding::Hex,
-        (Some(_), _) => {
-            return Err(error(
-                &format!("{path}.encoding"),
-                "expected one of hex, base64",
-            ));
+        (Some(other), _) => {
+            let known = ["hex", "base64"];
+            return Err(expected_word(&format!("{path}.encoding"), other, &known));
         }
     };
     let prefix = wire
@@ -156,5 +146,5 @@ fn hmac_scheme(wire: &WireAuth, kind: &Kind, path: &str) -> Result<HmacScheme, C
 
 fn header(name: &str, path: &str) -> Result<HeaderName, ConfigError> {
     name.parse()
-        .map_err(|_| error(&format!("{path}.header"), "not the name of a header"))
+        .map_err(|_| expected(&format!("{path}.header"), "the name of a header"))
 }

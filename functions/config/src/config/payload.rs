@@ -1,9 +1,11 @@
 //! The payload map of a generic source.
 
+use indexmap::IndexMap;
 use scanhook_core::kinds::generic::{Condition, Mapping, Place};
 
-use super::{ConfigError, error};
-use crate::wire::{Entries, OneOrMany, WirePayload};
+use super::ConfigError;
+use super::error::expected;
+use crate::wire::{OneOrMany, WirePayload};
 
 /// Checks a payload map.
 pub(super) fn mapping(wire: WirePayload, path: &str) -> Result<Mapping, ConfigError> {
@@ -12,13 +14,11 @@ pub(super) fn mapping(wire: WirePayload, path: &str) -> Result<Mapping, ConfigEr
         OneOrMany::Many(pointers) => pointers,
     };
     if repository.is_empty() {
-        return Err(error(
-            &format!("{path}.repository"),
-            "at least one pointer is needed",
-        ));
+        let what = "a JSON Pointer such as /data/repository, or a list of them";
+        return Err(expected(&format!("{path}.repository"), what));
     }
     if wire.tag.is_none() && wire.digest.is_none() {
-        return Err(error(path, "either tag or digest must be named"));
+        return Err(expected(path, "a map that has tag or digest"));
     }
     let optional = [
         ("tag", &wire.tag),
@@ -56,17 +56,18 @@ pub(super) fn mapping(wire: WirePayload, path: &str) -> Result<Mapping, ConfigEr
 }
 
 fn conditions(
-    wire: Entries<Option<Vec<String>>>,
+    wire: IndexMap<String, Option<Vec<String>>>,
     path: &str,
 ) -> Result<Vec<Condition>, ConfigError> {
-    let conditions = wire.0.into_iter().map(|(place, allowed)| {
+    let conditions = wire.into_iter().map(|(place, allowed)| {
         let place = if let Some(name) = place.strip_prefix("header:") {
-            Place::Header(
-                name.parse()
-                    .map_err(|_| error(path, "not the name of a header"))?,
-            )
+            let header = name.parse();
+            Place::Header(header.map_err(|_| expected(path, "the name of a header after header:"))?)
         } else {
-            check_pointer("(key)", &place, path)?;
+            if !is_pointer(&place) {
+                let what = "keys that are JSON Pointers such as /type, or header:NAME";
+                return Err(expected(path, what));
+            }
             Place::Pointer(place)
         };
         Ok(Condition { place, allowed })
@@ -76,12 +77,14 @@ fn conditions(
 
 /// A JSON Pointer (RFC 6901) is empty or starts with a slash.
 fn check_pointer(key: &str, pointer: &str, path: &str) -> Result<(), ConfigError> {
-    if pointer.is_empty() && key == "events" || pointer.starts_with('/') {
+    if pointer.is_empty() && key == "events" || is_pointer(pointer) {
         Ok(())
     } else {
-        Err(error(
-            &format!("{path}.{key}"),
-            "expected a JSON Pointer such as /data/tag",
-        ))
+        let what = "a JSON Pointer such as /data/tag";
+        Err(expected(&format!("{path}.{key}"), what))
     }
+}
+
+fn is_pointer(text: &str) -> bool {
+    text.starts_with('/')
 }

@@ -5,9 +5,10 @@ use ipnet::IpNet;
 use scanhook_core::image::Registry;
 use secrecy::ExposeSecret as _;
 
+use super::error::{expected, expected_word};
 use super::{ConfigError, check_role, error, glob, is_loopback, secret_error};
 use crate::secrets::{Role, Secret, SecretRef, Secrets, Strength};
-use crate::wire::{WireCredentials, WireRegistry};
+use crate::wire::{REFERENCE, WireCredentials, WireRegistry};
 
 /// How images of some hosts are pulled.
 #[derive(Debug)]
@@ -155,21 +156,23 @@ pub(super) fn registry(
         }
         Err(err) => return Err(error(&path, err.to_string())),
     };
-    if wire.insecure && wire.ca.is_some() {
+    if wire.insecure.0 && wire.ca.is_some() {
         return Err(error(
             &format!("{path}.ca"),
             "of no use with insecure: true, which is plain HTTP",
         ));
     }
-    if wire.pulls == Some(0) {
-        return Err(error(&format!("{path}.pulls"), "must be at least 1"));
+    let pulls = wire.pulls.map(|it| it.0);
+    let insecure = wire.insecure.0;
+    if pulls == Some(0) {
+        return Err(expected(&format!("{path}.pulls"), "a number of at least 1"));
     }
     let ca = wire.ca.map(|it| ca(&it, &format!("{path}.ca")));
     let allow = wire.allow.iter().enumerate().map(|(index, it)| {
         let network = it.parse::<IpNet>();
         network.map_err(|_| {
             let path = format!("{path}.allow[{index}]");
-            error(&path, "expected a network such as 10.1.0.0/16")
+            expected(&path, "a network such as 10.1.0.0/16")
         })
     });
     let credentials = {
@@ -181,7 +184,7 @@ pub(super) fn registry(
         credentials
     };
     let has_login = !matches!(credentials, CredentialsConfig::Anonymous);
-    if wire.insecure && has_login && !is_loopback(without_port(&pattern)) {
+    if insecure && has_login && !is_loopback(without_port(&pattern)) {
         warnings.push(format!(
             "{path}: insecure: true sends its credentials over plain HTTP, where others on the way can read them"
         ));
@@ -189,9 +192,9 @@ pub(super) fn registry(
     Ok(RegistryConfig {
         matcher,
         credentials,
-        insecure: wire.insecure,
+        insecure,
         ca: ca.transpose()?,
-        pulls: wire.pulls,
+        pulls,
         allow: allow.collect::<Result<_, _>>()?,
         pattern,
     })
@@ -201,12 +204,14 @@ pub(super) fn registry(
 fn ca(text: &str, path: &str) -> Result<SecretRef, ConfigError> {
     match SecretRef::parse(text) {
         None | Some(SecretRef::Env(_)) => {
-            let problem = "expected file:PATH, ssm:/NAME or secretsmanager:NAME[#key]";
-            Err(error(path, problem))
+            let what = "file:PATH, ssm:/NAME or secretsmanager:NAME[#key]";
+            Err(expected(path, what))
         }
         Some(reference) => check_role(&reference, Role::Scanner, path).map(|()| reference),
     }
 }
+
+const TYPES: [&str; 6] = ["basic", "bearer", "ecr", "gar", "acr", "anonymous"];
 
 fn credentials(
     wire: Option<WireCredentials>,
@@ -223,37 +228,40 @@ fn credentials(
         mut key,
         mut tenant,
     } = wire;
-    let missing = |name: &str| error(&format!("{path}.{name}"), "missing");
+    let missing = |name: &str, what: &str| expected(&format!("{path}.{name}"), what);
     // The CLI would log in with half a login, or with none.
     if username.as_ref().is_some_and(|it| it.trim().is_empty()) {
-        return Err(error(&format!("{path}.username"), "empty"));
+        return Err(missing("username", "a user name"));
     }
     let credentials = match credentials_type.as_str() {
         "anonymous" => CredentialsConfig::Anonymous,
         "basic" => CredentialsConfig::Basic {
-            username: username.take().ok_or_else(|| missing("username"))?,
-            password: password.take().ok_or_else(|| missing("password"))?,
+            username: username
+                .take()
+                .ok_or_else(|| missing("username", "a user name"))?,
+            password: password
+                .take()
+                .ok_or_else(|| missing("password", REFERENCE))?,
         },
         "bearer" => CredentialsConfig::Bearer {
             username: username.take().unwrap_or_else(|| "token".to_owned()),
-            token: token.take().ok_or_else(|| missing("token"))?,
+            token: token.take().ok_or_else(|| missing("token", REFERENCE))?,
         },
         "ecr" => CredentialsConfig::Ecr,
         "gar" => CredentialsConfig::Gar { key: key.take() },
         "acr" => CredentialsConfig::Acr {
-            tenant: tenant.take().filter(|it| is_tenant(it)).ok_or_else(|| {
-                error(
-                    &format!("{path}.tenant"),
-                    "expected a directory's id or domain",
-                )
-            })?,
-            username: username.take().ok_or_else(|| missing("username"))?,
-            password: password.take().ok_or_else(|| missing("password"))?,
+            tenant: tenant
+                .take()
+                .filter(|it| is_tenant(it))
+                .ok_or_else(|| missing("tenant", "a directory's id or domain"))?,
+            username: username
+                .take()
+                .ok_or_else(|| missing("username", "a user name"))?,
+            password: password
+                .take()
+                .ok_or_else(|| missing("password", REFERENCE))?,
         },
-        _ => {
-            let problem = "expected one of basic, bearer, ecr, gar, acr, anonymous";
-            return Err(error(&format!("{path}.type"), problem));
-        }
+        other => return Err(expected_word(&format!("{path}.type"), other, &TYPES)),
     };
     let unused = [
         ("username", username.is_some()),

@@ -6,12 +6,17 @@ use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 use scanhook_core::image::Registry;
 use scanhook_core::kinds::{self, Kind, Options, RepoKey};
 use scanhook_core::platform::Platform;
-use scanhook_core::source::{Filter, Source, SourceName};
+use scanhook_core::source::{Filter, Source, SourceName, Untagged};
 
 use super::auth::auth_config;
+use super::error::{expected, expected_word};
 use super::payload::mapping;
 use super::{AuthConfig, ConfigError, RateLimit, SourceConfig, checked_policies, error};
 use crate::wire::{WirePayload, WireRateLimit, WireSource, WireTags};
+
+const HOST: &str = "the host that images are pulled from: a name or an address in lower case, with an optional port";
+
+const PLATFORM: &str = "OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT, such as linux/arm64; `:` and an OS version may follow";
 
 /// Checks a source; what of it is not acted on is added to `warnings`.
 pub(super) fn source(
@@ -22,22 +27,14 @@ pub(super) fn source(
 ) -> Result<SourceConfig, ConfigError> {
     let kind = kinds::find(&wire.kind).ok_or_else(|| {
         let names: Vec<_> = kinds::ALL.iter().map(|it| it.name).collect();
-        error(
-            &format!("{path}.kind"),
-            format!("expected one of {}", names.join(", ")),
-        )
+        expected_word(&format!("{path}.kind"), &wire.kind, &names)
     })?;
     let host = |key: &str, text: &str| {
-        Registry::normalise(text).map_err(|err| error(&format!("{path}.{key}"), err.to_string()))
+        Registry::normalise(text).map_err(|_| expected(&format!("{path}.{key}"), HOST))
     };
     let registry = match wire.registry.as_deref().or(kind.default_registry) {
         Some(text) => host("registry", text)?,
-        None => {
-            return Err(error(
-                &format!("{path}.registry"),
-                "missing: the host images are pulled from",
-            ));
-        }
+        None => return Err(expected(&format!("{path}.registry"), HOST)),
     };
     let hosts = wire
         .hosts
@@ -45,9 +42,8 @@ pub(super) fn source(
         .enumerate()
         .map(|(index, it)| host(&format!("hosts[{index}]"), it));
     if wire.auth.is_empty() {
-        let problem =
-            "missing: a source needs at least one credential, or anybody could cause scans";
-        return Err(error(&format!("{path}.auth"), problem));
+        let what = "a list of at least one credential, or anybody could cause scans";
+        return Err(expected(&format!("{path}.auth"), what));
     }
     let auth = wire.auth.into_iter().enumerate();
     let auth = auth
@@ -72,6 +68,14 @@ pub(super) fn source(
                        events name an account and a region, which are compared with those of the host";
         return Err(error(&format!("{path}.registry"), problem));
     }
+    let untagged = match wire.untagged.as_deref() {
+        None | Some("skip") => Untagged::Skip,
+        Some("scan") => Untagged::Scan,
+        Some(other) => {
+            let path = format!("{path}.untagged");
+            return Err(expected_word(&path, other, &["skip", "scan"]));
+        }
+    };
     let source = Source {
         name,
         kind,
@@ -79,7 +83,7 @@ pub(super) fn source(
         hosts,
         repositories: filter(&wire.include, &wire.exclude, path)?,
         tags: filter(&include, &exclude, &format!("{path}.tags"))?,
-        untagged: wire.untagged,
+        untagged,
         options,
     };
     Ok(SourceConfig {
@@ -96,11 +100,13 @@ pub(super) fn source(
 
 fn rate_limit(wire: &WireRateLimit, path: &str) -> Result<RateLimit, ConfigError> {
     let positive = |key: &str, value: u32| {
-        NonZeroU32::new(value).ok_or_else(|| error(&format!("{path}.{key}"), "must be at least 1"))
+        let what = "a number of at least 1";
+        NonZeroU32::new(value).ok_or_else(|| expected(&format!("{path}.{key}"), what))
     };
+    let per_minute = wire.per_minute.0;
     Ok(RateLimit {
-        per_minute: positive("per_minute", wire.per_minute)?,
-        burst: positive("burst", wire.burst.unwrap_or(wire.per_minute))?,
+        per_minute: positive("per_minute", per_minute)?,
+        burst: positive("burst", wire.burst.map_or(per_minute, |it| it.0))?,
     })
 }
 
@@ -108,7 +114,7 @@ fn platforms(texts: &[String], path: &str) -> Result<Vec<Platform>, ConfigError>
     let mut platforms = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
         let path = format!("{path}.platforms[{index}]");
-        let platform = Platform::parse(text).map_err(|err| error(&path, err.to_string()))?;
+        let platform = Platform::parse(text).map_err(|_| expected(&path, PLATFORM))?;
         if platforms.contains(&platform) {
             return Err(error(&path, "is repeated"));
         }
@@ -125,15 +131,16 @@ fn options(
     payload: Option<WirePayload>,
     path: &str,
 ) -> Result<Options, ConfigError> {
-    let unknown = events
-        .iter()
-        .position(|it| !kind.events.contains(&it.as_str()));
-    if let Some(index) = unknown {
-        let known = match kind.events {
-            [] => format!("{} has no events besides pushes", kind.title),
-            known => format!("expected one of {}", known.join(", ")),
-        };
-        return Err(error(&format!("{path}.events[{index}]"), known));
+    let mut unknown = events.iter().enumerate();
+    if let Some((index, event)) = unknown.find(|(_, it)| !kind.events.contains(&it.as_str())) {
+        let path = format!("{path}.events[{index}]");
+        return Err(match kind.events {
+            [] => error(
+                &path,
+                format!("{} has no events besides pushes", kind.title),
+            ),
+            known => expected_word(&path, event, known),
+        });
     }
     if repo_key.is_some() && !kind.repo_key {
         let problem = format!("{} has no repository key in its payloads", kind.title);
@@ -180,10 +187,8 @@ fn glob_set(patterns: &[String], path: &str) -> Result<GlobSet, ConfigError> {
 pub(super) fn glob(pattern: &str, path: &str) -> Result<Glob, ConfigError> {
     let glob = GlobBuilder::new(pattern).literal_separator(true).build();
     glob.map_err(|_| {
-        error(
-            path,
-            "not a pattern: *, ** and ? stand for characters, {a,b} for alternatives",
-        )
+        let what = "a pattern, in which *, ** and ? match characters and {a,b} alternatives";
+        expected(path, what)
     })
 }
 

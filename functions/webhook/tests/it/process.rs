@@ -119,11 +119,11 @@ async fn a_bad_configuration_is_told_by_its_keys_path_and_never_by_its_value() {
     let reference =
         "expected a reference such as env:NAME, file:PATH, ssm:/NAME or secretsmanager:NAME[#key]";
     for (auth, expected) in [
-        ("", "sources.prod.auth: missing: a source needs at least one credential, or anybody could cause scans".to_owned()),
-        ("{ type: token, secret: canary-literal-value }", format!("sources.prod.auth[0].secret: {reference}")),
-        ("{ type: token, secret: 4711471147114711 }", format!("sources.prod.auth[0].secret: {reference}")),
-        ("{ type: token, secret: [canary] }", format!("sources.prod.auth[0].secret: {reference}")),
-        ("{ type: canary, secret: \"env:A\" }", "sources.prod.auth[0].type: expected one of hmac, token, bearer, basic, path_token, oidc".to_owned()),
+        ("", "sources.prod.auth (line 1, column 65): expected a list of at least one credential, or anybody could cause scans, found an empty list".to_owned()),
+        ("{ type: token, secret: canary-literal-value }", format!("sources.prod.auth[0].secret (line 1, column 89): {reference}, found a string")),
+        ("{ type: token, secret: 4711471147114711 }", format!("sources.prod.auth[0].secret (line 1, column 89): {reference}, found a number")),
+        ("{ type: token, secret: [canary] }", format!("sources.prod.auth[0].secret (line 1, column 89): {reference}, found a list")),
+        ("{ type: canary-4711, secret: \"env:A\" }", "sources.prod.auth[0].type (line 1, column 74): expected one of hmac, token, bearer, basic, path_token, oidc, found a string".to_owned()),
     ] {
         let line = refusal_of(&config(auth), &[]).await;
         assert_eq!(line, format!("webhook: the file FILE is not a valid configuration: {expected}"));

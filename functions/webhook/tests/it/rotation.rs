@@ -235,7 +235,7 @@ async fn what_a_store_does_not_give_ends_the_start_with_the_keys_path() {
         assert_eq!(line, format!("{path} {expected}"));
     }
     let line = refusal_of(&of("ssm:/scanhook/scanner/x"), &function(&endpoint)).await;
-    let expected = "the file FILE is not a valid configuration: sources.prod.auth[0].secret: the webhook may only read secrets of AWS whose names begin with scanhook/webhook";
+    let expected = "the file FILE is not a valid configuration: sources.prod.auth[0].secret (line 1, column 89): the webhook may only read secrets of AWS whose names begin with scanhook/webhook";
     assert_eq!(line, format!("webhook: {expected}"));
     store.turn(Mood::Down);
     store.calls();
@@ -271,7 +271,7 @@ async fn the_configuration_itself_can_be_in_either_store() {
         environment.push(("SCANHOOK_CONFIG", location));
         let line = refusal_of("", &environment).await;
         let expected = format!(
-            "webhook: the {told} {location} is not a valid configuration: sources.prod.colour: unknown field"
+            "webhook: the {told} {location} is not a valid configuration: sources.prod.colour (line 1, column 34): expected one of kind, registry,"
         );
         assert!(line.starts_with(&expected), "{line}");
     }
