@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use async_trait::async_trait;
 use jiff::Timestamp;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension as _, Params, Transaction,
@@ -318,6 +319,7 @@ fn locked() -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(code, Some("database is locked".to_owned()))
 }
 
+#[async_trait]
 impl Ledger for SqliteLedger {
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
         let (key, holder) = (request.key.clone(), request.holder.clone());

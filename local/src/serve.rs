@@ -199,10 +199,10 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
             &queues,
             cli_program(named, &environment, ", or start with --no-scan")?,
             &data_dir,
-            Watched {
-                ledger: ledger.clone(),
+            Arc::new(Watched {
+                ledger: Arc::new(ledger.clone()),
                 breaker: Arc::clone(&breaker),
-            },
+            }),
             options.dns,
         )
         .await?;

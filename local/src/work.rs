@@ -38,22 +38,21 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
     config.log_warnings();
     let mut signals = StopSignals::open()?;
     let data_dir = DataDir::lock(&args.data_dir).await.map_err(unusable)?;
+    let keep = config.ledger_keep;
     let mut file = None;
-    let started = if let Some(table) = &args.table {
+    let (ledger, part): (Arc<dyn Ledger>, _) = if let Some(table) = args.table.clone() {
         let sdk = scanhook_config::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await;
-        let (table, keep) = (table.clone(), config.ledger_keep);
         let ledger = DynamoDbLedger::new(&sdk, table, keep, dynamodb::PATIENCE);
         let part = Part::table(&ledger);
-        let surroundings = (&environment, &secrets);
-        start(&args, config, surroundings, &data_dir, ledger, part).await
+        (Arc::new(ledger), part)
     } else {
-        let now = Clock::System.now();
-        let ledger = SqliteLedger::open(&data_dir.ledger(), config.ledger_keep, now)?;
+        let ledger = SqliteLedger::open(&data_dir.ledger(), keep, Clock::System.now())?;
         let part = Part::ledger(&ledger, &data_dir);
-        let surroundings = (&environment, &secrets);
         file = Some(ledger.clone());
-        start(&args, config, surroundings, &data_dir, ledger, part).await
+        (Arc::new(ledger), part)
     };
+    let surroundings = (&environment, &secrets);
+    let started = start(&args, config, surroundings, &data_dir, ledger, part).await;
     let mut worker = started.map_err(unusable)?;
     if let Some(ledger) = file.clone() {
         let stopping = worker.stopping.clone();
@@ -94,12 +93,12 @@ impl Worker {
     }
 }
 
-async fn start<L: Ledger>(
+async fn start(
     args: &WorkArgs,
     config: Arc<Config>,
     (environment, secrets): (&Environment, &Secrets),
     data_dir: &DataDir,
-    ledger: L,
+    ledger: Arc<dyn Ledger>,
     ledger_part: Part,
 ) -> anyhow::Result<Worker> {
     let listener = bind(args.listen, "--listen")?;
@@ -115,10 +114,10 @@ async fn start<L: Ledger>(
         Part::backend(&breaker),
     ];
     let operations = Operations::new(&config, parts, Depths::outside(&queues));
-    let ledger = Watched {
+    let ledger = Arc::new(Watched {
         ledger,
         breaker: Arc::clone(&breaker),
-    };
+    });
     let program = cli_program(&args.scanner_cli, environment, "")?;
     let scanner = scanner(
         &config,

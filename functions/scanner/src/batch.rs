@@ -4,6 +4,7 @@
 //! exactly those that are to come back.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
@@ -33,7 +34,7 @@ use scan::Scan;
 use settle::Failed;
 
 /// Everything that records are worked on with.
-pub struct Scanner<L> {
+pub struct Scanner {
     /// What the configuration says.
     pub settings: ScannerSettings,
     /// What says what there is to scan.
@@ -41,7 +42,7 @@ pub struct Scanner<L> {
     /// Where records come from, and where dead letters go.
     pub queue: Queue,
     /// What is remembered of scans.
-    pub ledger: L,
+    pub ledger: Arc<dyn Ledger>,
     /// What scans.
     pub cli: Cli,
     /// Where it writes. Batches that are handled at once share the slots.
@@ -81,11 +82,7 @@ enum Settled {
 }
 
 /// Works on every record of a batch, and reports those that are to come back. `deadline` is the invocation's.
-pub async fn handle<L: Ledger>(
-    scanner: &Scanner<L>,
-    event: SqsEvent,
-    deadline: Timestamp,
-) -> SqsBatchResponse {
+pub async fn handle(scanner: &Scanner, event: SqsEvent, deadline: Timestamp) -> SqsBatchResponse {
     let hidden_at = Instant::now();
     let hidden = until(after(deadline, AFTER_DEADLINE), (scanner.now)());
     scanner.queue.hide_all(&event.records, hidden).await;
@@ -117,8 +114,8 @@ pub async fn handle<L: Ledger>(
     response
 }
 
-async fn handle_record<L: Ledger>(
-    scanner: &Scanner<L>,
+async fn handle_record(
+    scanner: &Scanner,
     record: &SqsMessage,
     hidden_at: Instant,
     times: Times,
@@ -137,11 +134,7 @@ async fn handle_record<L: Ledger>(
 
 /// Works on all that a record asks for, and tells what of it failed. Each platform has its own scan, one after the other,
 /// and a verdict that one has reached stays, whatever becomes of the others.
-async fn work<L: Ledger>(
-    scanner: &Scanner<L>,
-    attempt: &mut Attempt<'_>,
-    times: Times,
-) -> Vec<Failed> {
+async fn work(scanner: &Scanner, attempt: &mut Attempt<'_>, times: Times) -> Vec<Failed> {
     let limit = (attempt.receive_count, times.end);
     let prepared = attempt::prepare(scanner, attempt, times);
     let mut prepared = match attempt::caught(scanner, limit, prepared).await {
@@ -172,7 +165,7 @@ async fn work<L: Ledger>(
     failed
 }
 
-impl<L> Scanner<L> {
+impl Scanner {
     fn worthwhile(&self) -> Duration {
         WORTHWHILE.min(self.settings.timeout())
     }
@@ -191,6 +184,6 @@ fn identifier(record: &SqsMessage) -> &str {
 }
 
 /// How long work may go on in an invocation with this deadline.
-pub(crate) fn time_left<L>(scanner: &Scanner<L>, deadline: Timestamp) -> Duration {
+pub(crate) fn time_left(scanner: &Scanner, deadline: Timestamp) -> Duration {
     until(before(deadline, scanner.margin), (scanner.now)())
 }

@@ -24,6 +24,7 @@ use secrecy::SecretString;
 use crate::batch::{MARGIN, Scanner};
 use crate::cli::{Cli, Confinement, Slots};
 use crate::dynamodb::{self, DynamoDbLedger};
+use crate::ledger::{Ledger, NoLedger};
 use crate::queue::{ATTEMPT, Queue};
 use scanhook_registry::{Registries, RegistryDeps, Sdk, system_dns};
 
@@ -201,7 +202,7 @@ pub async fn load(
     environment: &Environment,
     program: &Path,
     scratch: &Path,
-) -> anyhow::Result<Live<Scanner<Option<DynamoDbLedger>>>> {
+) -> anyhow::Result<Live<Scanner>> {
     let get = |name: &str| environment(name).with_context(|| format!("{name} is not set"));
     let (url, dead_letter_url) = (get("SCANHOOK_QUEUE_URL")?, get("SCANHOOK_DLQ_URL")?);
     let location = Location::parse(&get("SCANHOOK_CONFIG")?)?;
@@ -245,18 +246,20 @@ struct Lasting {
 }
 
 impl Lasting {
-    async fn scanner(
-        self: Arc<Self>,
-        config: Config,
-    ) -> anyhow::Result<Scanner<Option<DynamoDbLedger>>> {
+    async fn scanner(self: Arc<Self>, config: Config) -> anyhow::Result<Scanner> {
         let config = Arc::new(config);
         let settings = ScannerSettings::load(&self.secrets, Arc::clone(&config)).await?;
         let client = aws_sdk_sqs::Client::new(&self.sdk);
         let (url, dead_letter_url) = (self.url.clone(), self.dead_letter_url.clone());
         let queue = Queue::open(client, url, dead_letter_url, config.retry.attempts).await?;
-        let ledger = self.table.clone().map(|table| {
-            DynamoDbLedger::new(&self.sdk, table, config.ledger_keep, dynamodb::PATIENCE)
-        });
+        let keep = config.ledger_keep;
+        let ledger: Arc<dyn Ledger> = match self.table.clone() {
+            Some(table) => {
+                let patience = dynamodb::PATIENCE;
+                Arc::new(DynamoDbLedger::new(&self.sdk, table, keep, patience))
+            }
+            None => Arc::new(NoLedger),
+        };
         let deps = RegistryDeps {
             dns: system_dns(),
             sdk: Sdk::default(),

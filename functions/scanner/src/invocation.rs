@@ -14,7 +14,6 @@ use serde_json::Value;
 
 use crate::batch::{self, Scanner};
 use crate::doctor::{self, Check, Images, Outcome};
-use crate::dynamodb::DynamoDbLedger;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,7 +31,7 @@ struct WireImages {
 /// Works on a batch, or examines; `{"doctor": {}}` asks for that, and may name the images (`pass_image`, `fail_image`).
 /// `deadline` is the invocation's. Runs of an examination write below `scratch`.
 pub async fn answer(
-    scanner: &Scanner<Option<DynamoDbLedger>>,
+    scanner: &Scanner,
     event: Value,
     deadline: Timestamp,
     environment: &Environment,
@@ -60,7 +59,7 @@ pub async fn answer(
     let account = (settings, registries);
     let diagnosis = doctor::examine(cli, account, images, scratch, environment, limit);
     let mut diagnosis = diagnosis.await?;
-    diagnosis.checks.push(table(scanner.ledger.as_ref()).await);
+    diagnosis.checks.push(ledger_check(scanner).await);
     tracing::info!(
         event = "doctor.finished",
         healthy = diagnosis.is_healthy(),
@@ -69,16 +68,14 @@ pub async fn answer(
     Ok(serde_json::to_value(diagnosis)?)
 }
 
-async fn table(ledger: Option<&DynamoDbLedger>) -> Check {
-    let (outcome, detail) = match ledger {
+async fn ledger_check(scanner: &Scanner) -> Check {
+    let (outcome, detail) = match scanner.ledger.ping().await {
         None => (
             Outcome::NotChecked,
             "SCANHOOK_LEDGER_TABLE is not set".to_owned(),
         ),
-        Some(table) => match table.ping().await {
-            Ok(()) => (Outcome::Ok, "the table answers".to_owned()),
-            Err(err) => (Outcome::Failed, format!("{:#}", anyhow::Error::from(err))),
-        },
+        Some(Ok(())) => (Outcome::Ok, "the table answers".to_owned()),
+        Some(Err(err)) => (Outcome::Failed, format!("{:#}", anyhow::Error::from(err))),
     };
     Check {
         check: "ledger",

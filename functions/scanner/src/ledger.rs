@@ -1,7 +1,6 @@
 //! Where it is kept which content is being scanned, which was, and what came of each scan request.
 
-use std::future::Future;
-
+use async_trait::async_trait;
 use jiff::Timestamp;
 use scanhook_core::failure::ScanError;
 use scanhook_core::history::ScanFilter;
@@ -44,36 +43,39 @@ pub struct LedgerError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 ///
 /// **Invariant**: of all who claim one key, one holder is answered with [`Claim::Claimed`] until the claim ends, is
 /// finished or is released.
-pub trait Ledger: Send + Sync + 'static {
+#[async_trait]
+pub trait Ledger: Send + Sync {
     /// Claims content if nobody else holds it: it is unknown or released, its claim ended at or before `now` or is that of
     /// an earlier attempt of the same holder, or its scan finished at or before `satisfied_after`.
-    fn claim(
-        &self,
-        request: ClaimRequest<'_>,
-    ) -> impl Future<Output = Result<Claim, LedgerError>> + Send;
+    async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, LedgerError>;
 
     /// Makes a claim a finished scan, unless it ended and is another holder's by now: that one's scan counts then.
-    fn finish(
+    async fn finish(
         &self,
         key: &ClaimKey,
         holder: &ScanId,
         verdict: Verdict,
         finished_at: Timestamp,
-    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    ) -> Result<(), LedgerError>;
 
     /// Gives a claim back, with what prevented its scan, unless it ended and is another holder's by now.
-    fn release(
+    async fn release(
         &self,
         key: &ClaimKey,
         holder: &ScanId,
         last_error: &ScanError,
-    ) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    ) -> Result<(), LedgerError>;
 
     /// Writes the record of one image of a scan request, in place of its earlier one: [`ScanRecord::place`]. The first record with a platform also
     /// takes the place of the request's record without one. The record of a scan that is done stays when its message
     /// comes once more and the verdict is only repeated, and when an attempt that began before it is still to tell of its
     /// failure: its worker hung, or waited for a queue that it could not reach.
-    fn record(&self, record: &ScanRecord) -> impl Future<Output = Result<(), LedgerError>> + Send;
+    async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError>;
+
+    /// Whether it answers; `None` if there is none.
+    async fn ping(&self) -> Option<Result<(), LedgerError>> {
+        Some(Ok(()))
+    }
 }
 
 /// The records of a store, for the people who look into them. One that expired is gone, whether the store has deleted it or
@@ -95,45 +97,52 @@ pub trait History: Send + Sync {
     ) -> impl Future<Output = Result<Vec<ScanRecord>, LedgerError>> + Send;
 }
 
-/// Without a ledger every claim is granted and nothing is kept. A repeated event is then scanned again, and the
-/// `scan.finished` line in the log is the only record.
-impl<L: Ledger> Ledger for Option<L> {
-    async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
-        match self {
-            Some(ledger) => ledger.claim(request).await,
-            None => Ok(Claim::Claimed),
-        }
+/// No ledger: every claim is granted and nothing is kept. A repeated event is then scanned again, and the `scan.finished`
+/// line in the log is the only record.
+pub struct NoLedger;
+
+#[async_trait]
+impl Ledger for NoLedger {
+    async fn claim(&self, _: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
+        Ok(Claim::Claimed)
     }
 
     async fn finish(
         &self,
-        key: &ClaimKey,
-        holder: &ScanId,
-        verdict: Verdict,
-        finished_at: Timestamp,
+        _: &ClaimKey,
+        _: &ScanId,
+        _: Verdict,
+        _: Timestamp,
     ) -> Result<(), LedgerError> {
-        match self {
-            Some(ledger) => ledger.finish(key, holder, verdict, finished_at).await,
-            None => Ok(()),
-        }
+        Ok(())
     }
 
-    async fn release(
-        &self,
-        key: &ClaimKey,
-        holder: &ScanId,
-        last_error: &ScanError,
-    ) -> Result<(), LedgerError> {
-        match self {
-            Some(ledger) => ledger.release(key, holder, last_error).await,
-            None => Ok(()),
-        }
+    async fn release(&self, _: &ClaimKey, _: &ScanId, _: &ScanError) -> Result<(), LedgerError> {
+        Ok(())
     }
 
-    async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError> {
-        match self {
-            Some(ledger) => ledger.record(record).await,
-            None => Ok(()),
+    async fn record(&self, _: &ScanRecord) -> Result<(), LedgerError> {
+        Ok(())
+    }
+
+    async fn ping(&self) -> Option<Result<(), LedgerError>> {
+        None
+    }
+}
+
+/// What the ledger answered; `None`, a line in the log and a count, if it could not be reached.
+pub(crate) fn tolerate<T>(operation: &'static str, result: Result<T, LedgerError>) -> Option<T> {
+    match result {
+        Ok(value) => Some(value),
+        Err(err) => {
+            metrics::counter!("ledger_unavailable").increment(1);
+            let err = anyhow::Error::from(err);
+            tracing::warn!(
+                event = "ledger.unavailable",
+                operation,
+                "the ledger did not take a {operation}: {err:#}"
+            );
+            None
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use scanhook_config::config::Config;
 use scanhook_core::failure::{ErrorReason, ScanError};
@@ -140,12 +141,13 @@ async fn ask(client: &reqwest::Client, url: &str) -> Result<(), String> {
 }
 
 /// A ledger that lets a breaker know what it records.
-pub(crate) struct Watched<L> {
-    pub(crate) ledger: L,
+pub(crate) struct Watched {
+    pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) breaker: Arc<Breaker>,
 }
 
-impl<L: Ledger> Ledger for Watched<L> {
+#[async_trait]
+impl Ledger for Watched {
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
         self.ledger.claim(request).await
     }
@@ -172,5 +174,9 @@ impl<L: Ledger> Ledger for Watched<L> {
     async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError> {
         self.breaker.saw(record);
         self.ledger.record(record).await
+    }
+
+    async fn ping(&self) -> Option<Result<(), LedgerError>> {
+        self.ledger.ping().await
     }
 }

@@ -60,15 +60,15 @@ pub(crate) fn cli_program(
 }
 
 /// The scanner handler, as Lambda runs it.
-pub(crate) async fn scanner<L: Ledger>(
+pub(crate) async fn scanner(
     config: &Arc<Config>,
     (environment, secrets): (&Environment, &Secrets),
     queues: &Queues,
     program: PathBuf,
     data_dir: &DataDir,
-    ledger: L,
+    ledger: Arc<dyn Ledger>,
     dns: Dns,
-) -> anyhow::Result<Scanner<L>> {
+) -> anyhow::Result<Scanner> {
     let settings = ScannerSettings::load(secrets, Arc::clone(config)).await?;
     let registries =
         Registries::load(secrets, environment, Arc::clone(config), outside(dns)).await?;
@@ -109,11 +109,11 @@ pub(crate) fn outside(dns: Dns) -> RegistryDeps {
 }
 
 /// One record to an invocation, so that a crash has no innocent neighbours.
-pub(crate) fn mapping<L: Ledger>(
+pub(crate) fn mapping(
     config: &Config,
     queues: &Queues,
     drain: Duration,
-    scanner: Scanner<L>,
+    scanner: Scanner,
     plan: Plan,
 ) -> anyhow::Result<Mapping<impl Fn(Invocation) -> Handled + Send + Sync + 'static>> {
     let scanner = Arc::new(scanner);

@@ -19,7 +19,6 @@ use scanhook_core::time::until;
 
 use super::{Scanner, Times};
 use crate::cli::Slot;
-use crate::ledger::Ledger;
 use scanhook_registry::{ResolveError, Resolved, Subject};
 
 /// One receive of one record.
@@ -149,8 +148,8 @@ impl<'a> Attempt<'a> {
 }
 
 /// Works until `end` at most. A panic or a hang becomes an error: of this record, or of this platform of it.
-pub(super) async fn caught<L: Ledger, T>(
-    scanner: &Scanner<L>,
+pub(super) async fn caught<T>(
+    scanner: &Scanner,
     (receive_count, end): (u32, Timestamp),
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
@@ -165,8 +164,8 @@ pub(super) async fn caught<L: Ledger, T>(
 }
 
 /// Reads a record's message, asks its registry what there is to scan, and takes a slot for it.
-pub(super) async fn prepare<L: Ledger>(
-    scanner: &Scanner<L>,
+pub(super) async fn prepare(
+    scanner: &Scanner,
     attempt: &mut Attempt<'_>,
     times: Times,
 ) -> Result<Prepared, Failure> {
@@ -215,7 +214,7 @@ pub(super) async fn prepare<L: Ledger>(
 
 /// Checks that a message names its source's registry, so that whoever can only write to the queue can't choose the host that
 /// gets credentials.
-fn check_registry<L: Ledger>(scanner: &Scanner<L>, message: &QueueMessage) -> Result<(), String> {
+fn check_registry(scanner: &Scanner, message: &QueueMessage) -> Result<(), String> {
     let (named, source) = (
         &message.image.registry,
         scanner.settings.source(&message.source),
@@ -231,8 +230,8 @@ fn check_registry<L: Ledger>(scanner: &Scanner<L>, message: &QueueMessage) -> Re
 }
 
 /// Asks the registry what there is to scan. What could not be read is not given to the CLI.
-async fn resolve<L: Ledger>(
-    scanner: &Scanner<L>,
+async fn resolve(
+    scanner: &Scanner,
     attempt: &Attempt<'_>,
     message: &QueueMessage,
     times: Times,

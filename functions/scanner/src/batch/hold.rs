@@ -13,8 +13,8 @@ const STEPS: u32 = 6;
 
 /// Works while the record is surely hidden; `hidden_at` is when that was first asked for. `None` if it came to its end
 /// first: the work was then given up.
-pub(super) async fn held<L, T>(
-    scanner: &Scanner<L>,
+pub(super) async fn held<T>(
+    scanner: &Scanner,
     record: &SqsMessage,
     hidden_at: Instant,
     work: impl Future<Output = T>,
@@ -27,7 +27,7 @@ pub(super) async fn held<L, T>(
 }
 
 /// Renews until that has failed for too long.
-async fn lost<L>(scanner: &Scanner<L>, record: &SqsMessage, hidden_at: Instant) {
+async fn lost(scanner: &Scanner, record: &SqsMessage, hidden_at: Instant) {
     let Some(lease) = scanner.queue.lease() else {
         return std::future::pending().await;
     };

@@ -17,9 +17,8 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use super::attempt::{Attempt, ComesBack, Failure, Prepared};
-use super::settle::ledger_result;
 use super::{Scanner, Times, after, before, until};
-use crate::ledger::{Claim, ClaimRequest, Ledger};
+use crate::ledger::{Claim, ClaimRequest, tolerate};
 use scanhook_registry::Subject;
 
 /// One platform of a message, and what is known of its scan so far.
@@ -93,8 +92,8 @@ impl Outcome {
 }
 
 /// Scans what is to be scanned, and says what it is otherwise.
-pub(super) async fn scan<L: Ledger>(
-    scanner: &Scanner<L>,
+pub(super) async fn scan(
+    scanner: &Scanner,
     attempt: &Attempt<'_>,
     prepared: &mut Prepared,
     subject: &Subject,
@@ -132,7 +131,7 @@ pub(super) async fn scan<L: Ledger>(
         return Ok(Outcome::Repeated(verdict));
     }
     scan.record.claimed_until = Some(request.until);
-    ledger_result("record", scanner.ledger.record(&scan.record).await);
+    tolerate("record", scanner.ledger.record(&scan.record).await);
 
     let was_shared = slot.is_space_shared();
     slot.room_for(target.size).map_err(|no_room| Failure {
@@ -193,13 +192,13 @@ pub(super) async fn scan<L: Ledger>(
 }
 
 /// Claims the content for this scan; tells the verdict if there is one already. Without a ledger the scan goes on unclaimed.
-async fn claim<L: Ledger>(
-    scanner: &Scanner<L>,
+async fn claim(
+    scanner: &Scanner,
     attempt: &Attempt<'_>,
     scan: &mut Scan,
     request: ClaimRequest<'_>,
 ) -> Result<Option<Verdict>, Failure> {
-    match ledger_result("claim", scanner.ledger.claim(request).await) {
+    match tolerate("claim", scanner.ledger.claim(request).await) {
         Some(Claim::Claimed) => {
             scan.claim = Some(request.key.clone());
             Ok(None)
@@ -232,7 +231,7 @@ fn satisfied_after(message: &QueueMessage, attempt: &Attempt<'_>, window: Durati
     }
 }
 
-impl<L> Scanner<L> {
+impl Scanner {
     /// Reads again the secret that was refused in a run of `plan`; `None` if none was refused.
     async fn reread(
         &self,

@@ -12,7 +12,7 @@ use tracing::Span;
 use super::attempt::{Attempt, ComesBack, Failure};
 use super::scan::{Outcome, Scan};
 use super::{Scanner, Settled, measure};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::tolerate;
 use crate::queue::DeadLetter;
 
 /// A record, or one platform of it, that failed.
@@ -23,8 +23,8 @@ pub(super) struct Failed {
 }
 
 /// Acts on what came of one platform; what failed is left to [`conclude`].
-pub(super) async fn finish<L: Ledger>(
-    scanner: &Scanner<L>,
+pub(super) async fn finish(
+    scanner: &Scanner,
     scan: Scan,
     outcome: Result<Outcome, Failure>,
 ) -> Option<Failed> {
@@ -36,7 +36,7 @@ pub(super) async fn finish<L: Ledger>(
                 let finished = scanner
                     .ledger
                     .finish(key, &record.scan_id, judged.verdict, now);
-                ledger_result("finish", finished.await);
+                tolerate("finish", finished.await);
             }
             record.judged(&judged, now)
         }
@@ -45,7 +45,7 @@ pub(super) async fn finish<L: Ledger>(
         Err(failure) => {
             if let Some(key) = &claim {
                 let released = scanner.ledger.release(key, &record.scan_id, &failure.error);
-                ledger_result("release", released.await);
+                tolerate("release", released.await);
             }
             let record = Some(record);
             return Some(Failed { record, failure });
@@ -57,8 +57,8 @@ pub(super) async fn finish<L: Ledger>(
 
 /// Decides the outcome of a record by its failures: it is retried as long as one of them may pass, and becomes a dead letter
 /// when none may. A dead letter names a permanent failure first, and among those one that can be fixed.
-pub(super) async fn conclude<L: Ledger>(
-    scanner: &Scanner<L>,
+pub(super) async fn conclude(
+    scanner: &Scanner,
     attempt: &Attempt<'_>,
     failed: Vec<Failed>,
 ) -> Settled {
@@ -116,30 +116,10 @@ pub(super) async fn conclude<L: Ledger>(
     settled
 }
 
-async fn keep<L: Ledger>(scanner: &Scanner<L>, record: &ScanRecord) {
-    ledger_result("record", scanner.ledger.record(record).await);
+async fn keep(scanner: &Scanner, record: &ScanRecord) {
+    tolerate("record", scanner.ledger.record(record).await);
     log_finished(record);
     measure::ended(&scanner.settings, record);
-}
-
-/// What the ledger said; `None`, a line in the log and a count, if it could not be reached.
-pub(super) fn ledger_result<T>(
-    operation: &'static str,
-    result: Result<T, LedgerError>,
-) -> Option<T> {
-    match result {
-        Ok(value) => Some(value),
-        Err(err) => {
-            metrics::counter!("ledger_unavailable").increment(1);
-            let err = anyhow::Error::from(err);
-            tracing::warn!(
-                event = "ledger.unavailable",
-                operation,
-                "the ledger did not take a {operation}: {err:#}"
-            );
-            None
-        }
-    }
 }
 
 /// Attributes that the record has from an earlier time as a dead letter are not read; these take their place.

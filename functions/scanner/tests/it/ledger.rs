@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use jiff::Timestamp;
 use scanhook_core::failure::ScanError;
 use scanhook_core::message::ScanId;
@@ -68,6 +69,7 @@ impl MemoryLedger {
     }
 }
 
+#[async_trait]
 impl Ledger for MemoryLedger {
     async fn claim(&self, request: ClaimRequest<'_>) -> Result<Claim, LedgerError> {
         self.change(request.holder, |state| {

@@ -57,7 +57,7 @@ pub(crate) struct World {
     pub(crate) store: Store,
     pub(crate) client: Client,
     pub(crate) ledger: MemoryLedger,
-    pub(crate) scanner: Arc<Scanner<MemoryLedger>>,
+    pub(crate) scanner: Arc<Scanner>,
     pub(crate) directory: TempDir,
     pub(crate) queue_url: String,
     server: JoinHandle<()>,
@@ -169,7 +169,7 @@ impl World {
             settings: settings.await.unwrap(),
             registries: registries.await.unwrap(),
             queue: queue.await.unwrap(),
-            ledger: ledger.clone(),
+            ledger: Arc::new(ledger.clone()),
             cli: Cli {
                 program: setup.program.to_owned(),
                 inherited: Inherited {
