@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use crate::credentials::Credentials;
 use crate::queue::{Outbox, Queue};
 use crate::rate::Limiter;
-use crate::router::{Sender, Webhook, router};
+use crate::router::{SourceContext, Webhook, router};
 
 /// How long init waits for the queue to answer; the webhook starts without it.
 const WARM_UP: Duration = Duration::from_secs(2);
@@ -83,9 +83,9 @@ pub async fn webhook(
 async fn senders(
     config: &Config,
     secrets: &Secrets,
-) -> Result<BTreeMap<SourceName, Sender>, ConfigError> {
+) -> Result<BTreeMap<SourceName, SourceContext>, ConfigError> {
     let opened = config.sources.iter().map(async |(name, source)| {
-        let sender = Sender {
+        let sender = SourceContext {
             credentials: Credentials::open(source, secrets).await?,
             limiter: source.rate_limit.map(Limiter::new),
             source: source.source.clone(),
@@ -97,7 +97,7 @@ async fn senders(
 }
 
 /// Fetches the keys of identity providers; the webhook starts without them.
-async fn warm(sources: &BTreeMap<SourceName, Sender>) {
+async fn warm(sources: &BTreeMap<SourceName, SourceContext>) {
     let warmed = sources.values().map(async |sender| {
         let name = &sender.source.name;
         match timeout(WARM_UP, sender.credentials.warm()).await {
@@ -109,7 +109,11 @@ async fn warm(sources: &BTreeMap<SourceName, Sender>) {
     join_all(warmed).await;
 }
 
-fn assemble(config: &Config, sources: BTreeMap<SourceName, Sender>, queue: Queue) -> Webhook {
+fn assemble(
+    config: &Config,
+    sources: BTreeMap<SourceName, SourceContext>,
+    queue: Queue,
+) -> Webhook {
     Webhook {
         sources,
         queue,

@@ -10,7 +10,7 @@ use scanhook_telemetry::metrics::NONE;
 use crate::rejection::Rejection;
 
 /// Counts a delivery that was taken: each of its events for itself.
-pub(crate) fn taken(source: &SourceName, queued: usize, skipped: &[Skip]) {
+pub(crate) fn accepted(source: &SourceName, queued: usize, skipped: &[Skip]) {
     if queued > 0 {
         let queued = u64::try_from(queued).unwrap_or(u64::MAX);
         received(source.as_str(), "queued", NONE, queued);

@@ -33,7 +33,7 @@ impl Limiter {
     }
 
     /// Counts one delivery, or tells how long to wait for the next that is taken.
-    pub fn take(&self) -> Result<(), Duration> {
+    pub fn acquire(&self) -> Result<(), Duration> {
         self.0
             .check()
             .map_err(|refused| refused.wait_time_from(Ticking.now()))

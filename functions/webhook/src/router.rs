@@ -38,7 +38,7 @@ use crate::rejection::Rejection;
 /// What the webhook works with.
 pub struct Webhook {
     /// Who may send.
-    pub sources: BTreeMap<SourceName, Sender>,
+    pub sources: BTreeMap<SourceName, SourceContext>,
     /// Where messages go.
     pub queue: Queue,
     /// The longest body, in bytes.
@@ -49,13 +49,13 @@ pub struct Webhook {
     pub new_id: fn() -> ScanId,
 }
 
-/// A source and the check of its deliveries.
-pub struct Sender {
+/// A source, with what its deliveries are checked by.
+pub struct SourceContext {
     /// The source.
     pub source: Source,
     /// What its deliveries are verified with.
     pub credentials: Credentials,
-    /// How many of them are taken; `None`: all.
+    /// How many of them are accepted; `None`: all.
     pub limiter: Option<Limiter>,
 }
 
@@ -91,8 +91,8 @@ impl Webhook {
     }
 }
 
-/// What became of a delivery that was taken.
-struct Taken {
+/// What became of a delivery that was accepted.
+struct Accepted {
     delivery: ScanId,
     queued: Vec<QueueMessage>,
     skipped: Vec<Skip>,
@@ -143,52 +143,57 @@ impl From<SendError> for Refused {
     }
 }
 
-async fn deliver(
-    State(webhook): State<Arc<Webhook>>,
-    path: Result<RawPathParams, RawPathParamsRejection>,
-    request: Request,
-) -> Response {
-    // A path that is no UTF-8 names no source.
-    let Ok(path) = path else {
-        return webhook.refuse(request.uri(), Rejection::NotFound);
-    };
-    let mut path = path.iter().map(|(_, value)| value);
-    let Some(sender) = path.next().and_then(|it| webhook.sources.get(it)) else {
-        return webhook.refuse(request.uri(), Rejection::NotFound);
-    };
-    let path_token = path.next().map(str::to_owned);
-    let delivery = (webhook.new_id)();
-    let (span, unverified) = begin(sender, &delivery);
-    let answered = async {
-        let taking = take(&webhook, sender, delivery, path_token, request, unverified);
-        let outcome = AssertUnwindSafe(taking).catch_unwind().await;
-        let outcome = outcome.unwrap_or_else(|_| Err(Rejection::Internal.into()));
-        log(&outcome);
-        match &outcome {
-            Ok(taken) => measure::taken(&sender.source.name, taken.queued.len(), &taken.skipped),
-            Err(refused) => measure::refused(Some(&sender.source.name), refused.rejection),
-        }
-        match outcome {
-            Ok(taken) => taken.into_response(),
-            Err(refused) => refused.into_response(),
-        }
-    };
-    answered.instrument(span).await
+type Path = Result<RawPathParams, RawPathParamsRejection>;
+
+impl Webhook {
+    /// The source that a path names, and the token behind it. A path that is not UTF-8 names no source.
+    fn find(&self, path: Path) -> Option<(&SourceContext, Option<String>)> {
+        let path = path.ok()?;
+        let mut values = path.iter().map(|(_, value)| value);
+        let source = self.sources.get(values.next()?)?;
+        Some((source, values.next().map(str::to_owned)))
+    }
 }
 
-/// Begins the span of a request, whose ids are in every line within it, and tells its place in a trace.
-fn begin(sender: &Sender, id: &ScanId) -> (Span, TraceContext) {
+async fn deliver(State(webhook): State<Arc<Webhook>>, path: Path, request: Request) -> Response {
+    let Some((source, path_token)) = webhook.find(path) else {
+        return webhook.refuse(request.uri(), Rejection::NotFound);
+    };
+    let id = (webhook.new_id)();
+    let (span, unverified) = begin(source, &id);
+    let accepting = accept(&webhook, source, id, path_token, request, unverified);
+    answer(source, accepting).instrument(span).await
+}
+
+/// Answers a request of a source. A refusal, and a panic, is counted and logged.
+async fn answer<T: IntoResponse>(
+    source: &SourceContext,
+    work: impl Future<Output = Result<T, Refused>>,
+) -> Response {
+    let outcome = AssertUnwindSafe(work).catch_unwind().await;
+    match outcome.unwrap_or_else(|_| Err(Rejection::Internal.into())) {
+        Ok(accepted) => accepted.into_response(),
+        Err(refused) => {
+            log_refused(None, refused.rejection, refused.detail.as_deref());
+            measure::refused(Some(&source.source.name), refused.rejection);
+            refused.into_response()
+        }
+    }
+}
+
+/// Begins the span of a request, whose ids are in every line within it. Returns its trace context.
+fn begin(source: &SourceContext, id: &ScanId) -> (Span, TraceContext) {
     // At the highest level, so that no choice of SCANHOOK_LOG takes the ids out of a line.
     let span = tracing::error_span!(
         "delivery",
         otel.kind = "server",
         delivery = %id,
-        source = sender.source.name.as_str(),
-        kind = sender.source.kind.name,
+        source = source.source.name.as_str(),
+        kind = source.source.kind.name,
         trace_id = Empty,
         otel.status_description = Empty,
     );
-    // A stranger's delivery is worth a line, but no trace.
+    // A stranger's delivery gets a line, but no trace.
     let unverified = TraceContext {
         is_sampled: false,
         ..traces::new_context()
@@ -197,81 +202,96 @@ fn begin(sender: &Sender, id: &ScanId) -> (Span, TraceContext) {
     (span, unverified)
 }
 
-async fn take(
+/// The steps of a delivery, from its bytes to the queue.
+async fn accept(
     webhook: &Webhook,
-    sender: &Sender,
+    source: &SourceContext,
     id: ScanId,
     path_token: Option<String>,
     request: Request,
     unverified: TraceContext,
-) -> Result<Taken, Refused> {
+) -> Result<Accepted, Refused> {
     let received_at = (webhook.now)();
-    let (mut parts, body) = request.into_parts();
-    parts.headers = join_repeated(parts.headers);
-    let body = read(&parts.headers, body, webhook.body_limit).await?;
+    let (parts, body) = request.into_parts();
+    let headers = join_repeated(parts.headers);
+    let body = read_body(&headers, body, webhook.body_limit).await?;
     let began = Instant::now();
-    let budget = (sender.source.kind.answer_budget)(&parts.headers);
-    let senders_trace = parts.headers.get("traceparent");
-    let senders_trace = senders_trace.and_then(|it| TraceContext::parse(it.to_str().ok()?));
+    let budget = (source.source.kind.answer_budget)(&headers);
+    let senders_trace = trace_of(&headers);
     let delivery = Delivery {
-        headers: parts.headers,
+        headers,
         path_token,
         body,
         received_at,
     };
     // At most half of the sender's patience is for secrets that must be read again; the queue needs the rest.
-    let delivery = sender
-        .credentials
-        .verify(delivery, began + budget / 2)
-        .instrument(tracing::info_span!("verify"))
-        .await?;
-    let place = belong(senders_trace, unverified);
-    count_accepted(&sender.source, &delivery);
-    if let Some(Err(wait)) = sender.limiter.as_ref().map(Limiter::take) {
-        return Err(Rejection::TooMany(wait.as_secs() + 1).into());
+    let verifying = source.credentials.verify(delivery, began + budget / 2);
+    let delivery = verifying.instrument(tracing::info_span!("verify")).await?;
+    let trace = adopt_trace(senders_trace, unverified);
+    count_accepted(&source.source, &delivery);
+    source.check_rate()?;
+    let selected = decide(&source.source, &delivery)?;
+    check_size(&selected, &source.source)?;
+    let span = tracing::info_span!(
+        "send",
+        otel.kind = "producer",
+        messages = selected.requests.len()
+    );
+    let trace = traces::place_of(&span, trace);
+    let messages = selected.requests.into_iter();
+    let queued: Vec<_> = messages
+        .map(|it| QueueMessage::new(it, (webhook.new_id)(), received_at, Some(trace)))
+        .collect();
+    if !queued.is_empty() {
+        let sending = webhook.queue.send(queued.clone(), began + budget);
+        sending.instrument(span).await?;
     }
-    let selected = decide(&sender.source, &delivery)?;
+    let accepted = Accepted {
+        delivery: id,
+        queued,
+        skipped: selected.skips,
+        validation: selected.validation,
+    };
+    accepted.report(&source.source);
+    Ok(accepted)
+}
+
+impl SourceContext {
+    fn check_rate(&self) -> Result<(), Rejection> {
+        let Some(limiter) = &self.limiter else {
+            return Ok(());
+        };
+        limiter
+            .acquire()
+            .map_err(|wait| Rejection::TooMany(wait.as_secs() + 1))
+    }
+}
+
+/// Refuses a delivery of too many images, unless its sender would repeat it for ever. The log shows both.
+fn check_size(selected: &Selected, source: &Source) -> Result<(), Refused> {
     if selected.is_over_limit {
-        // The log shows it even where the sender can't be refused.
         tracing::warn!(
             event = "delivery.too_many_images",
             images = selected.skips.len(),
             "nothing is queued of a delivery with more than {MAX_IMAGES} images"
         );
     }
-    if selected.is_refused(&sender.source) {
+    if selected.is_refused(source) {
         return Err(Refused {
             rejection: Rejection::TooManyImages,
             detail: Some(format!("the delivery has more than {MAX_IMAGES} images")),
         });
     }
-    let Selected {
-        requests,
-        skips,
-        validation,
-        ..
-    } = selected;
-    let count = requests.len();
-    let span = tracing::info_span!("send", otel.kind = "producer", messages = count);
-    let trace = Some(traces::place_of(&span, place));
-    let messages = requests
-        .into_iter()
-        .map(|it| QueueMessage::new(it, (webhook.new_id)(), received_at, trace));
-    let queued: Vec<_> = messages.collect();
-    if !queued.is_empty() {
-        let sending = webhook.queue.send(queued.clone(), began + budget);
-        sending.instrument(span).await?;
-    }
-    Ok(Taken {
-        delivery: id,
-        queued,
-        skipped: skips,
-        validation,
-    })
+    Ok(())
 }
 
-/// Tells which entry of `auth` was used, so that it is seen when the old secret of a rotation is not in use any more. The
-/// labels are of the configuration only.
+/// The trace that the sender's header names.
+fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
+    TraceContext::parse(headers.get("traceparent")?.to_str().ok()?)
+}
+
+/// Counts by entry of `auth`, so that an operator sees when the old secret of a rotation is no longer used. The labels come
+/// from the configuration only.
 fn count_accepted(source: &Source, delivery: &VerifiedDelivery) {
     let (name, entry) = (source.name.as_str(), delivery.entry());
     metrics::counter!("auth_accepted", "source" => name.to_owned(), "entry" => entry.to_string())
@@ -282,61 +302,48 @@ fn count_accepted(source: &Source, delivery: &VerifiedDelivery) {
 static REQUEST_ORIGIN: HeaderName = HeaderName::from_static("webhook-request-origin");
 static ALLOWED_ORIGIN: HeaderName = HeaderName::from_static("webhook-allowed-origin");
 
-/// Answers who asks whether deliveries are wanted, by repeating its origin. Source: "HTTP 1.1 Web Hooks for Event
+/// Answers a sender that asks whether it may deliver, by repeating its origin. Source: "HTTP 1.1 Web Hooks for Event
 /// Delivery" of CloudEvents, section 4.
 async fn handshake(
     State(webhook): State<Arc<Webhook>>,
-    path: Result<RawPathParams, RawPathParamsRejection>,
+    path: Path,
     uri: Uri,
     headers: HeaderMap,
-) -> Result<Response, Response> {
-    let path = path.map_err(|_| webhook.refuse(&uri, Rejection::NotFound))?;
-    let headers = join_repeated(headers);
-    let mut path = path.iter().map(|(_, value)| value);
-    let sender = path
-        .next()
-        .and_then(|it| webhook.sources.get(it))
-        .ok_or_else(|| webhook.refuse(&uri, Rejection::NotFound))?;
-    let origin = headers.get(&REQUEST_ORIGIN).cloned();
-    let Some(origin) = origin.filter(|_| sender.source.kind.handshake) else {
-        let refusal = webhook.refuse(&uri, Rejection::MethodNotAllowed);
-        return Err(([(header::ALLOW, "POST")], refusal).into_response());
+) -> Response {
+    let Some((source, path_token)) = webhook.find(path) else {
+        return webhook.refuse(&uri, Rejection::NotFound);
     };
-    let path_token = path.next().map(str::to_owned);
-    let budget = (sender.source.kind.answer_budget)(&headers);
+    let headers = join_repeated(headers);
+    let origin = headers.get(&REQUEST_ORIGIN).cloned();
+    let Some(origin) = origin.filter(|_| source.source.kind.handshake) else {
+        let refusal = webhook.refuse(&uri, Rejection::MethodNotAllowed);
+        return ([(header::ALLOW, "POST")], refusal).into_response();
+    };
+    let budget = (source.source.kind.answer_budget)(&headers);
     let delivery = Delivery {
         headers,
         path_token,
         body: Bytes::new(),
         received_at: (webhook.now)(),
     };
-    let (span, _) = begin(sender, &(webhook.new_id)());
-    let answered = async {
-        let verified = sender.credentials.verify(delivery, Instant::now() + budget);
-        match verified.await {
-            Ok(verified) => {
-                count_accepted(&sender.source, &verified);
-                tracing::info!(event = "handshake", "a sender asked whether it may deliver");
-                Ok([(ALLOWED_ORIGIN.clone(), origin)].into_response())
-            }
-            Err(rejection) => {
-                log_refused(None, rejection, None);
-                measure::refused(Some(&sender.source.name), rejection);
-                Err(rejection.into_response())
-            }
-        }
+    let (span, _) = begin(source, &(webhook.new_id)());
+    let accepting = async {
+        let verified = source.credentials.verify(delivery, Instant::now() + budget);
+        count_accepted(&source.source, &verified.await?);
+        tracing::info!(event = "handshake", "a sender asked whether it may deliver");
+        Ok([(ALLOWED_ORIGIN.clone(), origin)])
     };
-    answered.instrument(span).await
+    answer(source, accepting).instrument(span).await
 }
 
-/// Parses a verified delivery and selects from it: all that lies between the signature and the queue.
+/// Parses a verified delivery and selects from it: everything between the signature and the queue.
 pub fn decide(source: &Source, delivery: &VerifiedDelivery) -> Result<Selected, ParsePayloadError> {
     let events = (source.kind.parse)(delivery, &source.options)?;
     Ok(select(source, events))
 }
 
 /// Reads the body, never more than `limit` bytes of it and nothing at all if it says it is longer.
-async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Rejection> {
+async fn read_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Rejection> {
     let is_encoded = headers
         .get_all(header::CONTENT_ENCODING)
         .iter()
@@ -358,9 +365,8 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Re
     }
 }
 
-/// Has an authentic delivery belong to its sender's trace, else to the one that began with it, and tells its place there for
-/// where spans are not collected.
-fn belong(senders: Option<TraceContext>, own: TraceContext) -> TraceContext {
+/// Adopts the sender's trace for an authenticated delivery; otherwise starts sampling our own. Returns the parent context.
+fn adopt_trace(senders: Option<TraceContext>, own: TraceContext) -> TraceContext {
     let span = Span::current();
     if let Some(senders) = senders {
         traces::join(&span, senders);
@@ -374,21 +380,17 @@ fn belong(senders: Option<TraceContext>, own: TraceContext) -> TraceContext {
     own
 }
 
-/// One line for each delivery, within its span.
-fn log(outcome: &Result<Taken, Refused>) {
-    match outcome {
-        Ok(taken) => {
-            let (queued, skipped) = (taken.queued.len(), taken.skipped.len());
-            let reason = taken.skipped.first().map(|it| it.reason.as_str());
-            tracing::info!(
-                event = "delivery.taken",
-                queued,
-                skipped,
-                reason,
-                "delivery taken"
-            );
-        }
-        Err(Refused { rejection, detail }) => log_refused(None, *rejection, detail.as_deref()),
+impl Accepted {
+    /// Logs and counts it.
+    fn report(&self, source: &Source) {
+        measure::accepted(&source.name, self.queued.len(), &self.skipped);
+        tracing::info!(
+            event = "delivery.taken",
+            queued = self.queued.len(),
+            skipped = self.skipped.len(),
+            reason = self.skipped.first().map(|it| it.reason.as_str()),
+            "delivery taken"
+        );
     }
 }
 
@@ -405,7 +407,7 @@ fn log_refused(source: Option<&SourceName>, rejection: Rejection, detail: Option
     Span::current().record("otel.status_description", reason);
 }
 
-impl IntoResponse for Taken {
+impl IntoResponse for Accepted {
     fn into_response(self) -> Response {
         #[derive(Serialize)]
         struct Answer<'a> {
