@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use scanhook_core::choice::{Looked, Manifests, Needed, Subject, choose};
+use scanhook_core::choice::{Fetched, Manifests, Needed, Subject, choose};
 use scanhook_core::image::{Digest, Image};
 use scanhook_core::manifest::Manifest;
 use scanhook_core::platform::Platform;
@@ -346,10 +346,10 @@ impl Repository {
                     let looked = match &self.0[needed.as_str()] {
                         Node::Manifest(it) => {
                             let parsed = Manifest::parse(None, it.to_string().as_bytes());
-                            Looked::Manifest(parsed.expect("the manifest is well-formed"))
+                            Fetched::Manifest(parsed.expect("the manifest is well-formed"))
                         }
-                        Node::Absent => Looked::Absent,
-                        Node::Unread => Looked::Unread,
+                        Node::Absent => Fetched::Absent,
+                        Node::Unread => Fetched::Unread,
                     };
                     let known = manifests.insert(needed, looked);
                     assert!(known.is_none(), "it was read already");

@@ -30,7 +30,7 @@ const MAX_READ: usize = 32;
 
 /// What the registry has under a digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Looked {
+pub enum Fetched {
     /// This manifest.
     Manifest(Manifest),
     /// No manifest.
@@ -40,7 +40,7 @@ pub enum Looked {
 }
 
 /// The manifests of a repository that were read so far.
-pub type Manifests = HashMap<Digest, Looked>;
+pub type Manifests = HashMap<Digest, Fetched>;
 
 /// The outcome for one image, or for one wanted platform without any.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,14 +70,14 @@ pub fn choose(
 ) -> Result<Vec<Subject>, Needed> {
     let target = Target::new(image, digest.clone());
     let entries = match look(manifests, digest)? {
-        Looked::Manifest(Manifest::Image(manifest)) => {
+        Fetched::Manifest(Manifest::Image(manifest)) => {
             return Ok(vec![Subject::Image(target, manifest.clone())]);
         }
-        Looked::Manifest(Manifest::NotAnImage(what)) => {
+        Fetched::Manifest(Manifest::NotAnImage(what)) => {
             return Ok(vec![Subject::NotAnImage(target, what.clone())]);
         }
-        Looked::Absent | Looked::Unread => return Ok(vec![Subject::Unread(target)]),
-        Looked::Manifest(Manifest::Index(entries)) => entries,
+        Fetched::Absent | Fetched::Unread => return Ok(vec![Subject::Unread(target)]),
+        Fetched::Manifest(Manifest::Index(entries)) => entries,
     };
     let index = Index {
         image,
@@ -124,7 +124,7 @@ pub fn choose(
     }
 }
 
-fn look<'a>(manifests: &'a Manifests, digest: &Digest) -> Result<&'a Looked, Needed> {
+fn look<'a>(manifests: &'a Manifests, digest: &Digest) -> Result<&'a Fetched, Needed> {
     manifests.get(digest).ok_or_else(|| Needed(digest.clone()))
 }
 
@@ -287,9 +287,9 @@ impl Index<'_> {
         }
         count(&mut found.read)?;
         let looked = look(self.manifests, digest)?;
-        let as_blob = is_blob && *looked == Looked::Absent;
+        let as_blob = is_blob && *looked == Fetched::Absent;
         found.seen.push((digest.clone(), as_blob));
-        if let Looked::Manifest(Manifest::Index(entries)) = looked {
+        if let Fetched::Manifest(Manifest::Index(entries)) = looked {
             // Its own entries are the candidates.
             found.entries -= 1;
             return self.search(wish, entries, &format!("{place}."), depth + 1, found);
@@ -297,11 +297,11 @@ impl Index<'_> {
         found.count_candidate(wish)?;
         let target = self.target(digest);
         let subject = match (looked, &entry.label) {
-            (Looked::Manifest(Manifest::Image(manifest)), _) => {
+            (Fetched::Manifest(Manifest::Image(manifest)), _) => {
                 Subject::Image(target, manifest.clone())
             }
-            (Looked::Manifest(Manifest::NotAnImage(media_type)), _)
-            | (Looked::Absent, Label::Blob(media_type)) => {
+            (Fetched::Manifest(Manifest::NotAnImage(media_type)), _)
+            | (Fetched::Absent, Label::Blob(media_type)) => {
                 found.passed_over.push(PassedOver {
                     entry: place,
                     media_type: FreeText::new(media_type).as_str().to_owned(),
@@ -341,20 +341,20 @@ impl Index<'_> {
             };
             count(&mut any.read)?;
             match (look(self.manifests, digest)?, &entry.label) {
-                (Looked::Manifest(Manifest::Image(_)), _) => {
+                (Fetched::Manifest(Manifest::Image(_)), _) => {
                     return Ok(Some(platform.cloned().unwrap_or_default()));
                 }
-                (Looked::Manifest(Manifest::Index(entries)), _) => {
+                (Fetched::Manifest(Manifest::Index(entries)), _) => {
                     let found = self.first_image(entries, platform, depth + 1, any)?;
                     if found.is_some() {
                         return Ok(found);
                     }
                 }
-                (Looked::Manifest(Manifest::NotAnImage(media_type)), _)
-                | (Looked::Absent, Label::Blob(media_type)) => {
+                (Fetched::Manifest(Manifest::NotAnImage(media_type)), _)
+                | (Fetched::Absent, Label::Blob(media_type)) => {
                     any.what.get_or_insert_with(|| media_type.clone());
                 }
-                (Looked::Absent | Looked::Unread, _) => {
+                (Fetched::Absent | Fetched::Unread, _) => {
                     any.unknown
                         .get_or_insert_with(|| Subject::Unread(self.target(digest)));
                 }

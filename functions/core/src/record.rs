@@ -12,8 +12,7 @@ use crate::message::{QueueMessage, ScanId};
 use crate::platform::Platform;
 use crate::report::Findings;
 use crate::source::SourceName;
-use crate::target::Choice;
-use crate::target::Target;
+use crate::target::{Choice, Target};
 use crate::verdict::{Identity, Judged, Verdict};
 
 /// The key of a claim: content and policies, hashed. Never a message's id, a scan's id or a tag. The platform is in it

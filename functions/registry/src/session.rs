@@ -12,7 +12,7 @@ use reqwest::header::{
     AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use reqwest::{Method, StatusCode, Url};
-use scanhook_core::choice::{self, Looked, Manifests, Needed};
+use scanhook_core::choice::{self, Fetched, Manifests, Needed};
 use scanhook_core::event::FreeText;
 use scanhook_core::failure::ErrorReason;
 use scanhook_core::image::{Digest, Image, Pin};
@@ -162,22 +162,22 @@ impl<'a> Session<'a> {
     ) -> Result<(Vec<choice::Subject>, Problems), ResolveError> {
         let mut manifests = Manifests::new();
         let mut problems = Problems::new();
-        manifests.extend(manifest.map(|it| (digest.clone(), Looked::Manifest(it))));
+        manifests.extend(manifest.map(|it| (digest.clone(), Fetched::Manifest(it))));
         loop {
             let needed = match choice::choose(self.image, digest, wanted, &manifests) {
                 Ok(chosen) => return Ok((chosen, problems)),
                 Err(Needed(needed)) => needed,
             };
             let looked = match self.manifest(&needed).await {
-                Ok(manifest) => Looked::Manifest(manifest),
+                Ok(manifest) => Fetched::Manifest(manifest),
                 Err(err) if needed == *digest || is_of_all(err.reason) => return Err(err),
                 Err(err) => {
                     let is_absent = err.reason == ErrorReason::ImageNotFound;
                     problems.insert(needed.clone(), err);
                     if is_absent {
-                        Looked::Absent
+                        Fetched::Absent
                     } else {
-                        Looked::Unread
+                        Fetched::Unread
                     }
                 }
             };

@@ -7,8 +7,7 @@ use scanhook_core::platform::Platform;
 use scanhook_core::record::RecordVerdict;
 use scanhook_core::report::{Evaluation, Findings, Report};
 use scanhook_core::source::SourceName;
-use scanhook_core::target::Choice;
-use scanhook_core::target::Target;
+use scanhook_core::target::{Choice, Target};
 use scanhook_core::verdict::{Identity, Judged};
 
 use super::*;
@@ -62,7 +61,7 @@ suite! {
 
 #[cfg(feature = "dynamodb-tests")]
 mod table {
-    //! Tables as `docs/reference/ledger.md` describes them, on the server that `SCANHOOK_TEST_DYNAMODB` names.
+    //! Tables as `docs/architecture.md` tells templates to create them, on the server that `SCANHOOK_TEST_DYNAMODB` names.
 
     use aws_sdk_dynamodb::Client;
     use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};

@@ -16,15 +16,15 @@ fn name(digest: &Digest) -> String {
     digest.parts().1.trim_end_matches('0').to_owned()
 }
 
-fn image() -> Looked {
-    Looked::Manifest(Manifest::Image(ImageManifest {
+fn image() -> Fetched {
+    Fetched::Manifest(Manifest::Image(ImageManifest {
         config: None,
         size: 1,
     }))
 }
 
-fn artifact() -> Looked {
-    Looked::Manifest(Manifest::NotAnImage("a/b".to_owned()))
+fn artifact() -> Fetched {
+    Fetched::Manifest(Manifest::NotAnImage("a/b".to_owned()))
 }
 
 /// An entry `NAME PLATFORM`; `-` is no platform.
@@ -46,8 +46,8 @@ fn entry(text: &str) -> Entry {
     }
 }
 
-fn index(entries: &[&str]) -> Looked {
-    Looked::Manifest(Manifest::Index(
+fn index(entries: &[&str]) -> Fetched {
+    Fetched::Manifest(Manifest::Index(
         entries.iter().map(|it| entry(it)).collect(),
     ))
 }
@@ -60,7 +60,7 @@ fn blobs(count: usize) -> Vec<Entry> {
     (0..count).map(blob).collect()
 }
 
-fn read(found: &[(&str, Looked)]) -> Manifests {
+fn read(found: &[(&str, Fetched)]) -> Manifests {
     let found = found.iter().map(|(name, it)| (digest(name), it.clone()));
     found.collect()
 }
@@ -99,7 +99,7 @@ fn line(subject: &Subject) -> String {
     }
 }
 
-fn check(wanted: &[&str], found: &[(&str, Looked)]) -> String {
+fn check(wanted: &[&str], found: &[(&str, Fetched)]) -> String {
     match chosen(wanted, &read(found)) {
         Ok(subjects) => subjects.iter().map(line).collect::<Vec<_>>().join("\n"),
         Err(Needed(digest)) => format!("needs {}", name(&digest)),
@@ -266,8 +266,8 @@ fn an_index_without_any_image_is_not_an_image() {
             "no image e an empty index"
         );
         // BuildKit's cache: its layers are not read as manifests one by one.
-        let cache = Looked::Manifest(Manifest::Index(blobs(100)));
-        let found = [("e", cache), ("b", Looked::Absent)];
+        let cache = Fetched::Manifest(Manifest::Index(blobs(100)));
+        let found = [("e", cache), ("b", Fetched::Absent)];
         assert_eq!(check(wanted, &found), format!("no image e {LAYER}"));
     }
 }
@@ -279,7 +279,7 @@ fn a_label_hides_no_image_that_a_runtime_would_take() {
     entries[2].is_zstd = true;
     entries[2].digest = Ok(digest("c"));
     let found = [
-        ("e", Looked::Manifest(Manifest::Index(entries.clone()))),
+        ("e", Fetched::Manifest(Manifest::Index(entries.clone()))),
         ("a", image()),
         ("c", image()),
     ];
@@ -290,7 +290,7 @@ fn a_label_hides_no_image_that_a_runtime_would_take() {
     entries[1].platform = entry("b linux/amd64").platform;
     entries[1].digest = Ok(digest("b"));
     let found = [
-        ("e", Looked::Manifest(Manifest::Index(entries))),
+        ("e", Fetched::Manifest(Manifest::Index(entries))),
         ("b", image()),
     ];
     assert_eq!(check(&[], &found), "scan b linux/amd64 2/3 of 1 [] 2");
@@ -303,7 +303,7 @@ fn a_label_hides_no_image_behind_an_index_that_holds_none() {
     blob.digest = Ok(digest("a"));
     let entries = vec![entry("d -"), blob, entry("b -")];
     let found = [
-        ("e", Looked::Manifest(Manifest::Index(entries))),
+        ("e", Fetched::Manifest(Manifest::Index(entries))),
         ("d", index(&["c linux/amd64"])),
         ("c", artifact()),
         ("a", image()),
@@ -341,8 +341,8 @@ fn a_missing_manifest_is_not_passed_over_because_another_entry_calls_it_a_blob()
     blob.platform = entry("a linux/amd64").platform;
     let entries = vec![blob, entry("a linux/amd64"), entry("b -")];
     let found = [
-        ("e", Looked::Manifest(Manifest::Index(entries))),
-        ("a", Looked::Absent),
+        ("e", Fetched::Manifest(Manifest::Index(entries))),
+        ("a", Fetched::Absent),
         ("b", image()),
     ];
     assert_eq!(
@@ -361,7 +361,7 @@ fn an_entry_that_is_not_understood_is_an_error_where_it_is_a_candidate() {
     };
     let unknown = || Label::Unknown("x/y".to_owned());
     let blake3 = || Err("blake3:00".to_owned());
-    let list = |entries: Vec<Entry>| Looked::Manifest(Manifest::Index(entries));
+    let list = |entries: Vec<Entry>| Fetched::Manifest(Manifest::Index(entries));
     let both = list(vec![
         strange(unknown(), Ok(digest("a"))),
         strange(Label::Manifest, blake3()),
@@ -403,7 +403,7 @@ fn an_entry_that_is_not_understood_is_an_error_where_it_is_a_candidate() {
 
 #[test]
 fn what_could_not_be_read_is_neither_scanned_nor_passed_over() {
-    for looked in [Looked::Absent, Looked::Unread] {
+    for looked in [Fetched::Absent, Fetched::Unread] {
         let found = [
             ("e", index(&["a linux/amd64", "b linux/amd64", "c -"])),
             ("a", looked.clone()),
@@ -466,7 +466,7 @@ fn beyond_a_limit_an_index_is_an_error_that_names_the_limit() {
 
     let many = vec![entry("a linux/amd64"); 1_001];
     let found = [
-        ("e", Looked::Manifest(Manifest::Index(many))),
+        ("e", Fetched::Manifest(Manifest::Index(many))),
         ("a", image()),
     ];
     assert_eq!(
@@ -490,7 +490,7 @@ fn beyond_a_limit_an_index_is_an_error_that_names_the_limit() {
 }
 
 /// What a registry may hold under the names `0` to `9` and `e`.
-fn contents() -> impl Strategy<Value = Vec<Looked>> {
+fn contents() -> impl Strategy<Value = Vec<Fetched>> {
     let platforms = [
         "linux/amd64",
         "linux/AMD64/v1",
@@ -529,8 +529,8 @@ fn contents() -> impl Strategy<Value = Vec<Looked>> {
             entry
         });
     let index =
-        prop::collection::vec(entry, 0..6).prop_map(|it| Looked::Manifest(Manifest::Index(it)));
-    let looked = prop_oneof![3 => Just(image()), 2 => Just(artifact()), 3 => index.clone(), 1 => Just(Looked::Absent), 1 => Just(Looked::Unread)];
+        prop::collection::vec(entry, 0..6).prop_map(|it| Fetched::Manifest(Manifest::Index(it)));
+    let looked = prop_oneof![3 => Just(image()), 2 => Just(artifact()), 3 => index.clone(), 1 => Just(Fetched::Absent), 1 => Just(Fetched::Unread)];
     (index, prop::collection::vec(looked, 9)).prop_map(|(own, others)| {
         let mut all = vec![own];
         all.extend(others);
@@ -540,10 +540,10 @@ fn contents() -> impl Strategy<Value = Vec<Looked>> {
 
 /// Whether an image that is labelled as a manifest is listed for `wish` or without a platform, and so is every nested
 /// index on the way to it.
-fn holds_image(wish: &str, at: usize, contents: &[Looked], depth: usize) -> bool {
+fn holds_image(wish: &str, at: usize, contents: &[Fetched], depth: usize) -> bool {
     match &contents[at] {
-        Looked::Manifest(Manifest::Image(_)) => depth > 0,
-        Looked::Manifest(Manifest::Index(entries)) if depth < 6 => entries.iter().any(|it| {
+        Fetched::Manifest(Manifest::Image(_)) => depth > 0,
+        Fetched::Manifest(Manifest::Index(entries)) if depth < 6 => entries.iter().any(|it| {
             let fits = it.platform.as_ref().is_none_or(|it| {
                 let named = it.to_platform();
                 named.is_some_and(|it| it.is_same(&Platform::parse(wish).unwrap()))
