@@ -3,8 +3,12 @@
 use std::collections::BTreeSet;
 
 use scanhook_core::image::Image;
+use scanhook_core::redact::Redactor;
 use scanhook_core::report::Report;
-use scanhook_core::verdict::{CliRun, Exit, Verdict, judge_image};
+use scanhook_core::tools::sysdig::TOOL;
+use scanhook_core::tools::sysdig::report::parse;
+use scanhook_core::tools::{Exit, Run};
+use scanhook_core::verdict::Verdict;
 use serde_json::{Value, json};
 
 /// A report with one place changed.
@@ -92,12 +96,12 @@ fn pointer<'a>((key, value): (&String, &'a Value)) -> (String, &'a Value) {
 ///
 /// Tells the reason why there is no verdict.
 pub fn verdict(image: &Image, code: i32, report: &[u8]) -> Result<Verdict, &'static str> {
-    let run = CliRun {
+    let run = Run {
         exit: Exit::Code(code),
-        report: Report::parse(report).map_err(|err| err.to_string()),
-        stderr: "",
+        report: parse(report, &Redactor::new([])).map_err(|err| err.to_string()),
+        printed: String::new(),
     };
-    match judge_image(image, run, 1) {
+    match TOOL.judge(image, None, run, 1) {
         Ok(judged) => Ok(judged.verdict),
         Err(err) => Err(err.reason.as_str()),
     }
@@ -112,7 +116,7 @@ pub fn verdict(image: &Image, code: i32, report: &[u8]) -> Result<Verdict, &'sta
 /// Tells each that came to something else.
 pub fn check_damaged(image: &Image, report: &Value) -> Result<usize, Vec<String>> {
     let text = report.to_string();
-    let whole = Report::parse(text.as_bytes()).map_err(|err| vec![err.to_string()])?;
+    let whole = parse(text.as_bytes(), &Redactor::new([])).map_err(|err| vec![err.to_string()])?;
     let total = |it: &Report| {
         let findings = &it.findings;
         findings.critical + findings.high + findings.medium + findings.low + findings.negligible
@@ -131,7 +135,7 @@ pub fn check_damaged(image: &Image, report: &Value) -> Result<usize, Vec<String>
                 wrong.push(format!("{what}: passed at exit code {code}"));
             }
         }
-        if let Ok(report) = Report::parse(text.as_bytes()) {
+        if let Ok(report) = parse(text.as_bytes(), &Redactor::new([])) {
             let removed = what.starts_with("/result/vulnerabilities/") && what.ends_with("removed");
             if total(&report) + u64::from(removed) < total(&whole) {
                 wrong.push(format!("{what}: findings are lost"));

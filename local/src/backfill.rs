@@ -142,7 +142,7 @@ async fn backfill(
     let source = source
         .with_context(|| format!("{} has no source {}", args.config.location, args.source))
         .map_err(unusable)?;
-    let outside = scanning::outside(system_dns());
+    let outside = scanning::registry_deps(system_dns());
     let registries = Registries::load(&secrets, environment, Arc::clone(&config), outside).await;
     let registries = registries.map_err(unusable)?;
     let now = Clock::System.now();

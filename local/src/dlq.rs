@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use self::act::{Deed, Done};
 use self::letter::{Case, Filter};
 use self::queue::DeadLetterQueue;
-use self::sweep::{Kept, Looked};
+use self::sweep::{Fetched, Kept};
 use crate::args::Output;
 use crate::args::dlq::{
     DlqCommand, DlqDeleteArgs, DlqExportArgs, DlqListArgs, DlqQueueArgs, DlqRedriveArgs,
@@ -95,7 +95,7 @@ async fn find(
     let progress = output::progress(queue.visible, "looking");
     let looked = sweep::look(&queue, kept, &progress, stop).await;
     progress.finish_and_clear();
-    let Looked { letters, hidden } = looked?;
+    let Fetched { letters, hidden } = looked?;
     let now = Clock::System.now();
     let cases = letter::fold(letters);
     let cases = match records(args).await? {

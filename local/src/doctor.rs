@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use scanhook_config::Environment;
 use scanhook_config::secrets::Secrets;
+use scanhook_core::tools::sysdig::TOOL;
 use scanhook_registry::{Registries, system_dns};
-use scanhook_scanner::cli::{Cli, Confinement};
-use scanhook_scanner::config::{ScannerSettings, inherited, named_program, secret_places};
+use scanhook_scanner::cli::{Cli, Confinement, Inherited};
+use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::doctor::{self, Diagnosis, Images};
+use scanhook_scanner::program::named_program;
+use scanhook_scanner::secret_places::secret_places;
 
 use crate::args::{DoctorArgs, Output};
 use crate::host::scanning;
@@ -28,14 +31,15 @@ pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyho
         &secrets,
         &environment,
         config,
-        scanning::outside(system_dns()),
+        scanning::registry_deps(system_dns()),
     )
     .await;
     let registries = registries.map_err(unusable)?;
     let cli = Cli {
+        tool: &TOOL,
         // One that is not there is what is found out, not what prevents it.
-        program: named_program(&args.scanner_cli, &environment).unwrap_or(args.scanner_cli),
-        inherited: inherited(&environment),
+        program: named_program(&TOOL, &args.scanner_cli, &environment).unwrap_or(args.scanner_cli),
+        inherited: Inherited::of(&environment),
         confinement: Confinement::of_this_program(hidden).await,
     };
     let images = Images {

@@ -10,7 +10,7 @@ use scanhook_config::config::{ConfigError, CredentialsConfig, RegistryConfig};
 use scanhook_config::secrets::{Reread, Secret, Secrets};
 use scanhook_core::failure::ErrorReason;
 use scanhook_core::image::Registry;
-use scanhook_core::plan::RegistryLogin;
+use scanhook_core::login::RegistryLogin;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 

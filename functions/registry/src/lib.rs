@@ -19,7 +19,7 @@ use scanhook_config::secrets::{Reread, Secrets};
 use scanhook_config::{Clock, Environment, file};
 use scanhook_core::failure::ErrorReason;
 use scanhook_core::image::{Image, Registry};
-use scanhook_core::plan::RegistryLogin;
+use scanhook_core::login::RegistryLogin;
 use scanhook_core::platform::Platform;
 use scanhook_core::target::Target;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};

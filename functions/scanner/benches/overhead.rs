@@ -21,7 +21,7 @@ mod world;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use scanhook_core::verdict::Exit;
+use scanhook_core::tools::Exit;
 use serde_json::Value;
 use world::{Setup, World, message_for, stand_in};
 

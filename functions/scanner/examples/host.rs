@@ -14,9 +14,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use scanhook_core::image::Image;
+use scanhook_core::login::RegistryLogin;
 use scanhook_core::message::ScanId;
-use scanhook_core::plan::{Inherited, RegistryLogin, ScanPlan};
-use scanhook_scanner::cli::{Cli, Confinement, Slots, protect, supervise};
+use scanhook_core::tools::sysdig::TOOL;
+use scanhook_core::tools::{Backend, ScanInputs};
+use scanhook_scanner::cli::{Cli, Confinement, Inherited, Slots, protect, supervise};
 
 fn main() -> ExitCode {
     if let Some(ended) = supervise() {
@@ -39,10 +41,9 @@ async fn run(arguments: &[String], is_bare: bool) {
     let directory = Path::new(directory);
     let hidden = ["queue.db", "secret"].map(|it| directory.join(it));
     let cli = Cli {
+        tool: &TOOL,
         program: PathBuf::from(program),
-        inherited: Inherited {
-            variables: vec![("PATH", "/usr/bin:/bin".into())],
-        },
+        inherited: Inherited(vec![("PATH", "/usr/bin:/bin".into())]),
         confinement: if is_bare {
             Confinement::default()
         } else {
@@ -50,8 +51,8 @@ async fn run(arguments: &[String], is_bare: bool) {
         },
     };
     let slots = Slots::open(&directory.join("scratch"), 2).unwrap();
-    let innocent = plan("innocent", "CANARY-of-the-other-scan");
-    let hostile = plan(deed, "fake-password-of-its-own");
+    let innocent = inputs("innocent", "CANARY-of-the-other-scan");
+    let hostile = inputs(deed, "fake-password-of-its-own");
     let (mut one, mut other) = (slots.lease().await, slots.lease().await);
     let long = Duration::from_hours(1);
     let (one_id, other_id) = (scan_id("innocent"), scan_id("hostile"));
@@ -78,11 +79,13 @@ fn is_ready(scratch: &Path) -> bool {
         .any(|it| it.exists())
 }
 
-fn plan(deed: &str, password: &str) -> ScanPlan {
-    ScanPlan {
+fn inputs(deed: &str, password: &str) -> ScanInputs {
+    ScanInputs {
         image: Image::parse(&format!("registry.example.com/demo/{deed}:1.0")).unwrap(),
-        api_url: "https://secure.sysdig.com".to_owned(),
-        api_token: "fake-token-of-its-own".into(),
+        backend: Some(Backend {
+            url: "https://secure.sysdig.com".to_owned(),
+            token: "fake-token-of-its-own".into(),
+        }),
         policies: Vec::new(),
         login: Some(RegistryLogin {
             username: "robot".to_owned(),

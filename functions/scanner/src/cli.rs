@@ -1,4 +1,4 @@
-//! Running the CLI: the one place that starts a process.
+//! Running a tool's program: the one place that starts a process.
 //!
 //! In reading order: `slots` (where runs write), `space` (how much room there is), `confinement` (what the CLI must not have, and
 //! what the platform lets us do about it), `supervisor` (the process between us and the CLI) with `landlock` and `cgroup`,
@@ -18,11 +18,10 @@ use std::time::Duration;
 
 use futures_util::future::{Either, join, select};
 use rustix::fs::{Access, Mode, OFlags};
+use scanhook_config::Environment;
 use scanhook_core::message::ScanId;
-use scanhook_core::plan::{Inherited, ScanPlan};
 use scanhook_core::redact::Redactor;
-use scanhook_core::report::Report;
-use scanhook_core::verdict::Exit;
+use scanhook_core::tools::{Exit, Run, ScanInputs, Tool};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -33,6 +32,8 @@ mod confinement;
 #[cfg(target_os = "linux")]
 mod landlock;
 mod processes;
+#[cfg(target_os = "linux")]
+mod protocol;
 mod slots;
 mod space;
 #[cfg(target_os = "linux")]
@@ -53,26 +54,43 @@ pub fn supervise() -> Option<std::process::ExitCode> {
     None
 }
 
-/// The Sysdig CLI.
+/// A tool's program.
 pub struct Cli {
+    pub tool: &'static Tool,
     /// The executable.
     pub program: PathBuf,
-    /// What it is given of our own environment.
     pub inherited: Inherited,
     /// What it is kept from.
     pub confinement: Confinement,
 }
 
-/// A run that ended.
-#[derive(Debug)]
-pub struct Run {
-    /// How.
-    pub exit: Exit,
-    /// Its report, or what is wrong with it; only read after the exit codes that promise one.
-    pub report: Result<Report, String>,
-    /// The end of what it printed, redacted: of its stderr, or of its stdout if that is all there is.
-    pub printed: String,
+/// What of our own environment the program is given: `PATH`, and the proxy variables that are set, each with its name.
+#[derive(Clone, Default)]
+pub struct Inherited(pub Vec<(&'static str, OsString)>);
+
+impl Inherited {
+    /// What of this environment is given on.
+    pub fn of(environment: &Environment) -> Self {
+        let names = [
+            "PATH",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+        ];
+        let variable = |name| Some((name, environment(name)?.into()));
+        Self(names.into_iter().filter_map(variable).collect())
+    }
 }
+
+/// How often it is looked whether a killed process is gone, and how long is waited in between.
+const LOOKS: u32 = 1000;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+
+/// What the name of a run's directory begins with.
+const SCAN_PREFIX: &str = "scan-";
 
 /// Between SIGTERM and SIGKILL, within the run's time.
 const TERM_GRACE: Duration = Duration::from_secs(2);
@@ -91,33 +109,35 @@ const STDOUT_KEPT: usize = 4 * 1024;
 const MAX_REPORT: u64 = 64 * 1024 * 1024;
 
 impl Cli {
-    /// Runs the CLI for `plan`, for `limit` at most. Dropping the future ends the run as well.
+    /// Runs the program for `inputs`, for `limit` at most. Dropping the future ends the run as well.
     pub async fn run(
         &self,
-        plan: &ScanPlan,
+        inputs: &ScanInputs,
         scan_id: &ScanId,
         slot: &mut Slot,
         limit: Duration,
     ) -> io::Result<Run> {
         let scan = slot.begin(scan_id)?;
-        let directories = scan.directories();
-        if let Some(certificates) = &plan.certificates {
-            fs::write(directories.certificates(), certificates.as_bytes())?;
+        let plan = (self.tool.plan)(inputs, &scan.directories());
+        for (path, content) in plan.files {
+            fs::write(path, content.as_bytes())?;
         }
-        let environment = plan.environment(&directories, &self.inherited);
-        let started = self.start(plan.arguments(&directories), environment, &scan)?;
+        let started = self.start(plan.arguments, plan.environment, &scan)?;
         slot.distrust_database();
         let (exit, [stdout, stderr]) = watch(started, limit).await?;
         if matches!(exit, Exit::Code(_)) {
             slot.trust_database();
         }
-        let redactor = Redactor::new(plan.secrets());
+        let redactor = Redactor::new(inputs.secrets());
         let printed = [stderr, stdout].map(|it| it.shown(&redactor));
         let printed = printed.into_iter().find(|it| !it.is_empty());
+        let expected = plan.report;
         // Reading, parsing and removing may take a while, and other runs go on meanwhile.
         let finish = move || {
             let report = match exit {
-                Exit::Code(0 | 1) => read_report(&scan.directories().report(), &redactor),
+                Exit::Code(code) if (expected.is_promised_by)(code) => {
+                    read_report(&expected.path).and_then(|bytes| (expected.read)(&bytes, &redactor))
+                }
                 _ => Err("no report was expected".to_owned()),
             };
             drop(scan);
@@ -130,7 +150,7 @@ impl Cli {
         })
     }
 
-    /// Runs the CLI with these arguments, no secret and no image, for `limit` at most. Tells how it ended and what it
+    /// Runs the program with these arguments, no secret and no image, for `limit` at most. Returns how it ended and what it
     /// printed, the end of stdout before that of stderr.
     pub async fn ask(
         &self,
@@ -139,18 +159,15 @@ impl Cli {
         limit: Duration,
     ) -> io::Result<(Exit, String)> {
         let scan = slot.begin(&ScanId::doctor())?;
-        let mut environment = self.inherited.variables.clone();
-        environment.push(("HOME", scan.path().into()));
-        environment.push(("TMPDIR", scan.path().join("tmp").into()));
         let arguments = arguments.iter().map(Into::into).collect();
-        let started = self.start(arguments, environment, &scan)?;
+        let started = self.start(arguments, Vec::new(), &scan)?;
         let (exit, printed) = watch(started, limit).await?;
         let redactor = Redactor::new([]);
         let printed = printed.map(|it| it.shown(&redactor));
         Ok((exit, printed.join("\n").trim().to_owned()))
     }
 
-    /// Starts the CLI below a supervisor, where there can be one.
+    /// Starts the program below a supervisor, where there can be one.
     fn start(
         &self,
         arguments: Vec<OsString>,
@@ -175,7 +192,7 @@ impl Cli {
                     arguments: &arguments,
                 };
                 let mut command = command(supervisor);
-                command.arg0(supervisor::NAME).args(job.to_arguments());
+                command.arg0(protocol::NAME).args(job.to_arguments());
                 command
             }
             None => unsupervised(&self.program, arguments),
@@ -184,6 +201,9 @@ impl Cli {
         let mut command = unsupervised(&self.program, arguments);
         command
             .env_clear()
+            .envs(self.inherited.0.iter().cloned())
+            .env("HOME", scan.path())
+            .env("TMPDIR", scan.path().join("tmp"))
             .envs(environment)
             .current_dir(scan.path());
         RunProcesses::start(
@@ -320,8 +340,8 @@ impl Tail {
     }
 }
 
-/// Reads a report that the CLI, which handles hostile images, may have left: no link, pipe or flood of bytes is followed.
-fn read_report(path: &Path, redactor: &Redactor) -> Result<Report, String> {
+/// Reads a report that the program, which handles hostile images, may have left: no link, pipe or flood of bytes is followed.
+fn read_report(path: &Path) -> Result<Vec<u8>, String> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty());
     let file = File::from(file.map_err(|_| "there is no report".to_owned())?);
@@ -329,11 +349,11 @@ fn read_report(path: &Path, redactor: &Redactor) -> Result<Report, String> {
     if !metadata.is_file() {
         return Err("the report is not a file".to_owned());
     }
-    let mut json = Vec::new();
-    let read = file.take(MAX_REPORT + 1).read_to_end(&mut json);
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_REPORT + 1).read_to_end(&mut bytes);
     let read = read.map_err(|err| err.to_string())?;
     if u64::try_from(read).unwrap_or(u64::MAX) > MAX_REPORT {
         return Err("the report is too large".to_owned());
     }
-    Report::parse_without(&json, redactor).map_err(|err| err.to_string())
+    Ok(bytes)
 }

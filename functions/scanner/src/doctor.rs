@@ -4,7 +4,7 @@
 //! `docs/assumptions.md`), `host` (the machine).
 //!
 //! **Invariant**: nothing is called verified that was not seen in this examination, and nothing seen of another program
-//! than the Sysdig CLI is told of it.
+//! than the Sysdig CLI is reported of it.
 
 use std::io;
 use std::path::Path;

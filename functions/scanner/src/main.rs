@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lambda_runtime::{Error, LambdaEvent, service_fn};
-use scanhook_scanner::{cli, config, invocation};
+use scanhook_scanner::{cli, invocation, lambda};
 use scanhook_telemetry::logs::{self, Format};
 use scanhook_telemetry::metrics::EmbeddedFormat;
 use serde_json::Value;
@@ -39,14 +39,15 @@ async fn run() -> ExitCode {
     // On Lambda that is /tmp, the only place to write.
     let scratch = std::env::temp_dir().join("scanhook");
     let metrics = EmbeddedFormat::install(&environment);
-    let live = match config::load(&environment, program, &scratch).await {
+    let live = match lambda::open(&environment, program, &scratch).await {
         Ok(live) => live,
         Err(err) => return fail(&format!("{err:#}")),
     };
     let started_at = scanhook_config::now();
     let handler = service_fn(async |event: LambdaEvent<Value>| {
         let scanner = live.present(PATIENCE).await;
-        let deadline = config::deadline(event.context.deadline, started_at, scanhook_config::now());
+        let deadline =
+            invocation::deadline(event.context.deadline, started_at, scanhook_config::now());
         let answer = invocation::answer(
             &scanner,
             event.payload,

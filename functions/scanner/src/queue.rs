@@ -75,7 +75,7 @@ pub struct DeadLetter<'a> {
 /// A dead letter was not taken.
 #[derive(Debug, thiserror::Error)]
 #[error("the dead-letter queue did not take a message: {0}")]
-pub struct BuryError(String);
+pub struct SendToDlqError(String);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -84,7 +84,7 @@ struct WireRedrivePolicy {
     max_receive_count: WireCount,
 }
 
-/// SQS takes a number and a string alike, and tells what it took.
+/// SQS takes a number and a string alike, and returns what it took.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum WireCount {
@@ -124,8 +124,8 @@ impl Queue {
         })
     }
 
-    /// Hides records for this long at a time, and has that renewed while they are worked on: so what a worker that was
-    /// killed had begun comes back soon, however long its scan might have taken.
+    /// Hides records for this long at a time, and renews that while they are worked on: so a worker that is
+    /// killed soon loses its records to others, however long its scans might have taken.
     #[must_use]
     pub fn renewing(self, lease: Duration) -> Self {
         Self {
@@ -139,7 +139,7 @@ impl Queue {
         self.lease
     }
 
-    /// Hides a record for its whole time once more, and tells whether the queue has taken that.
+    /// Hides a record for its whole time once more. Returns whether the queue has accepted that.
     pub async fn renew(&self, record: &SqsMessage) -> bool {
         let Some(lease) = self.lease else {
             return true;
@@ -187,7 +187,7 @@ impl Queue {
         );
     }
 
-    /// Has a record that is reported failed come back after that long; tells whether the queue has taken that.
+    /// Hides a record that is reported failed for that long. Returns whether the queue has accepted that.
     pub async fn hide(&self, record: &SqsMessage, duration: Duration) -> bool {
         let call = self
             .client
@@ -204,7 +204,7 @@ impl Queue {
     }
 
     /// Puts a message into the dead-letter queue.
-    pub async fn bury(&self, letter: DeadLetter<'_>) -> Result<(), BuryError> {
+    pub async fn send_to_dlq(&self, letter: DeadLetter<'_>) -> Result<(), SendToDlqError> {
         let mut call = self
             .client
             .send_message()
@@ -226,7 +226,7 @@ impl Queue {
         }
         call.send()
             .await
-            .map_err(|err| BuryError(DisplayErrorContext(err).to_string()))?;
+            .map_err(|err| SendToDlqError(DisplayErrorContext(err).to_string()))?;
         Ok(())
     }
 }

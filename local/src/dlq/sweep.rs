@@ -37,7 +37,7 @@ const LONGEST_HIDE: Duration = Duration::from_hours(12);
 const LATE: Duration = Duration::from_secs(5);
 
 /// What there is to see of a queue.
-pub(crate) struct Looked {
+pub(crate) struct Fetched {
     pub(crate) letters: Vec<Letter>,
     /// About how many more there are that nobody can see now: others hold them for longer than [`look`] waits.
     pub(crate) hidden: u64,
@@ -67,10 +67,10 @@ pub(crate) async fn look(
     kept: Kept,
     progress: &ProgressBar,
     stop: &CancellationToken,
-) -> anyhow::Result<Looked> {
+) -> anyhow::Result<Fetched> {
     if queue.endpoint.is_some() {
         let letters = peek(queue, kept, progress, stop).await?;
-        return Ok(Looked { letters, hidden: 0 });
+        return Ok(Fetched { letters, hidden: 0 });
     }
     let mut sweep = Sweep::new(queue);
     let looked = see_all(&mut sweep, kept, progress, stop).await;
@@ -83,7 +83,7 @@ async fn see_all(
     kept: Kept,
     progress: &ProgressBar,
     stop: &CancellationToken,
-) -> anyhow::Result<Looked> {
+) -> anyhow::Result<Fetched> {
     let mut letters = Vec::new();
     let mut patience = Patience::default();
     let mut is_told = false;
@@ -100,7 +100,7 @@ async fn see_all(
         }
         let hidden = sweep.unseen().await?;
         if hidden == 0 || is_over {
-            return Ok(Looked { letters, hidden });
+            return Ok(Fetched { letters, hidden });
         }
         if !is_told {
             let most = patience.left().as_secs();

@@ -11,12 +11,14 @@ use anyhow::Context as _;
 use scanhook_config::Environment;
 use scanhook_config::config::Config;
 use scanhook_config::secrets::Secrets;
-use scanhook_registry::{Dns, Registries, RegistryDeps, Sdk};
-use scanhook_scanner::batch::{self, MARGIN, Scanner};
-use scanhook_scanner::cli::{Cli, Confinement, Slots};
-use scanhook_scanner::config::{ScannerSettings, inherited, named_program, secret_places};
+use scanhook_core::tools::sysdig::TOOL;
+use scanhook_registry::{Dns, RegistryDeps, Sdk};
+use scanhook_scanner::batch;
+use scanhook_scanner::cli::{Confinement, Slots};
 use scanhook_scanner::ledger::Ledger;
-use scanhook_scanner::queue;
+use scanhook_scanner::program::named_program;
+use scanhook_scanner::scanner::{Parts, Scanner};
+use scanhook_scanner::secret_places::secret_places;
 use scanhook_worker::clock::Clock;
 use scanhook_worker::mapping::{self, HandlerError, Invocation, Mapping};
 
@@ -45,8 +47,8 @@ pub(crate) fn cli_program(
     environment: &Environment,
     otherwise: &str,
 ) -> anyhow::Result<PathBuf> {
-    let advice = format!("name the Sysdig CLI with --scanner-cli{otherwise}");
-    let program = named_program(named, environment).with_context(|| advice.clone())?;
+    let advice = format!("{}{otherwise}", TOOL.setup);
+    let program = named_program(&TOOL, named, environment).with_context(|| advice.clone())?;
     let metadata = std::fs::metadata(&program).ok().filter(Metadata::is_file);
     let Some(metadata) = metadata else {
         anyhow::bail!("there is no CLI at {}; {advice}", named.display());
@@ -69,38 +71,27 @@ pub(crate) async fn scanner(
     ledger: Arc<dyn Ledger>,
     dns: Dns,
 ) -> anyhow::Result<Scanner> {
-    let settings = ScannerSettings::load(secrets, Arc::clone(config)).await?;
-    let registries =
-        Registries::load(secrets, environment, Arc::clone(config), outside(dns)).await?;
     let concurrency = config.scanner.as_ref().map_or(1, |it| it.concurrency);
-    let queue = queue::Queue::open(
-        queues.client.clone(),
-        queues.url.clone(),
-        queues.dead_letter_url.clone(),
-        config.retry.attempts,
-    );
     let mut hidden = secret_places(config, environment);
     hidden.push(data_dir.path().to_owned());
     let confinement = Confinement::of_this_program(hidden).await;
     confinement.log_refused();
-    Ok(Scanner {
-        settings,
-        registries,
-        queue: queue.await?,
-        ledger,
-        cli: Cli {
-            program,
-            inherited: inherited(environment),
-            confinement,
-        },
+    let parts = Parts {
+        environment: Arc::clone(environment),
+        secrets: secrets.clone(),
+        sqs: queues.client.clone(),
+        queue_url: queues.url.clone(),
+        dead_letter_url: queues.dead_letter_url.clone(),
+        tool: &TOOL,
+        program,
+        confinement,
         slots: Slots::open(&data_dir.scratch(), concurrency)?,
-        margin: MARGIN,
-        now: Arc::new(|| Clock::System.now()),
-    })
+    };
+    Scanner::open(&parts, Arc::clone(config), ledger, registry_deps(dns)).await
 }
 
 /// What registries are asked with on this machine.
-pub(crate) fn outside(dns: Dns) -> RegistryDeps {
+pub(crate) fn registry_deps(dns: Dns) -> RegistryDeps {
     RegistryDeps {
         dns,
         sdk: Sdk::default(),

@@ -53,7 +53,7 @@ pub(super) fn failed(error: &ScanError) {
 }
 
 /// Counts a dead letter that is no message of ours.
-pub(super) fn unread() {
+pub(super) fn unreadable() {
     counter!("messages_processed", "source" => NONE, "verdict" => "error").increment(1);
 }
 

@@ -1,158 +1,171 @@
-//! What follows from an attempt's outcome: in the ledger, in the queues, in the log.
+//! An attempt's last step: what follows from its outcome, in the ledger, in the queues and in the log.
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use scanhook_core::failure::{Class, ScanError};
 use scanhook_core::image::{Digest, Tag};
+use scanhook_core::message::QueueMessage;
 use scanhook_core::platform::Platform;
 use scanhook_core::record::{RecordReason, RecordVerdict, ScanRecord, State};
 use tracing::Span;
 
-use super::attempt::{Attempt, ComesBack, Failure};
+use super::attempt::Attempt;
+use super::failure::Failure;
+use super::measure;
+use super::receive::Receive;
 use super::scan::{Outcome, Scan};
-use super::{Scanner, Settled, measure};
 use crate::ledger::tolerate;
 use crate::queue::DeadLetter;
+use crate::scanner::Scanner;
 
-/// A record, or one platform of it, that failed.
+/// What becomes of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// It is done, here or as a dead letter.
+    Deleted,
+    /// It is received again.
+    Returned,
+}
+
+/// A message, or one platform of it, that failed.
 pub(super) struct Failed {
-    /// None if it is no message of ours.
-    pub(super) record: Option<ScanRecord>,
+    pub(super) record: ScanRecord,
     pub(super) failure: Failure,
 }
 
-/// Acts on what came of one platform; what failed is left to [`conclude`].
-pub(super) async fn finish(
-    scanner: &Scanner,
-    scan: Scan,
-    outcome: Result<Outcome, Failure>,
-) -> Option<Failed> {
-    let now = (scanner.now)();
-    let Scan { record, claim } = scan;
-    let record = match outcome {
-        Ok(Outcome::Judged(judged)) => {
-            if let Some(key) = &claim {
-                let finished = scanner
-                    .ledger
-                    .finish(key, &record.scan_id, judged.verdict, now);
-                tolerate("finish", finished.await);
+impl Attempt<'_> {
+    /// Acts on the outcome of one platform; what failed is left to [`settle`](Self::settle).
+    pub(super) async fn finish(
+        &self,
+        scan: Scan,
+        outcome: Result<Outcome, Failure>,
+    ) -> Option<Failed> {
+        let ledger = &self.scanner.ledger;
+        let now = (self.scanner.now)();
+        let Scan { record, claim } = scan;
+        let record = match outcome {
+            Ok(Outcome::Judged(judged)) => {
+                if let Some(key) = &claim {
+                    let finished = ledger.finish(key, &record.scan_id, judged.verdict, now);
+                    tolerate("finish", finished.await);
+                }
+                record.judged(&judged, now)
             }
-            record.judged(&judged, now)
-        }
-        Ok(Outcome::Repeated(verdict)) => record.repeated(verdict, now),
-        Ok(Outcome::NotAnImage(what)) => record.skipped(what, now),
-        Err(failure) => {
-            if let Some(key) = &claim {
-                let released = scanner.ledger.release(key, &record.scan_id, &failure.error);
-                tolerate("release", released.await);
+            Ok(Outcome::Repeated(verdict)) => record.repeated(verdict, now),
+            Ok(Outcome::NotAnImage(what)) => record.skipped(what, now),
+            Err(failure) => {
+                if let Some(key) = &claim {
+                    let released = ledger.release(key, &record.scan_id, &failure.error);
+                    tolerate("release", released.await);
+                }
+                return Some(Failed { record, failure });
             }
-            let record = Some(record);
-            return Some(Failed { record, failure });
+        };
+        keep(self.scanner, &record).await;
+        None
+    }
+
+    /// Decides the outcome of a message by its failures: it is retried as long as one of them may pass, and becomes a dead
+    /// letter when none may. A dead letter names a permanent failure first, and among those one that can be fixed.
+    pub(super) async fn settle(&self, failed: Vec<Failed>) -> Settled {
+        let (scanner, count) = (self.scanner, self.receive.count);
+        let now = (scanner.now)();
+        let Some(main) = failed.iter().map(|it| &it.failure.error).min_by_key(|it| {
+            let is_permanent = it.class == Class::Permanent;
+            (!is_permanent, !it.reason.is_fixable())
+        }) else {
+            return Settled::Deleted;
+        };
+        Span::current().record("otel.status_description", main.reason.as_str());
+        let later = later(scanner, &self.receive);
+        let failures = failed.iter().map(|it| &it.failure);
+        let hopes = failures.filter(|it| !it.is_final(count, scanner.queue.attempts()));
+        let settled = if let Some(delay) = hopes.map(|it| it.delay(later)).max() {
+            scanner.queue.hide(self.receive.record, delay).await;
+            Settled::Returned
+        } else {
+            send_to_dlq(scanner, &self.receive, Some(&self.message), main).await
+        };
+        let state = match settled {
+            Settled::Deleted => State::DeadLetter,
+            Settled::Returned => State::Retrying,
+        };
+        for Failed { record, failure } in failed {
+            measure::failed(&failure.error);
+            keep(scanner, &record.failed(&failure.error, state, now)).await;
         }
-    };
-    keep(scanner, &record).await;
-    None
+        settled
+    }
 }
 
-/// Decides the outcome of a record by its failures: it is retried as long as one of them may pass, and becomes a dead letter
-/// when none may. A dead letter names a permanent failure first, and among those one that can be fixed.
-pub(super) async fn conclude(
+/// Settles a record that is no message of ours.
+pub(super) async fn unreadable(
     scanner: &Scanner,
-    attempt: &Attempt<'_>,
-    failed: Vec<Failed>,
+    receive: &Receive<'_>,
+    error: ScanError,
 ) -> Settled {
-    let now = (scanner.now)();
-    let Some(main) = failed.iter().map(|it| &it.failure.error).min_by_key(|it| {
-        let is_permanent = it.class == Class::Permanent;
-        (!is_permanent, !it.reason.is_fixable())
-    }) else {
-        return Settled::Deleted;
-    };
-    let (receive_count, attempts) = (attempt.receive_count, scanner.queue.attempts());
-    Span::current().record("otel.status_description", main.reason.as_str());
-    let later = scanner
-        .settings
-        .retry()
-        .delay(receive_count, rand::random());
-    let hopes = failed
-        .iter()
-        .map(|it| &it.failure)
-        .filter(|it| !it.is_final(receive_count, attempts));
-    let delays = hopes.map(|it| match it.comes_back {
-        ComesBack::Later => later,
-        ComesBack::NotBefore(pause) => later.max(pause),
-        ComesBack::After(delay) => delay,
-        ComesBack::Unattempted => Duration::ZERO,
-    });
-    let settled = if let Some(delay) = delays.max() {
-        scanner.queue.hide(attempt.record, delay).await;
-        Settled::Returned
-    } else {
-        match scanner.queue.bury(letter(attempt, main, now)).await {
-            Ok(()) => Settled::Deleted,
-            Err(err) => {
-                tracing::error!("a record comes back instead: {err}");
-                scanner.queue.hide(attempt.record, later).await;
-                Settled::Returned
-            }
-        }
-    };
-    let state = match settled {
-        Settled::Deleted => State::DeadLetter,
-        Settled::Returned => State::Retrying,
-    };
-    for Failed { record, failure } in failed {
-        measure::failed(&failure.error);
-        if let Some(record) = record {
-            keep(scanner, &record.failed(&failure.error, state, now)).await;
-        } else {
-            log_unread(attempt, &failure.error);
-            if settled == Settled::Deleted {
-                measure::unread();
-            }
-        }
+    Span::current().record("otel.status_description", error.reason.as_str());
+    let settled = send_to_dlq(scanner, receive, None, &error).await;
+    measure::failed(&error);
+    tracing::warn!(
+        event = "record.unread",
+        message_id = receive.record.message_id,
+        reason = error.reason.as_str(),
+        attempt = receive.count,
+        "a record is no message of ours: {}",
+        error.detail
+    );
+    if settled == Settled::Deleted {
+        measure::unreadable();
     }
     settled
+}
+
+/// The wait of the retry policy.
+fn later(scanner: &Scanner, receive: &Receive<'_>) -> Duration {
+    scanner
+        .settings
+        .retry()
+        .delay(receive.count, rand::random())
+}
+
+/// Makes a record a dead letter; it is retried if the queue refuses that. Attributes that it has from an earlier time as a
+/// dead letter are not read; these take their place.
+async fn send_to_dlq(
+    scanner: &Scanner,
+    receive: &Receive<'_>,
+    message: Option<&QueueMessage>,
+    error: &ScanError,
+) -> Settled {
+    let body = receive.record.body.as_deref().unwrap_or_default();
+    let scan_id = message.map(|it| it.scan_id.to_string());
+    let letter = DeadLetter {
+        // SQS takes no empty message, and this is no message either.
+        body: if body.is_empty() { "null" } else { body },
+        group: message.map(|it| it.source.as_str()),
+        attributes: [
+            ("scanhook.reason", Some(error.reason.as_str().to_owned())),
+            ("scanhook.detail", Some(error.detail.clone())),
+            ("scanhook.attempts", Some(receive.count.to_string())),
+            ("scanhook.scan_id", scan_id),
+            ("scanhook.failed_at", Some((scanner.now)().to_string())),
+        ],
+    };
+    match scanner.queue.send_to_dlq(letter).await {
+        Ok(()) => Settled::Deleted,
+        Err(err) => {
+            tracing::error!("a record comes back instead: {err}");
+            let later = later(scanner, receive);
+            scanner.queue.hide(receive.record, later).await;
+            Settled::Returned
+        }
+    }
 }
 
 async fn keep(scanner: &Scanner, record: &ScanRecord) {
     tolerate("record", scanner.ledger.record(record).await);
     log_finished(record);
     measure::ended(&scanner.settings, record);
-}
-
-/// Attributes that the record has from an earlier time as a dead letter are not read; these take their place.
-fn letter<'a>(attempt: &'a Attempt<'_>, error: &ScanError, now: Timestamp) -> DeadLetter<'a> {
-    let message = attempt.message.as_ref();
-    DeadLetter {
-        // SQS takes no empty message, and this is no message either.
-        body: attempt
-            .record
-            .body
-            .as_deref()
-            .filter(|it| !it.is_empty())
-            .unwrap_or("null"),
-        group: message.map(|it| it.source.as_str()),
-        attributes: [
-            ("scanhook.reason", Some(error.reason.as_str().to_owned())),
-            ("scanhook.detail", Some(error.detail.clone())),
-            ("scanhook.attempts", Some(attempt.receive_count.to_string())),
-            ("scanhook.scan_id", message.map(|it| it.scan_id.to_string())),
-            ("scanhook.failed_at", Some(now.to_string())),
-        ],
-    }
-}
-
-fn log_unread(attempt: &Attempt<'_>, error: &ScanError) {
-    tracing::warn!(
-        event = "record.unread",
-        message_id = attempt.record.message_id,
-        reason = error.reason.as_str(),
-        attempt = attempt.receive_count,
-        "a record is no message of ours: {}",
-        error.detail
-    );
 }
 
 fn log_finished(record: &ScanRecord) {

@@ -8,7 +8,7 @@ use std::thread;
 
 use sha2::{Digest as _, Sha256};
 
-use super::processes::{BETWEEN_LOOKS, LOOKS};
+use super::{BETWEEN_LOOKS, LOOKS};
 
 /// The control group of a run, which ends with this.
 pub(super) struct RunGroup {

@@ -71,7 +71,7 @@ impl Confinement {
 
     /// By a program that calls [`supervise`](super::supervise) first.
     pub async fn by(supervisor: &Path, hidden: Vec<PathBuf>) -> Self {
-        match Box::pin(processes::try_supervisor(supervisor)).await {
+        match Box::pin(processes::try_supervisor(supervisor, Measure::ALL.len())).await {
             Ok(answers) => {
                 let answers = Measure::ALL.into_iter().zip(answers);
                 Self {

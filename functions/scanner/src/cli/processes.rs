@@ -1,6 +1,6 @@
 //! Starting and ending processes: a run's, what it left, and what an earlier process of ours left behind.
 //!
-//! On Linux the CLI runs below a supervisor (`super::supervisor`), and whatever either of them leaves becomes a child of this
+//! On Linux the CLI runs below a supervisor (`supervisor`), and whatever either of them leaves becomes a child of this
 //! process, which ends every child that it did not start: so nobody has to be recognised by what he says of himself, but for
 //! what an earlier process left of which no supervisor and no control group is there. Elsewhere only the CLI's process group
 //! is ended.
@@ -14,7 +14,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use rustix::process::{
     Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpgid, waitpid,
@@ -22,11 +21,8 @@ use rustix::process::{
 use tokio::process::{Child, Command};
 
 #[cfg(target_os = "linux")]
-use super::supervisor;
-
-/// How often it is looked whether a killed process is gone, and how long is waited in between.
-pub(super) const LOOKS: u32 = 1000;
-pub(super) const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+use super::protocol;
+use super::{BETWEEN_LOOKS, LOOKS};
 
 /// The processes that this one started and has not reaped, and those that it had from the beginning.
 static LEADERS: Mutex<Option<HashSet<Pid>>> = Mutex::new(None);
@@ -96,7 +92,7 @@ impl RunProcesses {
         match (&mut self.supervision, self.leader) {
             #[cfg(target_os = "linux")]
             (Some(supervision), _) => {
-                let _ = supervision.write_all(&[supervisor::TERMINATE]);
+                let _ = supervision.write_all(&[protocol::TERMINATE]);
             }
             (_, Some(leader)) => {
                 let _ = kill_process_group(leader, Signal::TERM);
@@ -193,7 +189,7 @@ pub(super) fn end_leftovers(_root: &Path) {}
 
 /// Only Linux has what a supervisor does.
 #[cfg(not(target_os = "linux"))]
-pub(super) async fn try_supervisor(_program: &Path) -> Result<Vec<String>, String> {
+pub(super) async fn try_supervisor(_: &Path, _: usize) -> Result<Vec<String>, String> {
     Err("only Linux has it".to_owned())
 }
 
@@ -214,18 +210,21 @@ mod linux {
     use tokio::process::Command;
     use tokio::time::timeout;
 
-    use super::super::confinement::Measure;
-    use super::{BETWEEN_LOOKS, LOOKS, RunProcesses, supervisor};
+    use super::super::{BETWEEN_LOOKS, LOOKS, protocol};
+    use super::RunProcesses;
 
     /// How long a supervisor may take to say what the platform lets it do.
     const TRIAL: Duration = Duration::from_secs(5);
 
-    /// Has a supervisor say what the platform lets it do: a line for each measure, which is `+` or says why not.
-    pub(in super::super) async fn try_supervisor(program: &Path) -> Result<Vec<String>, String> {
+    /// Has a supervisor say what the platform lets it do: a line for each of so many measures, which is `+` or says why not.
+    pub(in super::super) async fn try_supervisor(
+        program: &Path,
+        measures: usize,
+    ) -> Result<Vec<String>, String> {
         let output = run_trial(program).await.map_err(|err| err.to_string())?;
         let lines = String::from_utf8_lossy(&output.stdout);
         let lines: Vec<_> = lines.lines().map(str::to_owned).collect();
-        if output.status.success() && lines.len() == Measure::ALL.len() {
+        if output.status.success() && lines.len() == measures {
             return Ok(lines);
         }
         Err(format!("{} is no supervisor here", program.display()))
@@ -238,8 +237,8 @@ mod linux {
         )]
         let mut command = Command::new(program);
         command
-            .arg0(supervisor::NAME)
-            .arg(supervisor::TRIAL)
+            .arg0(protocol::NAME)
+            .arg(protocol::TRIAL)
             .env_clear()
             .kill_on_drop(true);
         let (child, mut processes) = RunProcesses::start(command, true, None)?;
@@ -337,7 +336,7 @@ mod linux {
     fn supervised(pid: Pid) -> Option<PathBuf> {
         let arguments = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
         let mut arguments = arguments.split(|it| *it == 0);
-        let is_supervisor = arguments.next()? == supervisor::NAME.as_bytes();
+        let is_supervisor = arguments.next()? == protocol::NAME.as_bytes();
         let scan = arguments.next().map(OsStr::from_bytes)?;
         is_supervisor.then(|| scan.into())
     }

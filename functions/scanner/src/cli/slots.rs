@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use scanhook_core::message::ScanId;
-use scanhook_core::plan::RunDirectories;
+use scanhook_core::tools::RunDirectories;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::processes;
-use super::space::{FreeSpace, free_space};
+use super::space::{self, FreeSpace, NoRoom};
+use super::{SCAN_PREFIX, processes};
 
 /// The slots of one process. Copies share them.
 #[derive(Clone)]
@@ -72,7 +72,7 @@ impl Slots {
         Ok(Self {
             free: Arc::new(Mutex::new(slots)),
             permits: Arc::new(permits),
-            free_space: free_space(),
+            free_space: space::free_space(),
             _lock: Arc::new(lock),
         })
     }
@@ -134,18 +134,28 @@ fn prepare(root: &Path, slots: &[PathBuf]) -> io::Result<()> {
 }
 
 const DATABASE: &str = "database";
-pub(super) const SCAN_PREFIX: &str = "scan-";
 
 /// A slot that is taken; free again when dropped.
 pub struct Slot {
-    pub(super) directory: PathBuf,
+    directory: PathBuf,
     database_is_suspect: bool,
     free: Arc<Mutex<Vec<PathBuf>>>,
-    pub(super) free_space: FreeSpace,
+    free_space: FreeSpace,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Slot {
+    /// Checks that there is room for the compressed layers of an image. A pull takes at least that; how much larger they are
+    /// unpacked, and how much of it the CLI writes, only its run shows.
+    pub fn room_for(&self, needed: u64) -> Result<(), NoRoom> {
+        space::check(&self.free_space, &self.directory, needed)
+    }
+
+    /// Whether other runs hold space, which they give back when they end.
+    pub fn is_space_shared(&self) -> bool {
+        space::other_runs(&self.directory).next().is_some()
+    }
+
     /// Has the database fetched anew before the next run.
     pub fn distrust_database(&mut self) {
         self.database_is_suspect = true;

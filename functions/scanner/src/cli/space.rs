@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use scanhook_core::failure::Class;
 
-use super::slots::{SCAN_PREFIX, Slot};
+use super::SCAN_PREFIX;
 
 /// Measures the bytes that are free where a directory is; an argument, so that a test needs no full disk.
 pub type FreeSpace = Arc<dyn Fn(&Path) -> io::Result<u64> + Send + Sync>;
@@ -44,40 +44,28 @@ impl NoRoom {
     }
 }
 
-impl Slot {
-    /// Checks that there is room for the compressed layers of an image. A pull takes at least that; how much larger they are
-    /// unpacked, and how much of it the CLI writes, only its run shows.
-    pub fn room_for(&self, needed: u64) -> Result<(), NoRoom> {
-        match (self.free_space)(&self.directory) {
-            Ok(free) if free < needed => Err(NoRoom {
-                needed,
-                free,
-                held: self.other_runs().map(|it| size_of(&it.path())).sum(),
-            }),
-            // If the free space can't be measured, the run shows whether it is enough.
-            _ => Ok(()),
-        }
+/// Checks that there is room in a slot.
+pub(super) fn check(free_space: &FreeSpace, slot: &Path, needed: u64) -> Result<(), NoRoom> {
+    match free_space(slot) {
+        Ok(free) if free < needed => Err(NoRoom {
+            needed,
+            free,
+            held: other_runs(slot).map(|it| size_of(&it.path())).sum(),
+        }),
+        // If the free space can't be measured, the run shows whether it is enough.
+        _ => Ok(()),
     }
+}
 
-    /// Whether other runs hold space, which they give back when they end.
-    pub fn is_space_shared(&self) -> bool {
-        self.other_runs().next().is_some()
-    }
-
-    /// The directories of the runs in other slots of this process.
-    fn other_runs(&self) -> impl Iterator<Item = fs::DirEntry> {
-        let list = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
-        let root = self.directory.parent().unwrap_or(&self.directory);
-        let own = self.directory.clone();
-        list(root)
-            .map(|it| it.path())
-            .filter(move |it| *it != own)
-            .flat_map(move |it| list(&it))
-            .filter(|it| {
-                let name = it.file_name();
-                name.as_encoded_bytes().starts_with(SCAN_PREFIX.as_bytes())
-            })
-    }
+/// The directories of the runs in other slots of this process.
+pub(super) fn other_runs(slot: &Path) -> impl Iterator<Item = fs::DirEntry> {
+    let list = |directory: &Path| fs::read_dir(directory).into_iter().flatten().flatten();
+    let root = slot.parent().unwrap_or(slot);
+    let slots = list(root).map(|it| it.path()).filter(move |it| it != slot);
+    slots.flat_map(move |it| list(&it)).filter(|it| {
+        let name = it.file_name();
+        name.as_encoded_bytes().starts_with(SCAN_PREFIX.as_bytes())
+    })
 }
 
 /// The bytes on disk of everything below a directory. What can't be read, or is gone by now, counts as none.

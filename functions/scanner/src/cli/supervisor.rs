@@ -17,15 +17,7 @@ use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group, set
 use super::confinement::{Measure, keep_private};
 use super::landlock::{self, Reach};
 use super::processes::{adopt_orphans, end_children};
-
-/// The name under which this program is a supervisor.
-pub(super) const NAME: &str = "scanhook-supervisor";
-
-/// What it is sent to end the CLI gently.
-pub(super) const TERMINATE: u8 = b't';
-
-/// The argument for one that only finds out what the platform lets it do.
-pub(super) const TRIAL: &str = "--trial";
+use super::protocol::{NAME, TERMINATE, TRIAL};
 
 /// The exit code of one that could not start the CLI, or whose scanhook is gone.
 const COULD_NOT_START: u8 = 127;

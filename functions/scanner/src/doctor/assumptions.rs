@@ -1,7 +1,8 @@
 //! What an examination says of each row of `docs/assumptions.md`.
 
 use scanhook_core::failure::ErrorReason;
-use scanhook_core::verdict::{Exit, Identity};
+use scanhook_core::tools::Exit;
+use scanhook_core::verdict::Identity;
 use serde::Serialize;
 
 use super::trials::{Observed, Trial, Tried};
@@ -133,8 +134,8 @@ fn verdict_reached(tried: &Tried, how: &str) -> Conclusion {
             None => verified(how),
             Some(
                 ErrorReason::BadParameters | ErrorReason::NoReport | ErrorReason::ReportMismatch,
-            ) => refuted(trial.told()),
-            Some(_) => unchecked(trial.told()),
+            ) => refuted(trial.in_words()),
+            Some(_) => unchecked(trial.in_words()),
         },
     }
 }
@@ -184,7 +185,7 @@ fn exit(tried: &Tried) -> Option<&Exit> {
 
 /// Two of the table's rows can be brought about.
 fn words(observed: &Observed) -> Conclusion {
-    let told = |tried: &Tried, expected| match tried {
+    let expect = |tried: &Tried, expected| match tried {
         Ok(trial) if trial.reason() == Some(expected) => Ok(expected.as_str()),
         Ok(trial)
             if trial.reason() == Some(ErrorReason::ScannerError) || trial.verdict().is_some() =>
@@ -192,15 +193,15 @@ fn words(observed: &Observed) -> Conclusion {
             Err(refuted(format!(
                 "{} expected: {}",
                 expected.as_str(),
-                trial.told()
+                trial.in_words()
             )))
         }
-        Ok(trial) => Err(unchecked(trial.told())),
+        Ok(trial) => Err(unchecked(trial.in_words())),
         Err(err) => Err(unchecked(err)),
     };
     let both = [
-        told(&observed.wrong_token, ErrorReason::BadToken),
-        told(&observed.absent, ErrorReason::ImageNotFound),
+        expect(&observed.wrong_token, ErrorReason::BadToken),
+        expect(&observed.absent, ErrorReason::ImageNotFound),
     ];
     let refutation = both.iter().find_map(|it| match it {
         Err((Finding::Refuted, how)) => Some(how.clone()),
@@ -223,8 +224,8 @@ fn identity(tried: &Tried) -> Conclusion {
                 verified("the report names the digest that was asked for")
             }
             Ok(_) => unchecked("the report says less than who it is of"),
-            Err(err) if err.reason == ErrorReason::ReportMismatch => refuted(trial.told()),
-            Err(_) => unchecked(trial.told()),
+            Err(err) if err.reason == ErrorReason::ReportMismatch => refuted(trial.in_words()),
+            Err(_) => unchecked(trial.in_words()),
         },
     }
 }
@@ -233,7 +234,7 @@ fn evaluation(observed: &Observed) -> Conclusion {
     let is_contradiction = |it: &&Trial| it.reason() == Some(ErrorReason::ReportMismatch);
     let runs = || [&observed.pass, &observed.fail].into_iter().flatten();
     if let Some(contradiction) = runs().find(is_contradiction) {
-        return refuted(contradiction.told());
+        return refuted(contradiction.in_words());
     }
     if runs().filter(|it| it.verdict().is_some()).count() == 2 {
         verified(
@@ -252,9 +253,10 @@ fn cut_short(observed: &Observed) -> Conclusion {
         (Exit::Deadline, Some(_)) => {
             verified("a run was ended, and the next one reached its verdict")
         }
-        (Exit::Deadline, None) => {
-            unchecked(format!("a run was ended; the next one: {}", next.told()))
-        }
+        (Exit::Deadline, None) => unchecked(format!(
+            "a run was ended; the next one: {}",
+            next.in_words()
+        )),
         _ => unchecked("the run ended before it was ended"),
     }
 }
@@ -264,7 +266,7 @@ fn certificates(observed: &Observed) -> Conclusion {
         _ if !observed.has_certificates => {
             unchecked("the image that passes is not of a registry with a `ca`; name one that is")
         }
-        Ok(trial) if trial.reason() == Some(ErrorReason::UntrustedTls) => refuted(trial.told()),
+        Ok(trial) if trial.reason() == Some(ErrorReason::UntrustedTls) => refuted(trial.in_words()),
         tried => verdict_reached(tried, "an image of a registry with a `ca` was scanned"),
     }
 }
@@ -277,7 +279,7 @@ fn plain_http(observed: &Observed) -> Conclusion {
         _ if !observed.is_plain => unchecked(
             "the image that passes is not of a registry with `insecure`; name one that is",
         ),
-        Ok(trial) if trial.told().contains(NO_TLS) => refuted(trial.told()),
+        Ok(trial) if trial.in_words().contains(NO_TLS) => refuted(trial.in_words()),
         tried => verdict_reached(tried, "an image of a registry with `insecure` was scanned"),
     }
 }

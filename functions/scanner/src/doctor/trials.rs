@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use scanhook_core::failure::{ErrorReason, ScanError};
 use scanhook_core::image::{Digest, Image, Pin};
 use scanhook_core::message::ScanId;
-use scanhook_core::plan::ScanPlan;
-use scanhook_core::verdict::{CliRun, Exit, Judged, Verdict, judge_image};
+use scanhook_core::tools::{Backend, Exit, ScanInputs};
+use scanhook_core::verdict::{Judged, Verdict};
 use secrecy::SecretString;
 use sha2::{Digest as _, Sha256};
 
@@ -43,7 +43,7 @@ pub(super) struct Trial {
 
 impl Trial {
     /// What came of it, in words.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn in_words(&self) -> String {
         let exit = match self.exit {
             Exit::Code(code) => format!("exit code {code}"),
             Exit::Signal(signal) => format!("signal {signal}"),
@@ -114,7 +114,7 @@ impl Observed {
         };
         let version = bench.version().await;
         let wrong_parameters = bench.wrong_parameters().await;
-        let cut_short = bench.scan_within(bench.plan(&images.pass).await, CUT_SHORT);
+        let cut_short = bench.scan_within(bench.inputs(&images.pass).await, CUT_SHORT);
         let cut_short = cut_short.await;
         let pass = bench.scan(&images.pass).await;
         let database_bytes = size_of(&bench.slot.database());
@@ -128,9 +128,12 @@ impl Observed {
             Ok(digest) => bench.scan(&pinned(&images.pass, digest)).await,
             Err(err) => Err(err.to_string()),
         };
-        let wrong_token = ScanPlan {
-            api_token: SecretString::from(NO_TOKEN),
-            ..bench.plan(&images.pass).await
+        let wrong_token = ScanInputs {
+            backend: Some(Backend {
+                url: settings.api_url().to_owned(),
+                token: SecretString::from(NO_TOKEN),
+            }),
+            ..bench.inputs(&images.pass).await
         };
         // In a directory without a database, or the token would not be needed.
         bench.slot.forget_database();
@@ -220,7 +223,7 @@ impl Observed {
             .real_runs()
             .find(|it| it.reason() == Some(ErrorReason::BadToken))
         {
-            Some(refused) => check("token", Outcome::Failed, refused.told()),
+            Some(refused) => check("token", Outcome::Failed, refused.in_words()),
             None => check("token", Outcome::NotChecked, "no scan came so far"),
         }
     }
@@ -239,7 +242,7 @@ impl Observed {
                 let detail = format!("{} bytes lie in --dbpath after a scan", self.database_bytes);
                 check("database", outcome, detail)
             }
-            (_, Some(refused)) => check("database", Outcome::Failed, refused.told()),
+            (_, Some(refused)) => check("database", Outcome::Failed, refused.in_words()),
             _ => check("database", Outcome::NotChecked, "no scan came so far"),
         }
     }
@@ -291,8 +294,8 @@ fn check(name: &'static str, outcome: Outcome, detail: impl Into<String>) -> Che
 
 fn scanned(name: &'static str, tried: &Tried, is_expected: impl Fn(&Trial) -> bool) -> Check {
     match tried {
-        Ok(trial) if is_expected(trial) => check(name, Outcome::Ok, trial.told()),
-        Ok(trial) => check(name, Outcome::Failed, trial.told()),
+        Ok(trial) if is_expected(trial) => check(name, Outcome::Ok, trial.in_words()),
+        Ok(trial) => check(name, Outcome::Failed, trial.in_words()),
         Err(err) => check(name, Outcome::NotChecked, err),
     }
 }
@@ -307,38 +310,34 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    async fn plan(&self, image: &Image) -> ScanPlan {
-        // An image that can't be pulled without one tells so itself.
+    async fn inputs(&self, image: &Image) -> ScanInputs {
+        // An image that can't be pulled without one shows that in its run.
         let login = self.registries.login(&image.registry).await;
-        let plan = self.settings.plan_of(image.clone(), login.unwrap_or(None));
-        ScanPlan {
+        ScanInputs {
+            login: login.unwrap_or(None),
             certificates: self.registries.certificates(&image.registry),
-            ..plan.await
+            ..self.settings.inputs(image.clone()).await
         }
     }
 
     async fn scan(&mut self, image: &Image) -> Tried {
-        let plan = self.plan(image).await;
-        self.scan_within(plan, self.settings.timeout()).await
+        let inputs = self.inputs(image).await;
+        self.scan_within(inputs, self.settings.timeout()).await
     }
 
-    async fn scan_within(&mut self, plan: ScanPlan, limit: Duration) -> Tried {
+    async fn scan_within(&mut self, inputs: ScanInputs, limit: Duration) -> Tried {
         let limit = limit.min(self.remaining()?);
         let began = Instant::now();
         let run = self
             .cli
-            .run(&plan, &ScanId::doctor(), &mut self.slot, limit)
+            .run(&inputs, &ScanId::doctor(), &mut self.slot, limit)
             .await
             .map_err(|err| could_not_run(&err))?;
         let took = began.elapsed();
         let exit = run.exit;
-        let run = CliRun {
-            exit,
-            report: run.report,
-            stderr: &run.printed,
-        };
         // As on a later receive: what may pass after a push has passed.
-        let outcome = judge_image(&plan.image, run, 2).map(Box::new);
+        let judged = self.cli.tool.judge(&inputs.image, None, run, 2);
+        let outcome = judged.map(Box::new);
         Ok(Trial {
             exit,
             outcome,

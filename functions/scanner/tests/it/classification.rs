@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::os::unix::fs::symlink;
 
-use scanhook_core::classify::{Evidence, Pattern, Row, Sign, TABLE};
+use scanhook_core::tools::sysdig::classify::{Evidence, Pattern, Row, Sign, TABLE};
 use tempfile::TempDir;
 
 use crate::world::{World, message, script};

@@ -10,9 +10,9 @@ use scanhook_config::Environment;
 use scanhook_config::config::Config;
 use scanhook_config::secrets::Secrets;
 use scanhook_core::image::Image;
-use scanhook_core::plan::Inherited;
+use scanhook_core::tools::sysdig::TOOL;
 use scanhook_registry::{Registries, RegistryDeps, Sdk, system_dns};
-use scanhook_scanner::cli::Cli;
+use scanhook_scanner::cli::{Cli, Inherited};
 use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::doctor::{self, Diagnosis, Finding, Images, Outcome};
 use tempfile::TempDir;
@@ -96,10 +96,9 @@ impl Ward {
             .await
             .unwrap();
         let cli = Cli {
+            tool: &TOOL,
             program: program.to_owned(),
-            inherited: Inherited {
-                variables: vec![("PATH", "/usr/bin:/bin".into())],
-            },
+            inherited: Inherited(vec![("PATH", "/usr/bin:/bin".into())]),
             confinement: confinement().await,
         };
         let image = |name: &str| Image::parse(&format!("{host}/demo/{name}:1.0")).unwrap();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use scanhook_core::verdict::Exit;
+use scanhook_core::tools::Exit;
 use scanhook_scanner::cli::Slots;
 use serde_json::Value;
 use tracing_subscriber::layer::SubscriberExt as _;

@@ -18,15 +18,18 @@ use scanhook_config::Environment;
 use scanhook_config::config::Config;
 use scanhook_config::secrets::Secrets;
 use scanhook_core::image::Image;
-use scanhook_core::plan::{Inherited, RegistryLogin, ScanPlan};
+use scanhook_core::login::RegistryLogin;
 use scanhook_core::record::ScanRecord;
+use scanhook_core::tools::sysdig::TOOL;
+use scanhook_core::tools::{Backend, Run, ScanInputs};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{self, Peeked, Store};
 use scanhook_registry::{Dns, Registries, RegistryDeps, Sdk};
-use scanhook_scanner::batch::{self, Scanner};
-use scanhook_scanner::cli::{Cli, Confinement, FreeSpace, Run, Slots};
+use scanhook_scanner::batch;
+use scanhook_scanner::cli::{Cli, Confinement, FreeSpace, Inherited, Slots};
 use scanhook_scanner::config::ScannerSettings;
 use scanhook_scanner::queue::Queue;
+use scanhook_scanner::scanner::Scanner;
 use scanhook_worker::clock::{Clock, ManualClock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -171,10 +174,9 @@ impl World {
             queue: queue.await.unwrap(),
             ledger: Arc::new(ledger.clone()),
             cli: Cli {
+                tool: &TOOL,
                 program: setup.program.to_owned(),
-                inherited: Inherited {
-                    variables: vec![("PATH", "/usr/bin:/bin".into())],
-                },
+                inherited: Inherited(vec![("PATH", "/usr/bin:/bin".into())]),
                 confinement: if setup.is_unconfined {
                     Confinement::default()
                 } else {
@@ -271,10 +273,12 @@ impl World {
     /// Runs the CLI by itself, as the handler does.
     pub(crate) async fn run(&self, behaviour: &str) -> Run {
         let image = format!("{REGISTRY}/demo/{behaviour}:1.0@{DIGEST}");
-        let plan = ScanPlan {
+        let inputs = ScanInputs {
             image: Image::parse(&image).unwrap(),
-            api_url: "https://secure.sysdig.com".to_owned(),
-            api_token: TOKEN.into(),
+            backend: Some(Backend {
+                url: "https://secure.sysdig.com".to_owned(),
+                token: TOKEN.into(),
+            }),
             policies: Vec::new(),
             login: Some(RegistryLogin {
                 username: "robot".to_owned(),
@@ -284,7 +288,7 @@ impl World {
         };
         let mut slot = self.scanner.slots.lease().await;
         let (scan_id, limit) = (scan_id_of(behaviour), Duration::from_mins(1));
-        let run = self.scanner.cli.run(&plan, &scan_id, &mut slot, limit);
+        let run = self.scanner.cli.run(&inputs, &scan_id, &mut slot, limit);
         run.await.unwrap()
     }
 

@@ -1,20 +1,20 @@
-//! Keeping a record hidden while it is worked on, by renewing that again and again.
+//! Keeping a record hidden while it is worked on, by renewing its visibility timeout.
 //!
 //! **Invariant**: when renewals fail, the work on a record ends before another worker can receive it.
 
 use aws_lambda_events::sqs::SqsMessage;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::Scanner;
+use crate::queue::Queue;
 
 /// The time that a record stays hidden, in steps: it is renewed after two of them, and tried again after each when that
 /// fails; the last one is for the work to end.
 const STEPS: u32 = 6;
 
-/// Works while the record is surely hidden; `hidden_at` is when that was first asked for. `None` if it came to its end
-/// first: the work was then given up.
-pub(super) async fn held<T>(
-    scanner: &Scanner,
+/// Works while the record is surely hidden; `hidden_at` is when that was first asked for. `None` if it was hidden no longer
+/// before the work was done, which is then given up.
+pub(super) async fn while_hidden<T>(
+    queue: &Queue,
     record: &SqsMessage,
     hidden_at: Instant,
     work: impl Future<Output = T>,
@@ -22,13 +22,13 @@ pub(super) async fn held<T>(
     tokio::select! {
         biased;
         done = work => Some(done),
-        () = lost(scanner, record, hidden_at) => None,
+        () = lost(queue, record, hidden_at) => None,
     }
 }
 
 /// Renews until that has failed for too long.
-async fn lost(scanner: &Scanner, record: &SqsMessage, hidden_at: Instant) {
-    let Some(lease) = scanner.queue.lease() else {
+async fn lost(queue: &Queue, record: &SqsMessage, hidden_at: Instant) {
+    let Some(lease) = queue.lease() else {
         return std::future::pending().await;
     };
     let step = lease / STEPS;
@@ -36,7 +36,7 @@ async fn lost(scanner: &Scanner, record: &SqsMessage, hidden_at: Instant) {
     let renew = async || loop {
         sleep(step).await;
         let asked = Instant::now();
-        if timeout(step, scanner.queue.renew(record)).await == Ok(true) {
+        if timeout(step, queue.renew(record)).await == Ok(true) {
             return asked;
         }
     };
