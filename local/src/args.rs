@@ -32,56 +32,57 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run webhook, queue and scanner in one process
     ///
-    /// Takes deliveries at `http://LISTEN/webhooks/SOURCE`, keeps them in a durable queue that the AWS CLI and SDKs can
-    /// use too (`AWS_ENDPOINT_URL_SQS=http://SQS_LISTEN`), and scans them. Ends with SIGINT or SIGTERM; what was in
-    /// flight is released and scanned after the next start.
+    /// Receives deliveries at `http://LISTEN/webhooks/SOURCE`, keeps them in a durable queue and scans the images. The
+    /// AWS CLI and SDKs can use that queue too (`AWS_ENDPOINT_URL_SQS=http://SQS_LISTEN`). SIGINT or SIGTERM shuts it
+    /// down gracefully; scans in flight are released and run again after the next start.
     Serve(ServeArgs),
     /// Run the scanner alone, on any SQS queue
     ///
-    /// For scans that take longer than Lambda lets them, and for Kubernetes: as many workers as you like, on one queue with one
-    /// ledger. A worker that dies leaves its scans to the others. Ends with SIGINT or SIGTERM; what is not done by then
-    /// is given back. Whether it is ready, and its figures, are at `http://LISTEN/readyz` and `/metrics`.
+    /// For scans that exceed Lambda's time limit, and for Kubernetes. Any number of workers can share one queue and one
+    /// ledger; if a worker dies, the others retry its scans. SIGINT or SIGTERM shuts it down gracefully; scans that
+    /// don't finish in time go back to the queue. `http://LISTEN/readyz` reports readiness, `/metrics` the metrics.
     Work(WorkArgs),
-    /// Show the whole way of an image, from signed delivery to verdict, on embedded defaults
+    /// Follow images from signed delivery to verdict, with built-in defaults
     ///
-    /// Needs no configuration, no account and no network: a stand-in plays the Sysdig CLI.
+    /// Needs no configuration, account or network: a stand-in replaces the Sysdig CLI.
     Demo,
-    /// Write a starter configuration, with a new secret in a file of its own
+    /// Write a starter configuration and, in a separate file, a new secret
     ///
-    /// Overwrites nothing. What it writes passes `scanhook check`.
+    /// Never overwrites a file. The configuration passes `scanhook check`.
     #[command(after_long_help = INIT_EXAMPLES)]
     Init(InitArgs),
-    /// Send deliveries as a source's registry would, with the right credential
+    /// Send deliveries as a source's registry would, with a valid credential
     ///
-    /// Says what became of each; with --count it says how fast they were answered. Ends with 1 unless each was answered 2xx.
+    /// Shows the answer to each; with --count also rate and latency. Exits with 1 unless every answer is 2xx.
     #[command(after_long_help = SEND_EXAMPLES)]
     Send(SendArgs),
-    /// Look at what was scanned
+    /// Show past and current scans
     #[command(subcommand)]
     Scans(ScansCommand),
-    /// Look at what could not be scanned, and bring it back
+    /// Inspect, redrive, export and delete dead letters
     #[command(subcommand)]
     Dlq(DlqCommand),
-    /// Queue what a registry holds and the ledger doesn't know
+    /// Queue the images of a registry that were never scanned
     ///
-    /// For the first day, and for webhooks that were missed. Tags are listed, and each content that has no verdict, no attempt under
-    /// way and was not queued by an earlier run is queued once, at a rate. Run it again after an interruption: it goes on.
+    /// For a registry that already has images, and for webhooks that were missed. Lists the tags and queues each digest
+    /// once, at a limited rate, unless it has a verdict, is being scanned or was queued by an earlier run. If it is
+    /// interrupted, run it again to resume.
     #[command(after_long_help = BACKFILL_EXAMPLES)]
     Backfill(BackfillArgs),
-    /// Check a configuration and its secrets, and show how to set up each registry
+    /// Validate a configuration and its secrets, and show how to set up each registry
     Check(CheckArgs),
-    /// Find out what only the real Sysdig CLI, token and network can show
+    /// Check the real Sysdig CLI, token and network
     ///
-    /// Runs the CLI several times, on an image that passes and on one that fails, and says what it saw of the CLI, the token,
-    /// the database, this machine, and each assumption of docs/assumptions.md. Needs the configuration's `scanner`.
+    /// Runs the CLI several times, on an image that passes its policies and on one that fails. Reports on the CLI, the
+    /// token, the database, this machine and each assumption of docs/assumptions.md. Needs the configuration's `scanner`.
     Doctor(DoctorArgs),
-    /// Write what shells and man need, made of this very command line
+    /// Write shell completions and man pages
     #[command(subcommand)]
     Manual(ManualCommand),
 }
 
 impl Command {
-    /// Whether it runs the CLI, so that images are at work below this process.
+    /// Whether it runs the CLI, which handles untrusted images below this process.
     pub(crate) fn runs_the_cli(&self) -> bool {
         matches!(
             self,
@@ -96,13 +97,13 @@ const INIT_EXAMPLES: &str = "Examples:
 
 const SEND_EXAMPLES: &str = "Examples:
   scanhook send my-harbor --image harbor.example.com/prod/api:1.4.2
-  scanhook send my-ghcr --file delivery.json                     a saved delivery, signed anew
-  scanhook send my-harbor --count 5000 --concurrency 32          load: rate, p50 and p99";
+  scanhook send my-ghcr --file delivery.json                     a saved delivery, with a new signature
+  scanhook send my-harbor --count 5000 --concurrency 32          a load test: rate, p50 and p99";
 
 const BACKFILL_EXAMPLES: &str = "Examples:
-  scanhook backfill my-harbor --dry-run                              how much there is
+  scanhook backfill my-harbor --dry-run                              count the images, queue nothing
   scanhook backfill my-harbor --repositories 'prod/**' --since 90d --rate 5
-  scanhook backfill my-harbor --only-missing                         whose webhooks never came
+  scanhook backfill my-harbor --only-missing                         leave dead letters alone
   scanhook backfill my-harbor --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/scanhook --table scanhook-ledger";
 
 const MANUAL_EXAMPLES: &str = "Examples:
@@ -112,51 +113,51 @@ const MANUAL_EXAMPLES: &str = "Examples:
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct InitArgs {
-    /// Where to write the configuration; the secret is written beside it
+    /// Where to write the configuration; the secret goes into the same directory
     #[arg(long, default_value = "scanhook.yaml", value_name = "FILE")]
     pub(crate) config: PathBuf,
-    /// What kind of registry will post
+    /// The kind of registry that will send deliveries
     #[arg(long, default_value = "harbor", value_name = "KIND", value_parser = kind)]
     pub(crate) kind: &'static Kind,
-    /// The host that images are pulled from [default: that of the kind, or an example to be replaced]
+    /// The host that images are pulled from [default: the kind's own, or an example to replace]
     #[arg(long, value_name = "HOST", value_parser = registry)]
     pub(crate) registry: Option<Registry>,
-    /// What to call the source [default: its kind]
+    /// The source's name [default: its kind]
     #[arg(long, value_name = "NAME", value_parser = source_name)]
     pub(crate) name: Option<SourceName>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct BackfillArgs {
-    /// The source's name in the configuration, which tells the registry, its credentials and the filters
+    /// The source whose registry, credentials and filters to use: its name in the configuration
     pub(crate) source: String,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     /// Only these repositories: names, or globs for names in the registry's catalog [default: the whole catalog]
     #[arg(long, value_name = "NAME|GLOB", value_delimiter = ',')]
     pub(crate) repositories: Vec<String>,
-    /// Only images built since then: a time (2026-11-21T20:00:00Z) or how long ago (90d); those that don't tell are not left out
+    /// Only images built since a time (2026-11-21T20:00:00Z) or within a duration (90d); images without a build time are included
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<Since>,
-    /// Leave dead letters alone: queue only what the ledger has no record of
+    /// Leave dead letters alone: queue only images without a record in the ledger
     #[arg(long)]
     pub(crate) only_missing: bool,
-    /// Scans queued a second
+    /// Scans to queue per second
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=500))]
     pub(crate) rate: u16,
-    /// Queue nothing, and say how much there is
+    /// Count the images, and queue nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// The queue in SQS [default: that of `serve`]
+    /// The SQS queue [default: the queue of `serve`]
     #[arg(long, env = "SCANHOOK_QUEUE_URL", value_name = "URL")]
     pub(crate) queue_url: Option<String>,
     /// The ledger's DynamoDB table [default: the ledger in the data directory]
     #[arg(long, env = "SCANHOOK_LEDGER_TABLE", value_name = "NAME")]
     pub(crate) table: Option<String>,
-    /// Where `serve` keeps its data, and where this command writes down what it has queued
+    /// Where `serve` keeps its data, and where this command records what it has queued
     #[arg(long, default_value = ".scanhook", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
-    /// How to show what was done
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -166,12 +167,12 @@ pub(crate) struct BackfillArgs {
 pub(crate) enum ManualCommand {
     /// Print the completions of a shell
     Completions {
-        /// Which shell
+        /// The shell
         shell: clap_complete::Shell,
     },
-    /// Write man pages, one for each command
+    /// Write a man page for each command
     Man {
-        /// Where to
+        /// The directory to write to
         directory: PathBuf,
     },
 }
@@ -190,14 +191,14 @@ pub(crate) struct ConfigArgs {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogArgs {
-    /// How to write the log; `SCANHOOK_LOG` says how much of it
+    /// Log format; `SCANHOOK_LOG` sets the level
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: LogFormat,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum LogFormat {
-    /// A JSON object a line
+    /// One JSON object per line
     #[default]
     Json,
     /// For people
@@ -219,7 +220,7 @@ pub(crate) struct ServeArgs {
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
-    /// Where to take deliveries: IP:PORT; `:PORT` and `PORT` are on 127.0.0.1
+    /// The address to receive deliveries at: IP:PORT; `:PORT` and `PORT` mean 127.0.0.1:PORT
     #[arg(
         long,
         env = "SCANHOOK_LISTEN",
@@ -228,48 +229,49 @@ pub(crate) struct ServeArgs {
         value_parser = address
     )]
     pub(crate) listen: SocketAddr,
-    /// Where to offer the queue's SQS endpoint
+    /// The address of the queue's SQS endpoint
     #[arg(long, default_value = "127.0.0.1:9324", value_name = "ADDR", value_parser = address)]
     pub(crate) sqs_listen: SocketAddr,
     #[command(flatten)]
     pub(crate) surfaces: SurfaceArgs,
-    /// Where queue, ledger and scratch space are kept
+    /// The directory of queue, ledger and scratch space
     #[arg(long, default_value = ".scanhook", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
     /// Use this SQS queue instead of the embedded one
     #[arg(long, env = "SCANHOOK_QUEUE_URL", value_name = "URL")]
     pub(crate) queue_url: Option<String>,
-    /// Take and queue deliveries, but scan nothing
+    /// Receive and queue deliveries, but scan nothing
     #[arg(long)]
     pub(crate) no_scan: bool,
-    /// The Sysdig CLI; without a slash it is looked for in PATH
+    /// The Sysdig CLI; a name without a slash is searched in PATH
     #[arg(long, default_value = "sysdig-cli-scanner", value_name = "PATH")]
     pub(crate) scanner_cli: PathBuf,
-    /// Show the local page, `http://LISTEN/`, to others than this machine, too, by its IP address or a name of --allow-host
+    /// Show the page `http://LISTEN/` to other machines too, by this machine's IP address or a name of --allow-host
     #[arg(long)]
     pub(crate) open_page: bool,
-    /// Break things on purpose: sqs-throttle=P%, sqs-latency=TIME, scanner-crash=P%, scanner-hang=P%
+    /// Inject faults: sqs-throttle=P%, sqs-latency=TIME, scanner-crash=P%, scanner-hang=P%
     ///
-    /// sqs-throttle refuses this share of the requests to the queue's endpoint with `RequestThrottled`; sqs-latency has each
-    /// of them wait (200ms, 2s). scanner-crash ends this share of the scanner's invocations within their first second, as a
-    /// crash of the function would; scanner-hang stops them as early and lets them run into the function's timeout.
+    /// sqs-throttle answers this share of the queue's requests with `RequestThrottled`; sqs-latency delays each of them
+    /// (200ms, 2s). scanner-crash ends this share of the scanner's invocations within their first second, as a crash of
+    /// the function would; scanner-hang stops them within their first second and lets them run into the function's timeout.
     #[arg(long, value_name = "FAULT=VALUE,...", value_delimiter = ',')]
     pub(crate) fault: Vec<Fault>,
-    /// Decides which requests and invocations the faults strike: the same seed, the same ones
+    /// Selects the requests and invocations that fail; the same seed selects the same ones
     #[arg(long, default_value_t = 0, value_name = "N", requires = "fault")]
     pub(crate) seed: u64,
 }
 
-/// What is for this machine: page, figures, readiness and the queue's endpoint.
+/// Who may reach the local surfaces: page, metrics, readiness and the queue's endpoint.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SurfaceArgs {
-    /// Answer requests for this host, too; may be given more than once
+    /// Answer requests for this host name too; can be repeated
     ///
-    /// `/`, `/metrics`, `/readyz` and the queue's endpoint answer only for `localhost` and for the IP address that they are reached
-    /// at, so that no web page reaches them by a name of its own. `/webhooks` and `/healthz` answer for every host.
+    /// `/`, `/metrics`, `/readyz` and the queue's endpoint answer only for `localhost` and for the IP address of the
+    /// connection. This stops web pages that point a name of their own at this machine. `/webhooks` and `/healthz`
+    /// answer for every host.
     #[arg(long, value_name = "NAME", value_parser = host_name)]
     pub(crate) allow_host: Vec<String>,
-    /// Serve /healthz, /readyz and /metrics here, too, where no sender of deliveries keeps probes waiting
+    /// A separate address for /healthz, /readyz and /metrics, so that a flood of deliveries doesn't delay probes
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) health_listen: Option<SocketAddr>,
 }
@@ -280,7 +282,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         Ok(port) => Ok((Ipv4Addr::LOCALHOST, port).into()),
         Err(_) => text
             .parse()
-            .map_err(|_| "it must be IP:PORT, :PORT or PORT".to_owned()),
+            .map_err(|_| "must be IP:PORT, :PORT or PORT".to_owned()),
     }
 }
 
@@ -289,20 +291,20 @@ fn host_name(text: &str) -> Result<String, String> {
     if host.is_ok_and(|it| it.host() == text) {
         Ok(text.to_owned())
     } else {
-        Err("it must be a host without a port, such as scanhook.example.com".to_owned())
+        Err("must be a host without a port, such as scanhook.example.com".to_owned())
     }
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct WorkArgs {
-    /// The queue
+    /// The queue's URL
     #[arg(long, env = "SCANHOOK_QUEUE_URL", value_name = "URL")]
     pub(crate) queue_url: String,
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
-    /// Where to tell whether it is ready, and its figures: IP:PORT; `:PORT` and `PORT` are on 127.0.0.1
+    /// The address of readiness and metrics: IP:PORT; `:PORT` and `PORT` mean 127.0.0.1:PORT
     #[arg(
         long,
         env = "SCANHOOK_LISTEN",
@@ -313,19 +315,19 @@ pub(crate) struct WorkArgs {
     pub(crate) listen: SocketAddr,
     #[command(flatten)]
     pub(crate) surfaces: SurfaceArgs,
-    /// Keep the ledger in this DynamoDB table, which workers can share, instead of in the data directory
+    /// Keep the ledger in this DynamoDB table, which workers can share [default: a file in the data directory]
     #[arg(long, env = "SCANHOOK_LEDGER_TABLE", value_name = "NAME")]
     pub(crate) table: Option<String>,
-    /// Where scratch space is, and the ledger if there is no table; for each worker another one
+    /// The directory of scratch space and, without --table, of the ledger; each worker needs its own
     #[arg(long, default_value = ".scanhook", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
-    /// The Sysdig CLI; without a slash it is looked for in PATH
+    /// The Sysdig CLI; a name without a slash is searched in PATH
     #[arg(long, default_value = "sysdig-cli-scanner", value_name = "PATH")]
     pub(crate) scanner_cli: PathBuf,
-    /// How long a message stays hidden without a sign of life of its worker, 5s to 12h
+    /// The visibility timeout of messages, which live workers keep renewing: 5s to 12h
     #[arg(long, default_value = "5m", value_name = "TIME", value_parser = hidden_for)]
     pub(crate) hidden_for: Duration,
-    /// How long scans may go on after SIGINT or SIGTERM
+    /// How long scans may continue after SIGINT or SIGTERM
     #[arg(long, default_value = "25s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
 }
@@ -336,7 +338,7 @@ fn hidden_for(text: &str) -> Result<Duration, String> {
     if allowed.contains(&duration) {
         Ok(duration)
     } else {
-        Err("it must be 5s to 12h".to_owned())
+        Err("must be 5s to 12h".to_owned())
     }
 }
 
@@ -349,25 +351,25 @@ pub(crate) struct SendArgs {
     /// The image that was pushed [default: scanhook/test:latest at the source's registry]
     #[arg(long, value_name = "REF")]
     pub(crate) image: Option<String>,
-    /// Send the body in this file instead
+    /// Send the body from this file
     #[arg(long, value_name = "FILE", conflicts_with = "image")]
     pub(crate) file: Option<PathBuf>,
-    /// Where scanhook listens
+    /// The URL of scanhook
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub(crate) url: String,
-    /// Send this header with it, in place of the kind's own of that name
+    /// Send this header too; replaces the kind's header of that name
     #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
     pub(crate) header: Vec<(http::HeaderName, http::HeaderValue)>,
-    /// How many deliveries
+    /// The number of deliveries
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) count: u32,
-    /// How many at once
+    /// Deliveries in flight at once
     #[arg(long, default_value_t = 16, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) concurrency: u16,
-    /// Show the figures only, not each answer; so it is from 21 deliveries on
+    /// Show only rate and latency, not each answer; always so for more than 20 deliveries
     #[arg(long)]
     pub(crate) summary: bool,
-    /// How to show the answers
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -380,13 +382,13 @@ pub(crate) enum ScansCommand {
     Show(ScansShowArgs),
 }
 
-/// Where the records are.
+/// Which ledger to read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LedgerArgs {
     /// Where `serve` keeps its data
     #[arg(long, default_value = ".scanhook", value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
-    /// Read the ledger of the scanner function, in this DynamoDB table
+    /// Read the ledger in this DynamoDB table, which the scanner function writes
     #[arg(long, value_name = "NAME", conflicts_with = "data_dir")]
     pub(crate) table: Option<String>,
 }
@@ -395,34 +397,34 @@ pub(crate) struct LedgerArgs {
 pub(crate) struct ScansListArgs {
     #[command(flatten)]
     pub(crate) ledger: LedgerArgs,
-    /// Only images with this in their reference, registry/repository:tag@digest
+    /// Only images whose reference (registry/repository:tag@digest) contains this text
     #[arg(long, value_name = "TEXT")]
     pub(crate) image: Option<String>,
     /// Only scans with this verdict
     #[arg(long, value_enum)]
     pub(crate) verdict: Option<VerdictWord>,
-    /// Only what was delivered since then: a time (2026-11-21T20:00:00Z) or how long ago (90m, 2h, 7d)
+    /// Only deliveries since a time (2026-11-21T20:00:00Z) or within a duration (90m, 2h, 7d)
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<Since>,
-    /// Only what this source delivered
+    /// Only deliveries of this source
     #[arg(long, value_name = "SOURCE", value_parser = source_name)]
     pub(crate) source: Option<SourceName>,
-    /// How many at most, the latest first
+    /// The maximum number of scans; the latest come first
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub(crate) limit: usize,
-    /// How to show them
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ScansShowArgs {
-    /// The scan's id, as the answer to the delivery told it
+    /// The scan's id, from the answer to the delivery
     #[arg(value_parser = scan_id)]
     pub(crate) scan_id: ScanId,
     #[command(flatten)]
     pub(crate) ledger: LedgerArgs,
-    /// How to show it
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -431,20 +433,20 @@ pub(crate) struct ScansShowArgs {
 pub(crate) struct CheckArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// The address under which registries reach scanhook
+    /// The URL by which registries reach scanhook
     #[arg(long, default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub(crate) url: String,
-    /// Show what the saved delivery in this file would yield at SOURCE, and why
+    /// Show what SOURCE would make of the saved delivery in this file, and why
     ///
-    /// The file holds a body as `send --file` sends it. Its headers are those of FILE.headers, or of the file beside it that
-    /// ends in .headers instead of .json, a `Name: value` a line; else those that the kind's registry sends. No secret is
-    /// needed, and no credential is looked at.
+    /// The file contains a body, as for `send --file`. The headers come from FILE.headers, or from FILE with .headers in
+    /// place of .json: one `Name: value` per line. Without such a file, the headers are those that the kind's registry
+    /// sends. No secret is needed, and credentials are not checked.
     #[arg(long, value_name = "FILE", requires = "source")]
     pub(crate) sample: Option<PathBuf>,
-    /// The source that the sample is for
+    /// The source of the sample
     #[arg(requires = "sample")]
     pub(crate) source: Option<String>,
-    /// How to show what the sample yields
+    /// Output format of the sample's result
     #[arg(long, value_enum, default_value_t, requires = "sample")]
     pub(crate) output: Output,
 }
@@ -453,7 +455,7 @@ pub(crate) struct CheckArgs {
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) config: ConfigArgs,
-    /// The Sysdig CLI; without a slash it is looked for in PATH
+    /// The Sysdig CLI; a name without a slash is searched in PATH
     #[arg(long, default_value = "sysdig-cli-scanner", value_name = "PATH")]
     pub(crate) scanner_cli: PathBuf,
     /// An image whose policies pass
@@ -462,7 +464,7 @@ pub(crate) struct DoctorArgs {
     /// An image that fails its policies
     #[arg(long, default_value = Images::FAIL, value_name = "REF", value_parser = image)]
     pub(crate) fail_image: Image,
-    /// How to show what was found
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -470,10 +472,10 @@ pub(crate) struct DoctorArgs {
 /// How a command shows its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Output {
-    /// For people
+    /// Tables for people
     #[default]
     Table,
-    /// For scripts; its fields are stable
+    /// JSON for scripts; its fields are stable
     Json,
 }
 
@@ -497,7 +499,7 @@ impl From<VerdictWord> for RecordVerdict {
     }
 }
 
-/// A beginning: an instant, or how long before now.
+/// A start time: an instant, or a duration before now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Since {
     At(Timestamp),
@@ -522,14 +524,14 @@ impl FromStr for Since {
         }
         let ago = humantime::parse_duration(text);
         ago.map(Self::Ago).map_err(|_| {
-            "neither a time (2026-11-21T20:00:00Z) nor a duration (90m, 2h, 7d)".to_owned()
+            "must be a time (2026-11-21T20:00:00Z) or a duration (90m, 2h, 7d)".to_owned()
         })
     }
 }
 
 fn kind(text: &str) -> Result<&'static Kind, String> {
     let names = || kinds::ALL.map(|it| it.name).join(", ");
-    kinds::find(text).ok_or_else(|| format!("there is no such kind; there are {}", names()))
+    kinds::find(text).ok_or_else(|| format!("unknown kind; known kinds: {}", names()))
 }
 
 fn registry(text: &str) -> Result<Registry, String> {
@@ -537,17 +539,15 @@ fn registry(text: &str) -> Result<Registry, String> {
 }
 
 fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), String> {
-    let (name, value) = text
-        .split_once(':')
-        .ok_or("a header is written NAME: VALUE")?;
+    let (name, value) = text.split_once(':').ok_or("must be NAME: VALUE")?;
     let name = name
         .trim()
         .parse()
-        .map_err(|_| "that is no name of a header")?;
+        .map_err(|_| "the header's name is not valid")?;
     let value = value
         .trim()
         .parse()
-        .map_err(|_| "that can't stand in a header")?;
+        .map_err(|_| "the header's value is not valid")?;
     Ok((name, value))
 }
 
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_is_a_time_or_how_long_ago() {
+    fn since_is_a_time_or_a_duration_before_now() {
         let now: Timestamp = "2026-11-21T20:00:00Z".parse().unwrap();
         for (text, expected) in [
             ("2026-11-20T20:00:00+01:00", "2026-11-20T19:00:00Z"),

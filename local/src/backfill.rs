@@ -105,14 +105,14 @@ fn report(done: &Done) -> anyhow::Result<()> {
         "queued"
     };
     output::line(&format!(
-        "{verb} {} scans; of {} tags in {} repositories {} are known, {} name the same content, {} are filtered",
+        "{verb} {} scans from {} tags in {} repositories; skipped {} known, {} duplicate and {} filtered tags",
         done.queued, done.tags, done.repositories, done.known, done.repeated, done.filtered
     ))?;
     for (what, why) in &done.errors {
         output::notice(&format!("{what}: {why}"));
     }
     if done.interrupted {
-        output::notice("interrupted; run it again to go on");
+        output::notice("interrupted; run it again to resume");
     }
     Ok(())
 }
@@ -217,7 +217,7 @@ async fn known(args: &BackfillArgs, registry: &str, now: Timestamp) -> anyhow::R
 
 fn no_ledger(data_dir: &Path) -> anyhow::Error {
     anyhow::anyhow!(
-        "there is no ledger in {}: run this where `scanhook serve` ran, or name its --data-dir, or a DynamoDB table with --table",
+        "there is no ledger in {}: run this where `scanhook serve` ran, or name its --data-dir or a DynamoDB table with --table",
         data_dir.display()
     )
 }
@@ -272,7 +272,7 @@ impl Run<'_> {
         let globs = globs(asked).map_err(unusable)?;
         let catalog = async || self.registries.repositories(&self.source.registry).await;
         let catalog = patiently(stop, catalog).await.context(
-            "could not list the registry's repositories; name them with --repositories where the registry has no catalog",
+            "could not list the registry's repositories; if it has no catalog, name them with --repositories",
         )?;
         let is_asked = |it: &Repository| asked.is_empty() || globs.is_match(it.as_str());
         Ok((catalog.into_iter().filter(is_asked).collect(), true))
@@ -369,7 +369,7 @@ impl Run<'_> {
             .map(|it| QueueMessage::new(it, new_id(), now, None))
             .collect();
         let sent = queue.send(messages.clone(), Instant::now() + PATIENCE);
-        sent.await.context("stopped; run it again to go on")?;
+        sent.await.context("stopped; run it again to resume")?;
         self.journal.add(&messages, now)?;
         self.done.queued += messages.len();
         Ok(())

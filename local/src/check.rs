@@ -67,7 +67,7 @@ async fn missing_keys(config: &Config, secrets: &Secrets) -> Vec<String> {
             };
             if let Err(err) = secrets.keys(&expected.issuer).first().await {
                 missing.push(format!(
-                    "sources.{name}.auth[{index}]: the keys of {} can't be had from here: {err}",
+                    "sources.{name}.auth[{index}]: could not fetch the keys of {} from this machine: {err}",
                     expected.issuer
                 ));
             }
@@ -95,7 +95,7 @@ fn describe(config: &SourceConfig, base: &str) -> String {
         .map(|it| match it {
             AuthConfig::Shared { scheme, secret } => format!("{} ({secret})", scheme.as_str()),
             AuthConfig::Oidc(expected) => format!(
-                "oidc (a token of {} for the audience {}, made for {})",
+                "oidc (a token of {} for the audience {}, issued to {})",
                 expected.issuer,
                 expected.audience,
                 match &expected.identity {
@@ -129,8 +129,8 @@ fn pin_warning(today: Date) -> Option<String> {
     let age = today - released.parse::<Date>().ok()?;
     (age.get_days() > SUPPORT_DAYS).then(|| {
         format!(
-            "layer/sysdig-cli.lock pins the Sysdig CLI {version} of {released}, which is over a year old and past its \
-             support; pin a newer one with layer/pin VERSION"
+            "layer/sysdig-cli.lock pins the Sysdig CLI {version} of {released}, which is over a year old and no longer \
+             supported; pin a newer version with layer/pin VERSION"
         )
     })
 }

@@ -18,10 +18,15 @@ pub(crate) async fn load(text: &str, secrets: &Secrets) -> anyhow::Result<Config
     };
     location.load(secrets).await.map_err(|err| match &err {
         LoadError::Read {
-            source: ResolveSecretError::File { problem: ReadFileError::Unreadable(ErrorKind::NotFound), .. },
+            source:
+                ResolveSecretError::File {
+                    problem: ReadFileError::Unreadable(ErrorKind::NotFound),
+                    ..
+                },
             ..
         } => {
-            let advice = "there is no configuration; write one as README.md shows, or name one with --config";
+            let advice =
+                "no configuration found; write one with `scanhook init`, or name one with --config";
             unusable(anyhow::Error::from(err).context(advice))
         }
         _ => unusable(err),

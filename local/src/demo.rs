@@ -109,7 +109,7 @@ struct Told {
 }
 
 pub(crate) async fn command() -> anyhow::Result<Outcome> {
-    let directory = tempfile::tempdir().context("could not make a temporary directory")?;
+    let directory = tempfile::tempdir().context("could not create a temporary directory")?;
     let cli = link_stand_in(directory.path())?;
     let environment: Environment = Arc::new(|name| {
         name.starts_with("DEMO_")
@@ -263,16 +263,16 @@ async fn play(
     )?;
     let dead = server.store.depth(DEAD_LETTERS).await?.visible;
     let summary = if is_fine {
-        "everything came out as it should"
+        "all outcomes are as expected"
     } else {
-        "something did not come out as it should"
+        "some outcomes are not as expected"
     };
     output::line(&format!(
         "{} deliveries, {dead} in the dead-letter queue; {summary}",
         told.len()
     ))?;
     output::line(
-        "The CLI was a stand-in. Next: write a scanhook.yaml, then `scanhook check` and `scanhook serve`.",
+        "A stand-in replaced the Sysdig CLI. Next: run `scanhook init`, `scanhook check` and `scanhook serve`.",
     )?;
     Ok(if is_fine {
         Outcome::Fine
@@ -348,7 +348,7 @@ fn outcome(answer: &Answer, record: Option<&ScanRecord>) -> String {
         (Some(record), _) => scans::verdict(record, Clock::System.now()),
         (None, Some(reason)) => format!("skipped: {reason}"),
         (None, None) if answer.status >= 400 => format!("refused: {}", answer.status),
-        (None, None) => "still waiting".to_owned(),
+        (None, None) => "waiting".to_owned(),
     }
 }
 

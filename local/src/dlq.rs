@@ -78,7 +78,7 @@ impl Found {
         let hidden = self.hidden;
         if hidden > 0 {
             output::notice(&format!(
-                "about {hidden} more stayed hidden: something else holds them, or SQS, whose counts lag by about a minute, still counts what is gone; look again later"
+                "about {hidden} more messages are hidden: something else holds them, or they are gone already (SQS's counts lag by about a minute); try again later"
             ));
         }
     }
@@ -92,7 +92,7 @@ async fn find(
     stop: &CancellationToken,
 ) -> anyhow::Result<Found> {
     let queue = DeadLetterQueue::open(args).await?;
-    let progress = output::progress(queue.visible, "looking");
+    let progress = output::progress(queue.visible, "reading messages");
     let looked = sweep::look(&queue, kept, &progress, stop).await;
     progress.finish_and_clear();
     let Fetched { letters, hidden } = looked?;
@@ -128,7 +128,7 @@ async fn join(
     filter: &Filter,
     now: Timestamp,
 ) -> anyhow::Result<Vec<Case>> {
-    let progress = output::progress(cases.len() as u64, "asking the ledger");
+    let progress = output::progress(cases.len() as u64, "reading the ledger");
     let joined = stream::iter(cases).map(async |case| {
         let scan_id = case.letters().last().and_then(|it| it.scan_id.clone());
         let known = match scan_id.filter(|_| filter.may_admit(&case)) {
@@ -182,7 +182,7 @@ async fn show(args: &DlqShowArgs, stop: &CancellationToken) -> anyhow::Result<Ou
 fn missing(filter: &Filter, cases: &[Case]) -> Outcome {
     let unknown = filter.unknown_ids(cases);
     for id in &unknown {
-        output::notice(&format!("there is no dead letter {id}"));
+        output::notice(&format!("dead letter {id} not found"));
     }
     if unknown.is_empty() {
         Outcome::Fine
@@ -214,11 +214,11 @@ async fn redrive(args: &DlqRedriveArgs, stop: &CancellationToken) -> anyhow::Res
     let cases = found.chosen(&filter);
     let by_task = filter.is_everything() && !args.force && !args.no_move_task;
     let way = if by_task {
-        "SQS moves them"
+        "SQS moves the messages"
     } else {
-        "each is sent, then deleted"
+        "each message is sent, then deleted"
     };
-    let plan = format!("to {} at {} a second; {way}", destination.url, args.rate);
+    let plan = format!("to {} at {} per second; {way}", destination.url, args.rate);
     if !args.yes {
         return report_dry_run("redrive", &plan, args.output, &filter, &found, &cases);
     }
@@ -243,7 +243,7 @@ async fn delete(args: &DlqDeleteArgs, stop: &CancellationToken) -> anyhow::Resul
     let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
     if filter.is_everything() && !args.all {
         return Err(unusable(anyhow::anyhow!(
-            "say which letters to delete, or --all"
+            "name the dead letters to delete, or use --all"
         )));
     }
     let found = find(&args.queue, &filter, Kept::Outline, stop).await?;
@@ -286,14 +286,16 @@ fn report_dry_run(
         Output::Table => {
             view::groups(cases, found.now)?;
             output::line(&format!(
-                "would {verb} {} scan requests ({} messages) {plan}",
+                "would {verb} {} dead letters ({} messages) {plan}",
                 cases.len(),
                 messages(cases)
             ))?;
             if settled > 0 {
-                output::line(&format!("{settled} of them have a verdict by now"))?;
+                output::line(&format!(
+                    "{settled} of them have a verdict now and need no other scan"
+                ))?;
             }
-            output::line("nothing was done; --yes does it")?;
+            output::line("nothing was changed; add --yes to do it")?;
             found.notice_hidden();
         }
     }
@@ -310,7 +312,7 @@ fn report(
     done: anyhow::Result<Done>,
 ) -> anyhow::Result<Outcome> {
     progress.finish_and_clear();
-    let done = done.with_context(|| format!("could not {verb} all; run it again to go on"))?;
+    let done = done.with_context(|| format!("could not {verb} all; run it again to resume"))?;
     match format {
         Output::Json => output::json(&done)?,
         Output::Table => {
@@ -319,7 +321,7 @@ fn report(
         }
     }
     if done.interrupted {
-        output::notice("interrupted; run it again to go on");
+        output::notice("interrupted; run it again to resume");
     }
     let is_complete = done.left_messages == 0 && done.refused.is_empty() && !done.interrupted;
     let hidden = found.hidden > 0;

@@ -46,7 +46,7 @@ pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyho
         pass: args.pass_image,
         fail: args.fail_image,
     };
-    output::notice("this takes as long as several scans");
+    output::notice("running several scans; this takes a while");
     let scratch = std::env::temp_dir();
     let diagnosis = doctor::examine(
         &cli,
@@ -86,7 +86,7 @@ fn show(diagnosis: &Diagnosis) -> anyhow::Result<()> {
         ]
     });
     output::table(
-        &["assumption", "finding", "what", "how"],
+        &["assumption", "finding", "text", "evidence"],
         assumptions.collect(),
     )?;
     let host = &diagnosis.host;
@@ -94,7 +94,7 @@ fn show(diagnosis: &Diagnosis) -> anyhow::Result<()> {
         bytes.map_or_else(|| "unknown".to_owned(), |it| format!("{} MiB", it >> 20))
     };
     output::line(&format!(
-        "machine: {}, {} processors, {} of memory ({} free), {} free at {}",
+        "machine: {}, {} processors, {} memory ({} free), {} free in {}",
         host.architecture,
         host.cpus
             .map_or_else(|| "unknown".to_owned(), |it| it.to_string()),

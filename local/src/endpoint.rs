@@ -60,7 +60,7 @@ pub(crate) fn service(base: &str) -> Service {
 pub(crate) async fn open(path: &Path) -> anyhow::Result<Endpoint> {
     if !data_dir::queue(path).is_file() {
         bail!(
-            "there is no queue in {}: run this where `scanhook serve` ran, or name its --data-dir, or an SQS queue with --queue-url",
+            "there is no queue in {}: run this where `scanhook serve` ran, or name its --data-dir or an SQS queue with --queue-url",
             path.display()
         );
     }

@@ -35,7 +35,7 @@ pub(crate) fn command(args: &InitArgs, environment: &Environment) -> anyhow::Res
     for path in [&args.config, &secret] {
         if path.symlink_metadata().is_ok() {
             let err = anyhow::anyhow!(
-                "{} is there already, and nothing is overwritten",
+                "{} already exists; `init` never overwrites a file",
                 path.display()
             );
             return Err(unusable(err));
@@ -45,7 +45,7 @@ pub(crate) fn command(args: &InitArgs, environment: &Environment) -> anyhow::Res
     let text = configuration(args.kind, &registry, name, &secret, has_token).map_err(unusable)?;
     // What is written is what `check` accepts, or nothing is written.
     Config::parse(&text)
-        .context("--name or --registry does not fit")
+        .context("--name or --registry is not valid")
         .map_err(unusable)?;
     create(
         &secret,
@@ -77,7 +77,7 @@ fn auth(kind: &Kind, secret: &str) -> anyhow::Result<String> {
         )),
         Some(best) => Ok(format!("{{ type: {best}, secret: {secret} }}")),
         None => bail!(
-            "{} is authenticated by something else than a secret; write its source by hand",
+            "{} has no credential that a secret file can hold; write its source by hand",
             kind.title
         ),
     }
@@ -97,36 +97,36 @@ fn configuration(
     let mark = if has_token { "" } else { "# " };
     Ok(format!(
         r#"# scanhook's configuration. Every setting: docs/configuration.md. `scanhook check` validates this file.
-# Secrets are never written here: `file:PATH` and `env:NAME` say where they are.
+# Never write a secret here: `file:PATH` and `env:NAME` refer to it.
 
 sources:
-  # The name is the last part of the URL that the registry posts to: /webhooks/{name}
+  # The registry sends its deliveries to /webhooks/{name}.
   {name}:
     kind: {kind}
-    # The host that images are pulled from; a delivery that names another one is skipped.
+    # The host that images are pulled from. Deliveries that name another host are skipped.
     registry: {registry}
-    # What a delivery must show. A second entry serves a rotation.
+    # The credentials that deliveries must have: one of these. A second entry helps to rotate a secret.
     auth: [{auth}]
-    # Which repositories and tags are scanned; `*` within a component, `**` across. Default: all.
+    # Which repositories and tags to scan. `*` matches within a component, `**` across components. Default: all.
     # include: ["prod/**"]
     # exclude: ["**/cache"]
     # tags: {{ exclude: ["*-dev"] }}
 
-# How images are pulled, by host. Without an entry they are pulled anonymously.
+# How to pull images, by host. Without an entry, images are pulled anonymously.
 # registries:
 #   {registry}:
 #     credentials: {{ type: basic, username: scanhook, password: "env:REGISTRY_PASSWORD" }}
 
-# What scans. The API token is made in Sysdig Secure: Settings, Sysdig Secure API Token.
+# The scanner. Create the API token in Sysdig Secure: Settings, Sysdig Secure API Token.
 {mark}scanner:
 {mark}  api_url: https://secure.sysdig.com
 {mark}  api_token: "env:{TOKEN}"
-  # Policies of Sysdig that decide over passed and failed, besides those that Sysdig applies by itself.
+  # Sysdig policies to evaluate, besides those that Sysdig always applies.
   # policies: [sysdig-best-practices]
   # timeout: 10m
   # concurrency: 1
 
-# The same content within this time is scanned once.
+# The same content is scanned once within this time.
 # dedup: {{ window: 10m }}
 "#,
         kind = kind.name,
@@ -151,21 +151,21 @@ fn next(
         String::new()
     } else {
         format!(
-            "\n  2. Put Sysdig's API token into {TOKEN}, and take the marks off the section `scanner` in {config}."
+            "\n  2. Set {TOKEN} to your Sysdig API token, and uncomment the section `scanner` in {config}."
         )
     };
     format!(
         "wrote {config}, and the secret of {name} to {secret} (keep it out of version control)\n\nNext:\n  \
-         1. See that {registry} is the host that your images are pulled from.{token}\n  \
-         {third}. `scanhook check{flag}` says what to enter at the registry; the secret is the content of {secret}.\n  \
-         {fourth}. `scanhook serve{flag}`{no_scan}, and `scanhook send {name}{flag}` from another terminal.",
+         1. Check that your images are pulled from {registry}.{token}\n  \
+         {third}. Run `scanhook check{flag}` to see what to enter at the registry; the secret is in {secret}.\n  \
+         {fourth}. Run `scanhook serve{flag}`{no_scan}, and `scanhook send {name}{flag}` in another terminal.",
         secret = secret.display(),
         third = if has_token { 2 } else { 3 },
         fourth = if has_token { 3 } else { 4 },
         no_scan = if has_token {
             ""
         } else {
-            " (with --no-scan before there is a token)"
+            " (with --no-scan until you have a token)"
         },
     )
 }

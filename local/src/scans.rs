@@ -81,7 +81,7 @@ async fn list(args: &ScansListArgs, now: Timestamp) -> anyhow::Result<Outcome> {
     let records = records.latest(&filter, args.limit, now).await?;
     match args.output {
         Output::Json => output::json(&records)?,
-        Output::Table if records.is_empty() => output::notice("no such scans"),
+        Output::Table if records.is_empty() => output::notice("no scans found"),
         Output::Table => output::table(
             &[
                 "scan", "source", "image", "verdict", "critical", "high", "fixable", "attempts",
@@ -127,9 +127,9 @@ pub(crate) fn state(record: &ScanRecord, now: Timestamp) -> String {
     let word = record.state.as_str();
     match record.claimed_until {
         Some(until) if record.is_abandoned(now) => {
-            format!("{word}: worker gone since {}", second(until))
+            format!("{word}: orphaned since {}", second(until))
         }
-        Some(until) => format!("{word} until {} at most", second(until)),
+        Some(until) => format!("{word} until {} at the latest", second(until)),
         None => word.to_owned(),
     }
 }
@@ -139,7 +139,7 @@ async fn show(args: &ScansShowArgs, now: Timestamp) -> anyhow::Result<Outcome> {
     let records = records.find(&args.scan_id, now).await?;
     if records.is_empty() {
         bail!(
-            "the ledger knows no scan {}: it may still wait in the queue",
+            "the ledger has no scan {}; it may still be in the queue",
             args.scan_id
         );
     }
@@ -194,11 +194,11 @@ mod tests {
         };
         assert_eq!(
             verdict(&claimed, at("20:09")),
-            "in_progress until 2026-11-21 20:10:00 at most"
+            "in_progress until 2026-11-21 20:10:00 at the latest"
         );
         assert_eq!(
             verdict(&claimed, at("20:10")),
-            "in_progress: worker gone since 2026-11-21 20:10:00"
+            "in_progress: orphaned since 2026-11-21 20:10:00"
         );
         let error = ScanError {
             reason: ErrorReason::Network,

@@ -49,7 +49,7 @@ pub(crate) async fn command(args: SendArgs, environment: Environment) -> anyhow:
     let credentials = source.credentials(&secrets).await.map_err(unusable)?;
     let credential = credentials
         .first()
-        .context("the source takes only tokens of an identity provider (oidc), which scanhook can't make; add a second credential to send with")
+        .context("the source accepts only tokens of an identity provider (oidc), which scanhook can't create; add a second credential for `send`")
         .map_err(unusable)?;
     let client = http_client::outward()?;
     let deliver = async || -> anyhow::Result<Delivered> {
@@ -178,7 +178,7 @@ impl Figures {
             .iter()
             .map(|(status, count)| format!("{count} × {status}"));
         output::line(&format!(
-            "{} deliveries in {:.2} s: {:.0} a second; answered within {:.1} ms (p50), {:.1} ms (p99), {:.1} ms (all)\n{}",
+            "{} deliveries in {:.2} s: {:.0} per second; latency {:.1} ms (p50), {:.1} ms (p99), {:.1} ms (max)\n{}",
             self.deliveries,
             self.seconds,
             self.per_second,
@@ -188,7 +188,7 @@ impl Figures {
             statuses.collect::<Vec<_>>().join(", "),
         ))?;
         if let Some(error) = &self.error {
-            output::notice(&format!("without an answer: {error}"));
+            output::notice(&format!("no answer: {error}"));
         }
         Ok(())
     }
@@ -259,7 +259,7 @@ pub(crate) fn sign(
         "--url must start with http:// or https://"
     );
     match presented
-        .ok_or_else(|| anyhow!("the secret of {} can't stand in a header", source.name))?
+        .ok_or_else(|| anyhow!("the secret of {} can't be sent in a header", source.name))?
     {
         Presented::Header(name, value) => Ok(Signed {
             url,
@@ -268,7 +268,7 @@ pub(crate) fn sign(
         }),
         Presented::PathSegment(token) => {
             url.path_segments_mut()
-                .map_err(|()| anyhow!("--url is no base"))?
+                .map_err(|()| anyhow!("--url must be http://HOST or https://HOST"))?
                 .push(token.expose_secret());
             Ok(Signed {
                 url,

@@ -96,11 +96,11 @@ struct Stopping {
 pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow::Result<Outcome> {
     let plan = Plan::new(&args.fault, args.seed).map_err(unusable)?;
     if args.queue_url.is_some() && plan.strikes_queue() {
-        let advice = "the sqs-… faults strike the embedded queue, which --queue-url replaces";
+        let advice = "the sqs-… faults need the embedded queue, which --queue-url replaces";
         return Err(unusable(anyhow::anyhow!(advice)));
     }
     if args.no_scan && plan.strikes_scanner() {
-        let advice = "the scanner-… faults strike the scanner, which --no-scan leaves out";
+        let advice = "the scanner-… faults need the scanner, which --no-scan leaves out";
         return Err(unusable(anyhow::anyhow!(advice)));
     }
     let secrets = Secrets::local(&environment);
@@ -129,7 +129,7 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         .await
         .map_err(unusable)?;
     output::notice(&format!(
-        "scanhook takes deliveries at http://{}/webhooks/SOURCE\nits queue speaks SQS: AWS_ENDPOINT_URL_SQS=http://{}",
+        "scanhook receives deliveries at http://{}/webhooks/SOURCE\nthe AWS CLI and SDKs can use its queue: AWS_ENDPOINT_URL_SQS=http://{}",
         server.address, server.sqs_address,
     ));
     announce_health(server.health_address);
@@ -137,7 +137,7 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         return Ok(Outcome::Fine);
     };
     output::notice(&format!(
-        "{again}: leaving what has begun to the next start"
+        "{again}: stopping now; the next start retries the scans in flight"
     ));
     server.abandon();
     Ok(Outcome::Findings)

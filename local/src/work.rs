@@ -59,11 +59,11 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
         worker.tasks.spawn(ledger.catch_up(stopping));
     }
     output::notice(&format!(
-        "scanhook works on {}\nits readiness and figures are at http://{}/readyz and /metrics",
+        "scanhook scans the images of {}\nreadiness and metrics are at http://{}/readyz and /metrics",
         args.queue_url, worker.address
     ));
     announce_health(worker.health_address);
-    let patience = format!(", for {} at most", humantime::format_duration(args.drain));
+    let patience = format!(", for up to {}", humantime::format_duration(args.drain));
     let end = async {
         worker.stop().await;
         if let Some(ledger) = &file {
@@ -73,7 +73,9 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
     let Some(again) = signals.then(&patience, end).await? else {
         return Ok(Outcome::Fine);
     };
-    output::notice(&format!("{again}: leaving what has begun to other workers"));
+    output::notice(&format!(
+        "{again}: stopping now; other workers retry the scans in flight"
+    ));
     worker.tasks.abort_all();
     scanhook_scanner::cli::end_all_runs();
     Ok(Outcome::Findings)

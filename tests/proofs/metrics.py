@@ -204,7 +204,7 @@ def work_is_taken(proof: Proof, shop: Workshop, server: Server, env: dict[str, s
     def address() -> str | None:
         if not worker.is_running():
             raise Disproved("`scanhook work` ended at its start")
-        found = re.search(r"figures are at (http://[0-9.:]+)/readyz", worker.output())
+        found = re.search(r"metrics are at (http://[0-9.:]+)/readyz", worker.output())
         return found and found[1]
     url = until("the address of `scanhook work`", address)
     until("a verdict", lambda: b"scanhook_messages_processed_total{" in http("GET", f"{url}/metrics").body)

@@ -9,51 +9,51 @@ use scanhook_core::failure::ErrorReason;
 
 use super::{LedgerArgs, Output, Since};
 
-/// Stands for the reason of a dead letter that names none, such as a crashed function's.
+/// The reason of a dead letter without one, such as one whose scanner function crashed.
 pub(crate) const UNKNOWN: &str = "unknown";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DlqCommand {
-    /// List the dead letters: how many of each reason, and which
+    /// List the dead letters, counted by reason
     ///
-    /// One line is one scan request: letters of the same request are shown together, with the reason of the last one. The
-    /// reason comes from the letter, else from the ledger. Looking changes nothing in the queue of `serve`; in SQS it
-    /// hides the letters for some seconds.
+    /// Each line is one dead letter: the messages of one scan, with the reason of the newest. The reason comes from the
+    /// message or, if the message has none, from the ledger. Listing doesn't change the queue of `serve`; in SQS it
+    /// hides the messages for some seconds.
     #[command(after_long_help = LIST_EXAMPLES)]
     List(DlqListArgs),
-    /// Show everything about one dead letter, and what to do about it
+    /// Show one dead letter in full, and what to do about it
     #[command(after_long_help = SHOW_EXAMPLES)]
     Show(DlqShowArgs),
-    /// Send dead letters back to be scanned
+    /// Send dead letters back to the queue, to be scanned again
     ///
-    /// Says what it would do, and does it with `--yes`. Without a filter SQS moves the messages by itself; with one, or with
-    /// `--force`, each message is sent first and deleted then, so that none is lost whenever that is interrupted: what an
-    /// interruption leaves in both queues is scanned once. Run it again to go on.
+    /// Shows what it would do; `--yes` does it. Without a filter, SQS moves the messages itself. With a filter or `--force`,
+    /// each message is sent before it is deleted, so an interruption loses none; a message that it leaves in both queues
+    /// is scanned once. If it is interrupted, run it again to resume.
     #[command(after_long_help = REDRIVE_EXAMPLES)]
     Redrive(DlqRedriveArgs),
-    /// Write dead letters to stdout, a line of JSON each
+    /// Write the messages of dead letters to stdout, one JSON object per line
     #[command(after_long_help = EXPORT_EXAMPLES)]
     Export(DlqExportArgs),
     /// Delete dead letters for good
     ///
-    /// Says what it would do, and does it with `--yes`.
+    /// Shows what it would do; `--yes` does it.
     #[command(after_long_help = DELETE_EXAMPLES)]
     Delete(DlqDeleteArgs),
 }
 
 const LIST_EXAMPLES: &str = "Examples:
-  scanhook dlq list                                      what `serve` in this directory could not scan
+  scanhook dlq list                                      the dead letters of `serve` in this directory
   scanhook dlq list --reason unauthorized --since 24h
   scanhook dlq list --queue-url https://sqs.eu-central-1.amazonaws.com/123456789012/scanhook-dlq --table scanhook-ledger";
 
 const SHOW_EXAMPLES: &str = "Examples:
-  scanhook dlq show 01JD2Z7H8Q4K                         by the scan's id, or by SQS's id of the message";
+  scanhook dlq show 01JD2Z7H8Q4K                         by the scan's id or the SQS message id";
 
 const REDRIVE_EXAMPLES: &str = "Examples:
-  scanhook dlq redrive                                   what would happen
-  scanhook dlq redrive --yes                             everything
+  scanhook dlq redrive                                   show what it would do
+  scanhook dlq redrive --yes                             redrive all
   scanhook dlq redrive --reason unauthorized --image 'harbor.example.com/prod/**' --rate 5 --yes
-  scanhook dlq redrive 01JD2Z7H8Q4K --force --yes        scan this one, whatever the ledger says";
+  scanhook dlq redrive 01JD2Z7H8Q4K --force --yes        scan this one even if it has a verdict";
 
 const EXPORT_EXAMPLES: &str = "Examples:
   scanhook dlq export > dead-letters.jsonl
@@ -63,42 +63,42 @@ const DELETE_EXAMPLES: &str = "Examples:
   scanhook dlq export --reason image_not_found > gone.jsonl && scanhook dlq delete --reason image_not_found --yes
   scanhook dlq delete --all --yes";
 
-/// Which dead-letter queue, and which ledger knows of it.
+/// Which dead-letter queue and which ledger to use.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Which queue")]
 pub(crate) struct DlqQueueArgs {
-    /// The dead-letter queue in SQS; AWS_* variables and profiles tell region, credentials and endpoint
+    /// The URL of a dead-letter queue in SQS; region, credentials and endpoint come from AWS_* variables and profiles
     #[arg(long, env = "SCANHOOK_DLQ_URL", value_name = "URL")]
     pub(crate) queue_url: Option<String>,
     #[command(flatten)]
     pub(crate) ledger: LedgerArgs,
-    /// Look at a queue although it is not known to be a dead-letter queue
+    /// Accept a queue that isn't known to be a dead-letter queue
     ///
-    /// Looking counts as a receive, so on a queue that is worked on it makes dead letters of messages that are not.
+    /// Looking counts as a receive, so on a queue in use it can push live messages over their limit.
     #[arg(long)]
     pub(crate) any_queue: bool,
-    /// How long SQS hides what is being looked at, at least; longer where looking takes longer [default: 30 s, and more for a long queue]
+    /// How long SQS hides the messages at least; longer if looking takes longer [default: 30s, more for a long queue]
     #[arg(long, value_name = "TIME", value_parser = hide_time)]
     pub(crate) hide: Option<Duration>,
 }
 
-/// Which dead letters. Of several values of one filter any may match; of several filters all must.
+/// Which dead letters. Values of one filter are ORed; filters are ANDed.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Which dead letters")]
 pub(crate) struct DlqFilterArgs {
-    /// Only these: ids of scans, or SQS's ids of messages
+    /// Only these: scan ids or SQS message ids
     #[arg(value_name = "ID")]
     pub(crate) ids: Vec<String>,
-    /// Only those with this reason
+    /// Only dead letters with this reason
     #[arg(long, value_name = "REASON", value_delimiter = ',', value_parser = reasons(), hide_possible_values = true)]
     pub(crate) reason: Vec<String>,
-    /// Only those of this source
+    /// Only dead letters of this source
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) source: Vec<String>,
-    /// Only these images: a glob for REGISTRY/REPOSITORY or REGISTRY/REPOSITORY:TAG; `*` within a component, `**` across
+    /// Only images that match this glob: REGISTRY/REPOSITORY or REGISTRY/REPOSITORY:TAG; `*` matches within a component, `**` across components
     #[arg(long, value_name = "GLOB")]
     pub(crate) image: Vec<String>,
-    /// Only what failed since then: a time (2026-11-21T20:00:00Z) or how long ago (90m, 24h, 7d)
+    /// Only failures since a time (2026-11-21T20:00:00Z) or within a duration (90m, 24h, 7d)
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<Since>,
 }
@@ -109,21 +109,21 @@ pub(crate) struct DlqListArgs {
     pub(crate) filter: DlqFilterArgs,
     #[command(flatten)]
     pub(crate) queue: DlqQueueArgs,
-    /// How many lines of the table; the groups and JSON have all
+    /// The maximum number of rows in the table; the counts by reason and the JSON cover all
     #[arg(long, default_value_t = 100, value_name = "N")]
     pub(crate) limit: usize,
-    /// How to show them
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DlqShowArgs {
-    /// The scan's id, or SQS's id of the message
+    /// The scan's id or the SQS message id
     pub(crate) id: String,
     #[command(flatten)]
     pub(crate) queue: DlqQueueArgs,
-    /// How to show it
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -134,24 +134,24 @@ pub(crate) struct DlqRedriveArgs {
     pub(crate) filter: DlqFilterArgs,
     #[command(flatten)]
     pub(crate) queue: DlqQueueArgs,
-    /// Where to send them [default: the queue whose dead-letter queue this is]
+    /// The URL of the queue to send to [default: the queue whose dead-letter queue this is]
     #[arg(long, value_name = "URL")]
     pub(crate) destination: Option<String>,
-    /// Scan again, whatever the ledger says
+    /// Scan again even if the ledger has a verdict
     #[arg(long)]
     pub(crate) force: bool,
-    /// Messages a second, 1 to 500
+    /// Messages per second, 1 to 500
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=500))]
     pub(crate) rate: u16,
-    /// Send and delete each message even where SQS could move all of them by itself
+    /// Send and delete each message, even if SQS could move them all itself
     ///
     /// Needs no permission for sqs:StartMessageMoveTask.
     #[arg(long)]
     pub(crate) no_move_task: bool,
-    /// Do it; without this, only say what would be done
+    /// Do it; without this flag, only show what would be done
     #[arg(long)]
     pub(crate) yes: bool,
-    /// How to show what was done
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -173,10 +173,10 @@ pub(crate) struct DlqDeleteArgs {
     /// Delete every dead letter
     #[arg(long, conflicts_with_all = ["ids", "reason", "source", "image", "since"])]
     pub(crate) all: bool,
-    /// Do it; without this, only say what would be done
+    /// Do it; without this flag, only show what would be done
     #[arg(long)]
     pub(crate) yes: bool,
-    /// How to show what was done
+    /// Output format
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output: Output,
 }
@@ -185,7 +185,7 @@ fn hide_time(text: &str) -> Result<Duration, String> {
     let time: Option<SignedDuration> = text.parse().ok();
     time.and_then(|it| Duration::try_from(it).ok())
         .filter(|it| (1..=12 * 3600).contains(&it.as_secs()))
-        .ok_or_else(|| "a time is 1s to 12h".to_owned())
+        .ok_or_else(|| "must be 1s to 12h".to_owned())
 }
 
 fn reasons() -> PossibleValuesParser {

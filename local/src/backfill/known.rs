@@ -125,7 +125,7 @@ impl Journal {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    bail!("another backfill of this source is at work")
+                    bail!("another backfill of this source is running")
                 }
                 Err(TryLockError::Error(err)) => return Err(err.into()),
             }
@@ -181,7 +181,7 @@ impl Journal {
             self.queued.insert((line.image, line.digest), line.scan_id);
         }
         let file = self.file.as_mut();
-        let file = file.context("what was queued is not written down in a dry run")?;
+        let file = file.context("a dry run has no journal to write to")?;
         file.write_all(text.as_bytes())?;
         file.sync_data()?;
         Ok(())
@@ -248,7 +248,7 @@ mod tests {
         let second = Journal::open(directory.path(), &source, now());
         let second = format!("{:#}", second.unwrap_err());
         assert!(
-            second.ends_with("another backfill of this source is at work"),
+            second.ends_with("another backfill of this source is running"),
             "{second}"
         );
         drop(journal);

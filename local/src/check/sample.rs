@@ -162,7 +162,7 @@ fn decide(source: &Source, events: Vec<Event>, report: &mut Report) {
                 outcome: "queued",
                 reason: None,
                 why: format!(
-                    "{} of an image that the source wants",
+                    "{} of an image that the source selects",
                     request.event.event_type.as_str()
                 ),
                 image: Some(image.name()),
@@ -210,13 +210,13 @@ fn why(source: &Source, reason: SkipReason, event: &Event) -> String {
     match (reason, event) {
         (_, Event::Malformed(err)) => problem(err),
         (SkipReason::Ping, _) => "a test of the connection".to_owned(),
-        (SkipReason::NotAPush, _) => "its type or action is no push".to_owned(),
+        (SkipReason::NotAPush, _) => "its type or action is not a push".to_owned(),
         (SkipReason::NotAnImage, Event::Push(_)) => {
-            "the types in the payload are of something that no runtime would run".to_owned()
+            "its media types are not those of an image that a runtime can run".to_owned()
         }
         (SkipReason::ForeignRegistry, Event::Push(push)) => foreign(source, push),
         (SkipReason::Untagged, Event::Push(push)) if push.digest.is_none() => {
-            "neither its tag nor its digest is a valid one".to_owned()
+            "it has no valid tag or digest".to_owned()
         }
         (SkipReason::Untagged, _) => "pushed by digest only, and `untagged` is skip".to_owned(),
         (SkipReason::FilteredRepository, Event::Push(push)) => {
@@ -229,9 +229,9 @@ fn why(source: &Source, reason: SkipReason, event: &Event) -> String {
         }
         (SkipReason::TooManyImages, _) => too_many(),
         (SkipReason::RepeatedInDelivery, _) => {
-            "the same image stands earlier in this delivery".to_owned()
+            "the same image is earlier in this delivery".to_owned()
         }
-        _ => "the payload tells of something that is no image".to_owned(),
+        _ => "the payload is about something that is not an image".to_owned(),
     }
 }
 

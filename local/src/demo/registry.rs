@@ -53,7 +53,7 @@ impl Registry {
             .with_state(Arc::clone(&manifests));
         let server = tokio::spawn(async {
             if let Err(err) = axum::serve(listener, router).await {
-                tracing::error!("the demo's registry ended: {err}");
+                tracing::error!("the demo's registry stopped: {err}");
             }
         });
         Ok(Self {

@@ -264,9 +264,8 @@ impl Work<'_> {
                 .filter(|(case, _)| self.stage(*case) == Stage::ToDelete);
             let ids: Vec<_> = sent.map(|(_, it)| it.letter.message_id.clone()).collect();
             self.delete(&ids).await?;
-            return Err(
-                anyhow::Error::new(err).context(format!("could not send to {}", destination.url))
-            );
+            return Err(anyhow::Error::new(err)
+                .context(format!("could not send messages to {}", destination.url)));
         }
         Ok(())
     }
@@ -300,7 +299,7 @@ impl Work<'_> {
         });
         let outcomes = join_all(calls).await;
         for (batch, outcome) in outcomes {
-            let output = outcome.context("could not delete from the dead-letter queue")?;
+            let output = outcome.context("could not delete messages from the dead-letter queue")?;
             for deleted in output.successful() {
                 let Some(id) = deleted
                     .id()
@@ -360,7 +359,7 @@ fn entry(
 
 /// The same message with its flag to scan again. Fields that this version does not know stay.
 fn forced(body: &str) -> Result<String, String> {
-    QueueMessage::parse(body).map_err(|err| format!("it can't be told to scan again: {err}"))?;
+    QueueMessage::parse(body).map_err(|err| format!("--force needs a scan message: {err}"))?;
     let mut json: serde_json::Value = serde_json::from_str(body).map_err(|err| err.to_string())?;
     if let Some(fields) = json.as_object_mut() {
         fields.insert("force".to_owned(), true.into());

@@ -17,142 +17,147 @@ pub(crate) fn advice(reason: &str) -> Advice {
 }
 
 const WITHOUT_REASON: Advice = Advice {
-    meaning: "SQS gave the message up by itself: the scanner ended before it could say why, at its memory limit, at its time \
-              limit or by a crash; or the message is not one of scanhook's.",
-    action: "Look in the scanner's log for the scan's id, and raise its memory or its timeout if it was killed. Then redrive \
-             a few before all.",
+    meaning: "SQS gave the message up: the scanner ended before it could write a reason (memory limit, time limit or \
+              crash), or the message isn't a scan of scanhook.",
+    action: "Search the scanner's log for the scan's id. If the scanner was killed, raise its memory or timeout. Then \
+             redrive a few before all.",
 };
 
 #[expect(clippy::too_many_lines, reason = "a table: a row for each reason")]
 fn of(reason: ErrorReason) -> Advice {
     let (meaning, action) = match reason {
         ErrorReason::BadMessage => (
-            "The message can't be read: it is not JSON of a version that this scanner knows. Or it names a registry that is \
-             neither its source's `registry` nor one of its `hosts`: the detail names both.",
-            "See who else sends to the queue. A message of a newer version needs the newer scanner: deploy it, then redrive. \
-             If the source's registry was renamed, list the old name in its `hosts` and redrive. Anything else: export it, then delete it.",
+            "The message can't be read: it isn't JSON of a version that this scanner knows. Or it names a registry that \
+             is neither its source's `registry` nor one of its `hosts`; the detail contains both.",
+            "Find out who else sends to the queue. A message of a newer version needs a newer scanner: deploy it, then \
+             redrive. If the source's registry was renamed, add the old name to its `hosts` and redrive. Otherwise \
+             export the dead letter, then delete it.",
         ),
         ErrorReason::BadParameters => (
-            "The Sysdig CLI refused its arguments, so something in the configuration does not fit its version.",
-            "Read the detail; compare scanner.api_url and the names of the policies with Sysdig, and the CLI's version with \
-             layer/sysdig-cli.lock. Then redrive.",
+            "The Sysdig CLI refused its arguments: something in the configuration doesn't fit the CLI's version.",
+            "Read the detail. Compare scanner.api_url and the names of the policies with Sysdig, and the CLI's version \
+             with layer/sysdig-cli.lock. Then redrive.",
         ),
         ErrorReason::BadToken => (
-            "Sysdig refused the API token, and reading it again gave the same one.",
-            "Renew scanner.api_token; it must be of the same region as scanner.api_url. `scanhook check` resolves it. Then \
+            "Sysdig refused the API token, and reading it again returned the same token.",
+            "Renew scanner.api_token; its region must be that of scanner.api_url. `scanhook check` resolves it. Then \
              redrive with this reason.",
         ),
         ErrorReason::ClaimedElsewhere => (
-            "Another worker held the claim on the same content each time this message came up.",
-            "See with `scanhook scans list` whether the content has a verdict by now: then delete the dead letter. Else redrive; a \
-             claim ends by itself at its worker's deadline.",
+            "On every attempt, another worker held the claim on the same content.",
+            "Check with `scanhook scans list` whether the content has a verdict now. If it has, delete the dead letter; \
+             if not, redrive. A claim ends at its worker's deadline.",
         ),
         ErrorReason::Database => (
-            "The CLI could not get Sysdig's vulnerability database.",
-            "See whether the scanner may reach scanner.api_url and Sysdig is up; a token of another region gives this too. \
-             Then redrive at a low rate.",
+            "The CLI couldn't download Sysdig's vulnerability database.",
+            "Check that the scanner can reach scanner.api_url and that Sysdig is up. A token of another region also \
+             causes this. Then redrive at a low rate.",
         ),
         ErrorReason::Expired => (
-            "The message waited for longer than the queue of `scanhook serve` keeps one (four days), so it was never scanned, or \
-             its retries did not end in time.",
-            "See why scans waited: `serve` ran with --no-scan, Sysdig's backend was down, or more was pushed than is scanned. \
-             Then redrive; the images are still to be scanned.",
+            "The message was in the queue of `scanhook serve` for longer than the retention of four days: it was never \
+             scanned, or its retries didn't end in time.",
+            "Find out why scans waited: `serve` ran with --no-scan, Sysdig's backend was down, or images were pushed \
+             faster than they are scanned. Then redrive: the images haven't been scanned yet.",
         ),
         ErrorReason::ImageNotFound => (
-            "The registry has no such image: it was deleted or its tag moved before the scan, or the pull name is another one.",
-            "Pull the image by hand. If it is gone, delete the dead letter. If the registry knows it under another host or \
-             repository, correct the source's registry or repo_key, and push again: the name in the message stays as it is.",
+            "The registry doesn't have the image: it was deleted, its tag was moved before the scan, or images are \
+             pulled by another name.",
+            "Pull the image by hand. If it is gone, delete the dead letter. If the registry has it under another host or \
+             repository, correct the source's registry or repo_key and push again; the name in the message can't be \
+             changed.",
         ),
         ErrorReason::Internal => (
-            "A fault in scanhook itself: the scan panicked or its scratch space failed.",
-            "Look in the log for the scan's id and report it with the lines around it. Then redrive.",
+            "A bug in scanhook: the scan panicked, or its scratch space failed.",
+            "Search the log for the scan's id and report the bug with the lines around it. Then redrive.",
         ),
         ErrorReason::Network => (
-            "The registry or Sysdig could not be reached, or answered with an error of its own.",
-            "See whether the scanner reaches both: DNS, routes, proxy, firewall. A status in the detail is an answer: see the \
-             registry's log. Then redrive at a low rate.",
+            "The registry or Sysdig couldn't be reached, or answered with a server error.",
+            "Check that the scanner reaches both: DNS, routes, proxy, firewall. If the detail contains a status, the \
+             server answered: see the registry's log. Then redrive at a low rate.",
         ),
         ErrorReason::NoReport => (
-            "The CLI ended as if all were well, three times, and left no readable report; that is never taken for clean.",
-            "See whether scratch space is full or short, then run the CLI by hand on the image. Redrive a single one first.",
+            "The CLI exited with success but left no readable report, three times. scanhook never treats that as a pass.",
+            "Check whether the scratch space is full, then run the CLI by hand on the image. Redrive a single dead \
+             letter first.",
         ),
         ErrorReason::NoSpace => (
-            "The scratch space has no room for the image, also when no other scan holds any of it.",
-            "Give the scanner more space (ephemeral storage in Lambda, the data directory's disk elsewhere) or lower \
+            "The scratch space is too small for the image, even when no other scan uses it.",
+            "Give the scanner more space (ephemeral storage in Lambda, the data directory's disk elsewhere), or lower \
              scanner.concurrency. Then redrive.",
         ),
         ErrorReason::OutOfMemory => (
-            "The CLI was killed three times, most likely for its memory.",
+            "The CLI was killed three times, most likely for lack of memory.",
             "Give the scanner more memory, or lower scanner.concurrency. Then redrive.",
         ),
         ErrorReason::PlatformMissing => (
-            "The image's index has no image for a platform that the source asks for.",
-            "See with `skopeo inspect --raw` which platforms were pushed. Correct the source's platforms, or have the missing \
-             one built and pushed again; redriving alone does not help.",
+            "The image's index has no image for a platform that the source requires.",
+            "List the pushed platforms with `skopeo inspect --raw`. Correct the source's platforms, or build and push \
+             the missing one; a redrive alone doesn't help.",
         ),
         ErrorReason::RateLimited => (
-            "The registry or Sysdig asked for a pause, longer than all attempts together.",
-            "Log in to the registry (limits for strangers are low), lower scanner.concurrency, and redrive at a low rate.",
+            "The registry or Sysdig asked for a pause that outlasted all attempts.",
+            "Use credentials for the registry (anonymous limits are low), lower scanner.concurrency, and redrive at a \
+             low rate.",
         ),
         ErrorReason::ReportMismatch => (
-            "The report is of another image or contradicts the CLI's exit code, so there is no verdict; that is never taken for \
-             clean.",
-            "See whether the tag moved while it was scanned: then redrive with --force. If it stays, run the CLI by hand and \
-             report it to Sysdig with its report.",
+            "The report is about another image, or contradicts the CLI's exit code, so there is no verdict. scanhook \
+             never treats that as a pass.",
+            "Check whether the tag moved during the scan; if so, redrive with --force. If the mismatch remains, run the \
+             CLI by hand and send its report to Sysdig.",
         ),
         ErrorReason::ScannerError => (
-            "The CLI failed in a way that has no name yet; the detail is the end of what it printed.",
-            "Read the detail and run the CLI by hand on the image. Redrive a single one first; report text that comes up often, \
-             so that it gets a reason.",
+            "The CLI failed in a way that has no reason of its own yet; the detail is the end of its output.",
+            "Read the detail and run the CLI by hand on the image. Redrive a single dead letter first. Report an error \
+             that recurs, so that it gets its own reason.",
         ),
         ErrorReason::Timeout => (
-            "The scan did not end within scanner.timeout, three times.",
-            "See how large the image is. Raise scanner.timeout, or run `scanhook work` for scans longer than Lambda's 15 \
-             minutes. Then redrive.",
+            "The scan exceeded scanner.timeout, three times.",
+            "Check the size of the image. Raise scanner.timeout, or run `scanhook work` for scans longer than Lambda's \
+             15 minutes. Then redrive.",
         ),
         ErrorReason::TooLarge => (
-            "The image's layers are larger than scanner.max_image, so it was not pulled.",
-            "Raise scanner.max_image, together with the scanner's scratch space, memory and timeout, and redrive; or exclude the \
-             repository in its source and delete the dead letter.",
+            "The image's layers exceed scanner.max_image, so it wasn't pulled.",
+            "Raise scanner.max_image, and with it the scanner's scratch space, memory and timeout; then redrive. Or \
+             exclude the repository in its source and delete the dead letter.",
         ),
         ErrorReason::Unauthorized => (
-            "The registry refused the pull, or led to where scanhook does not follow; reading the credentials again gave the \
-             same ones.",
-            "Read the detail, and look at the cause that it names:\n\
-             - `without credentials`: the registry takes no strangers, and registries has no credentials for its host. Add them.\n\
-             - `with its credentials`: they are wrong, expired or revoked, or may not pull this repository. Renew them, or grant \
-             the right.\n\
-             - `which its realm must not see`: the registry's token server is on another host, so the credentials were withheld. \
-             Give that host an entry of its own in registries; `{}` is enough.\n\
+            "The registry refused the pull, or redirected to a place that scanhook doesn't follow. Reading the \
+             credentials again returned the same ones.",
+            "Read the detail, and find the cause that it names:\n\
+             - `without credentials`: the registry requires credentials, and registries has none for its host. Add them.\n\
+             - `with its credentials`: they are wrong, expired or revoked, or may not pull this repository. Renew them, \
+             or grant the permission.\n\
+             - `which its realm must not see`: the registry's token server is on another host, so scanhook withheld the \
+             credentials. Add an entry for that host to registries; `{}` is enough.\n\
              - `less than https`: the registry names a token server by http. Correct the registry's public URL.\n\
              - `not public`: the token server or a redirect leads to a private address. Add its network to \
-             registries.<host>.allow of the registry, or give its host an entry in registries.\n\
-             - `redirects`, `would be asked by`: the registry leads in circles or to another scheme. Correct its public URL, or \
-             insecure in that host's entry.\n\
-             - `gives no token`: the role, key or service principal of the credentials is refused. See that it exists and may \
-             pull.\n\
-             - `PROJECTPOLICYVIOLATION`: Harbor's deployment security holds the image back. Switch it off for the project, or \
-             exclude the project in its source and delete the dead letter.\n\
-             - Any other text is the CLI's: it was refused where scanhook was not. Pull the image by hand with the same \
-             credentials.\n\
+             registries.<host>.allow of the registry, or add an entry for its host to registries.\n\
+             - `redirects`, `would be asked by`: the registry redirects in circles or to another scheme. Correct its \
+             public URL, or insecure in that host's entry.\n\
+             - `gives no token`: the role, key or service principal of the credentials was refused. Check that it exists \
+             and may pull.\n\
+             - `PROJECTPOLICYVIOLATION`: Harbor's deployment security blocks the image. Switch it off for the project, \
+             or exclude the project in its source and delete the dead letter.\n\
+             - Any other text is from the CLI: it was refused where scanhook wasn't. Pull the image by hand with the \
+             same credentials.\n\
              Then redrive with this reason.",
         ),
         ErrorReason::UnknownSource => (
-            "The message names a source that the scanner's configuration does not have.",
-            "Give webhook and scanner the same configuration, or put the source back; a renamed one stays under its old name \
-             until its messages are gone. Then redrive.",
+            "The message names a source that isn't in the scanner's configuration.",
+            "Give webhook and scanner the same configuration, or restore the source. Keep the old name of a renamed \
+             source until its messages are scanned. Then redrive.",
         ),
         ErrorReason::UnsupportedImage => (
-            "It can't be scanned: its manifest is of Docker's schema 1 or of a type that the CLI does not know, an index entry is \
-             not understood, or an index is beyond scanhook's limits.",
-            "Read the detail. Push an image of schema 1 again with a current client, and divide an index that is beyond a limit. \
-             If such artifacts are pushed on purpose, exclude their repository or tags in the source, and delete the dead letters. \
-             Redriving does not help.",
+            "The image can't be scanned: its manifest is of Docker's schema 1 or of a type that the CLI doesn't know, an \
+             entry of the index isn't understood, or the index exceeds scanhook's limits.",
+            "Read the detail. Push an image of schema 1 again with a current client; split an index that exceeds a \
+             limit. If such artifacts are pushed on purpose, exclude their repository or tags in the source and delete \
+             the dead letters. A redrive doesn't help.",
         ),
         ErrorReason::UntrustedTls => (
-            "The certificate of the registry or of Sysdig is not trusted.",
-            "For a registry, name the issuing authority in registries.<host>.ca; for Sysdig, put it into the scanner's trust \
-             store; or correct the certificate's name or date. Then redrive.",
+            "The certificate of the registry or of Sysdig isn't trusted.",
+            "For a registry, add the issuing CA to registries.<host>.ca; for Sysdig, add it to the scanner's trust \
+             store. Or correct the certificate's name or date. Then redrive.",
         ),
     };
     Advice { meaning, action }

@@ -28,10 +28,10 @@ pub(crate) async fn move_all(
 ) -> anyhow::Result<Done> {
     match latest(queue).await?.filter(is_running) {
         Some(task) if task.destination_arn() != Some(&destination.arn) => {
-            let elsewhere = task.destination_arn().unwrap_or("their sources");
-            bail!("SQS is moving the letters to {elsewhere} already");
+            let elsewhere = task.destination_arn().unwrap_or("their source queues");
+            bail!("SQS is already moving the messages to {elsewhere}");
         }
-        Some(_) => output::notice("SQS is moving the letters already; waiting for that"),
+        Some(_) => output::notice("SQS is already moving the messages; waiting for it to finish"),
         None => {
             let call = queue
                 .client
@@ -42,21 +42,20 @@ pub(crate) async fn move_all(
                 .max_number_of_messages_per_second(i32::from(rate))
                 .send()
                 .await;
-            let advice =
-                "could not have SQS move the letters; --no-move-task sends and deletes each";
+            let advice = "could not start a move task in SQS; --no-move-task sends and deletes each message instead";
             started.context(advice)?;
         }
     }
     let mut interrupted = false;
     loop {
         let Some(task) = latest(queue).await? else {
-            bail!("SQS knows no more of the task that moves the letters");
+            bail!("SQS no longer lists the move task");
         };
         let moved = usize::try_from(task.approximate_number_of_messages_moved()).unwrap_or(0);
         progress.set_position(moved as u64);
         if !is_running(&task) {
             if let Some(reason) = task.failure_reason() {
-                bail!("SQS moved {moved} messages and gave up: {reason}");
+                bail!("SQS moved {moved} messages and then failed: {reason}");
             }
             // What failed again meanwhile is in the queue again, but not left in it.
             let to_move = task.approximate_number_of_messages_to_move().unwrap_or(0);
@@ -80,7 +79,7 @@ pub(crate) async fn move_all(
                 .await;
             // It may have ended meanwhile, which the next look tells.
             if let Err(err) = cancelled {
-                tracing::debug!("could not cancel the task: {err}");
+                tracing::debug!("could not cancel the move task: {err}");
             }
             continue;
         }
@@ -99,8 +98,8 @@ async fn latest(
         .list_message_move_tasks()
         .source_arn(&queue.arn);
     let listed = call.max_results(1).send().await;
-    let listed =
-        listed.context("could not ask SQS for its move tasks; --no-move-task does without")?;
+    let listed = listed
+        .context("could not list the move tasks of SQS; --no-move-task works without them")?;
     Ok(listed.results.and_then(|it| it.into_iter().next()))
 }
 

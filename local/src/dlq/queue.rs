@@ -59,7 +59,7 @@ async fn read(
         .rsplit_once('.')
         .is_some_and(|(_, suffix)| suffix == "fifo")
     {
-        bail!("{url} is a FIFO queue, and scanhook's dead letters are in a standard queue");
+        bail!("{url} is a FIFO queue; scanhook's dead letters are in a standard queue");
     }
     let output = client
         .get_queue_attributes()
@@ -80,16 +80,16 @@ async fn read(
     };
     if !args.any_queue && is_source {
         bail!(
-            "{url} has a dead-letter queue of its own: looking at it counts as a receive and may move its messages there; \
-             --any-queue looks all the same"
+            "{url} has a dead-letter queue of its own: looking counts as a receive and could move live messages there; \
+             --any-queue looks anyway"
         );
     }
     if !args.any_queue && sources.is_empty() {
-        bail!("{url} is no queue's dead-letter queue; --any-queue looks at it all the same");
+        bail!("{url} isn't a dead-letter queue of any queue; --any-queue looks anyway");
     }
     Ok(DeadLetterQueue {
         arn: text(QueueAttributeName::QueueArn)
-            .context("the queue tells no ARN")?
+            .context("the queue has no ARN")?
             .to_owned(),
         visible,
         hide: args
@@ -111,7 +111,7 @@ async fn sources(client: &Client, url: &str) -> anyhow::Result<Vec<String>> {
     let mut sources = Vec::new();
     while let Some(page) = pages.next().await {
         let page = page.with_context(|| {
-            format!("could not tell whose dead-letter queue {url} is; --any-queue does not ask")
+            format!("could not list the source queues of {url}; --any-queue works without them")
         })?;
         sources.extend_from_slice(page.queue_urls());
     }
@@ -131,9 +131,11 @@ impl DeadLetterQueue {
         let url = match (named, self.sources.as_slice()) {
             (Some(url), _) => url,
             (None, [url]) => url,
-            (None, []) => bail!("name the queue to send to with --destination"),
+            (None, []) => {
+                bail!("this dead-letter queue has no source queue; name one with --destination")
+            }
             (None, several) => bail!(
-                "the dead letters of {} queues come here; name one with --destination: {}",
+                "this is the dead-letter queue of {} queues; name one with --destination: {}",
                 several.len(),
                 several.join(", ")
             ),
@@ -152,7 +154,7 @@ impl DeadLetterQueue {
         let arn = output
             .attributes()
             .and_then(|it| it.get(&QueueAttributeName::QueueArn));
-        let arn = arn.context("the queue tells no ARN")?.clone();
+        let arn = arn.context("the queue has no ARN")?.clone();
         if arn == self.arn {
             bail!("--destination is the dead-letter queue itself");
         }

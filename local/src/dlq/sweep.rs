@@ -104,10 +104,10 @@ async fn see_all(
         }
         if !is_told {
             let most = patience.left().as_secs();
-            progress.set_message("waiting for hidden letters");
+            progress.set_message("waiting for hidden messages");
             progress.suspend(|| {
                 output::notice(&format!(
-                    "about {hidden} letters are hidden at the moment; waiting for them, {most} s at most"
+                    "about {hidden} messages are hidden at the moment; waiting for them, up to {most} s"
                 ));
             });
             is_told = true;
@@ -159,7 +159,7 @@ async fn peek(
         }
         let response = client.get(url).send().await?.error_for_status()?;
         let page: Page = serde_json::from_slice(&response.bytes().await?)
-            .context("the queue's endpoint answered something else than messages")?;
+            .context("the queue's endpoint didn't answer with messages")?;
         let new = page.messages.into_iter().map(from_peeked);
         letters.extend(new.map(|it| kept.of(it)));
         progress.set_position(letters.len() as u64);
@@ -254,9 +254,8 @@ impl<'a> Sweep<'a> {
         }
         match failed {
             // What the other calls brought is released with the rest.
-            Some(err) => {
-                Err(anyhow::Error::new(err).context("could not receive from the dead-letter queue"))
-            }
+            Some(err) => Err(anyhow::Error::new(err)
+                .context("could not receive messages from the dead-letter queue")),
             None => Ok(held),
         }
     }

@@ -22,11 +22,11 @@ pub(crate) fn list(cases: &[Case], limit: usize, now: Timestamp) -> anyhow::Resu
     output::table(&header, rows.collect())?;
     if cases.len() > limit {
         output::notice(&format!(
-            "{} older ones are not shown; --limit shows more",
+            "{} older dead letters are not shown; raise --limit to see more",
             cases.len() - limit
         ));
     }
-    output::notice("`scanhook dlq show ID` tells everything about one, and what to do");
+    output::notice("`scanhook dlq show ID` shows one in full, and what to do about it");
     Ok(())
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn list(cases: &[Case], limit: usize, now: Timestamp) -> anyhow::Resu
 pub(crate) fn groups(cases: &[Case], now: Timestamp) -> anyhow::Result<()> {
     let header = [
         "reason",
-        "requests",
+        "dead letters",
         "messages",
         "sources",
         "first failed",
@@ -147,17 +147,17 @@ pub(crate) fn show(case: &Case, now: Timestamp) -> anyhow::Result<()> {
             .collect(),
     )?;
     if let Some(detail) = &view.detail {
-        output::line(&format!("\nWhat it died of:\n{}", indented(detail)))?;
+        output::line(&format!("\nDetail:\n{}", indented(detail)))?;
     }
     for record in case.records() {
         let platform = record.platform.as_ref();
         let platform = platform.map(|it| format!(" for {it}")).unwrap_or_default();
         let json = output::pretty(record)?;
-        output::line(&format!("\nThe ledger{platform}:\n{}", indented(&json)))?;
+        output::line(&format!("\nLedger record{platform}:\n{}", indented(&json)))?;
     }
     for letter in letters(case) {
         let json = output::pretty(&letter)?;
-        output::line(&format!("\nThe message:\n{}", indented(&json)))?;
+        output::line(&format!("\nMessage:\n{}", indented(&json)))?;
     }
     let advice = advice(view.reason);
     output::line(&format!(
@@ -168,7 +168,7 @@ pub(crate) fn show(case: &Case, now: Timestamp) -> anyhow::Result<()> {
     ))?;
     if view.scanned_since {
         output::line(
-            "\nIt was scanned after it failed, so the letter can be deleted; redrive does that by itself.",
+            "\nIt was scanned after it failed, so it can be deleted. `dlq redrive` deletes it without another scan.",
         )?;
     }
     Ok(())
@@ -227,18 +227,21 @@ pub(crate) fn done(verb: &str, done: &Done) -> anyhow::Result<()> {
     match verb {
         "delete" => output::line(&format!("deleted {} messages", done.deleted_messages))?,
         _ => output::line(&format!(
-            "redrove {} scan requests; {} messages left the dead-letter queue",
+            "redrove {} dead letters; removed {} messages from the dead-letter queue",
             done.redriven, done.deleted_messages
         ))?,
     }
     if done.scanned_since > 0 {
         output::line(&format!(
-            "{} had a verdict since they failed and were not scanned again",
+            "{} already had a verdict and were not queued again",
             done.scanned_since
         ))?;
     }
     if done.left_messages > 0 {
-        output::line(&format!("{} messages are still there", done.left_messages))?;
+        output::line(&format!(
+            "{} messages are still in the dead-letter queue",
+            done.left_messages
+        ))?;
     }
     for (id, why) in &done.refused {
         output::notice(&format!("{id}: {why}"));

@@ -94,7 +94,7 @@ impl Breaker {
         while let Err(problem) = ask(&client, &url).await {
             tracing::warn!(
                 event = "backend.unknown",
-                "Sysdig's backend has not answered this process yet, so its outages stop nothing: {problem}"
+                "Sysdig's backend hasn't answered yet; the circuit breaker stays off until it has: {problem}"
             );
             tokio::time::sleep(FIRST_PAUSE).await;
         }
@@ -109,7 +109,7 @@ impl Breaker {
             self.admission.send_replace(false);
             tracing::error!(
                 event = "backend.down",
-                "Sysdig's backend is down, so nothing is received until it answers: {problem}"
+                "Sysdig's backend is down; receiving is paused until it answers: {problem}"
             );
             while ask(&client, &url).await.is_err() {
                 tokio::time::sleep(PAUSE).await;
@@ -135,7 +135,10 @@ async fn ask(client: &reqwest::Client, url: &str) -> Result<(), String> {
     let answer = client.get(url).timeout(PATIENCE).send().await;
     match answer {
         Ok(answer) if !answer.status().is_server_error() => Ok(()),
-        Ok(answer) => Err(format!("it answers {}", answer.status().as_u16())),
+        Ok(answer) => Err(format!(
+            "it answers with status {}",
+            answer.status().as_u16()
+        )),
         Err(err) => Err(format!("{:#}", anyhow::Error::new(err.without_url()))),
     }
 }

@@ -35,7 +35,7 @@ impl DataDir {
             Ok(Err(err)) => Err(err)
                 .with_context(|| format!("could not lock the data directory {}", path.display())),
             Err(_) => bail!(
-                "another scanhook uses the data directory {}; end it, or name another --data-dir",
+                "another scanhook uses the data directory {}; stop it, or choose another --data-dir",
                 path.display()
             ),
         }

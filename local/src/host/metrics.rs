@@ -12,22 +12,22 @@ use scanhook_telemetry::metrics::{Kind, METRICS, Metric};
 
 /// What is told beside the functions' figures, with what it tells.
 const GAUGES: [(&str, &str); 5] = [
-    ("queue_depth", "Messages that wait to be received"),
+    ("queue_depth", "Messages waiting to be received"),
     (
         "queue_in_flight",
-        "Messages that are worked on, or wait for their next attempt",
+        "Messages being scanned or waiting for their next attempt",
     ),
     (
         "queue_oldest_age_seconds",
-        "The age of the oldest message of a queue, 0 if it is empty; of the embedded queue only",
+        "The age of the oldest message, 0 if the queue is empty; embedded queue only",
     ),
     (
         "ready",
-        "Whether a part works, as /readyz shows: 1 or 0, NaN while that is unknown",
+        "Whether a part works, as in /readyz: 1 or 0, NaN while unknown",
     ),
     (
         "not_ready",
-        "1 for the cause for which a part fails, as /readyz shows",
+        "1 while a part fails for this cause, as in /readyz",
     ),
 ];
 
@@ -35,19 +35,19 @@ const GAUGES: [(&str, &str); 5] = [
 const COUNTERS: [(&str, &str); 4] = [
     (
         "connections_closed",
-        "Connections that were closed for new ones while all places of a listener were taken",
+        "Connections closed in favour of new ones while all connections of a listener were in use",
     ),
     (
         "messages_expired",
-        "Messages that outlived the retention of a queue; those of the main queue became dead letters",
+        "Messages older than the retention of a queue; those of the main queue became dead letters",
     ),
     (
         "queue_failures",
-        "Operations that the embedded queue could not do, by cause",
+        "Failed operations of the embedded queue, by cause",
     ),
     (
         "queue_refusals",
-        "Requests to the SQS endpoint that were refused before it read them, by reason",
+        "Requests that the SQS endpoint refused without reading them, by reason",
     ),
 ];
 

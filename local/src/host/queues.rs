@@ -108,7 +108,7 @@ pub(crate) async fn release_abandoned(store: &Store, ledger: &SqliteLedger) -> a
     if released > 0 {
         tracing::info!(
             released,
-            "{released} scans that an earlier process had begun begin again"
+            "released {released} scans that an earlier process did not finish"
         );
     }
     Ok(())
@@ -172,7 +172,7 @@ impl Queues {
             output
                 .attributes()
                 .and_then(|it| it.get(&name))
-                .context("the queue tells no ARN or no redrive policy")
+                .context("the queue has no ARN or no redrive policy")
         };
         let redrive: serde_json::Value =
             serde_json::from_str(attribute(QueueAttributeName::RedrivePolicy)?)?;

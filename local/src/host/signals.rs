@@ -71,12 +71,12 @@ pub(crate) async fn until_stopped<T>(
     stop.cancel();
     tokio::select! {
         outcome = &mut work => outcome,
-        again = StopSignals::next_after() => bail!("{}: ended at once", again?),
+        again = StopSignals::next_after() => bail!("{}: stopped at once", again?),
     }
 }
 
 fn notice(signal: &str, patience: &str) {
     output::notice(&format!(
-        "{signal}: finishing what has begun{patience}; a second signal ends it at once"
+        "{signal}: shutting down gracefully{patience}; a second signal stops at once"
     ));
 }

@@ -22,13 +22,14 @@ pub(crate) fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListene
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    listen()
-        .with_context(|| format!("could not listen on {address}; name another address with {flag}"))
+    listen().with_context(|| {
+        format!("could not listen on {address}; choose another address with {flag}")
+    })
 }
 
 pub(crate) fn announce_health(address: Option<SocketAddr>) {
     if let Some(address) = address {
-        output::notice(&format!("it answers probes at http://{address}/healthz"));
+        output::notice(&format!("probes are answered at http://{address}/healthz"));
     }
 }
 

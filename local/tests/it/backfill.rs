@@ -336,7 +336,7 @@ fn what_an_interrupted_run_has_queued_is_not_queued_again() {
         });
         let second = backfill(&place, &[]);
         assert_eq!(second.code, Some(2), "{}", second.stdout);
-        let words = "another backfill of this source is at work";
+        let words = "another backfill of this source is running";
         assert!(second.stderr.contains(words), "{}", second.stderr);
         assert_eq!(interrupt(&mut child, signal), code, "{signal:?}");
         assert_eq!(

@@ -37,7 +37,7 @@ fn the_demo_ends_with_0_and_a_verdict_for_every_kind() {
         "error: image_not_found → dead-letter queue",
         "skipped: not_an_image",
         "refused: 401",
-        "1 in the dead-letter queue; everything came out as it should",
+        "1 in the dead-letter queue; all outcomes are as expected",
     ] {
         assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);
     }
@@ -120,7 +120,7 @@ fn scans_are_told_as_a_table_and_as_json() {
     refused(
         &place.run(&["scans", "show", "01NONE"]),
         1,
-        "the ledger knows no scan 01NONE",
+        "the ledger has no scan 01NONE",
     );
 }
 
@@ -614,12 +614,12 @@ fn init_writes_a_configuration_that_check_accepts_and_overwrites_nothing() {
         let check = place.run(&["check"]);
         assert_eq!(check.code, Some(0), "{}: {}", kind.name, check.stderr);
         let written = fs::read_to_string(place.path("scanhook.yaml")).unwrap();
-        refused(&place.run(&["init"]), 2, "scanhook.yaml is there already");
+        refused(&place.run(&["init"]), 2, "scanhook.yaml already exists");
         fs::remove_file(place.path("scanhook.yaml")).unwrap();
         refused(
             &place.run(&["init", "--name=mine"]),
             2,
-            "mine.secret is there already",
+            "mine.secret already exists",
         );
         assert_eq!(
             fs::read_to_string(place.path("mine.secret")).unwrap(),

@@ -94,15 +94,15 @@ fn dead_letters_are_listed_shown_filtered_and_exported() {
         "What unauthorized means",
         "`with its credentials`: they are wrong, expired or revoked",
         "PUSH_ARTIFACT",
-        "The ledger",
-        "The message",
+        "Ledger record",
+        "Message",
     ] {
         assert!(shown.stdout.contains(words), "{words}: {}", shown.stdout);
     }
     let shown = place.run(&["dlq", "show", "01NONE"]);
     assert_eq!((shown.code, shown.stdout.as_str()), (Some(1), ""));
     assert!(
-        shown.stderr.contains("there is no dead letter 01NONE"),
+        shown.stderr.contains("dead letter 01NONE not found"),
         "{}",
         shown.stderr
     );
@@ -193,7 +193,7 @@ fn a_part_is_redriven_while_serve_does_not_run() {
     assert!(
         planned
             .stdout
-            .contains("would redrive 3 scan requests (3 messages)"),
+            .contains("would redrive 3 dead letters (3 messages)"),
         "{}",
         planned.stdout
     );
@@ -239,7 +239,7 @@ fn a_part_is_redriven_while_serve_does_not_run() {
     let refused = place.run(&["dlq", "redrive", "--reason=unknown", "--force", "--yes"]);
     assert_eq!(refused.code, Some(1), "{}", refused.stdout);
     assert!(
-        refused.stderr.contains("it can't be told to scan again"),
+        refused.stderr.contains("--force needs a scan message"),
         "{}",
         refused.stderr
     );
@@ -364,7 +364,7 @@ fn a_queue_that_is_no_dead_letter_queue_is_refused_unless_told() {
     let plain = place.run(&["dlq", "list", &url("plain")]);
     assert_eq!(plain.code, Some(2), "{}", plain.stdout);
     assert!(
-        plain.stderr.contains("is no queue's dead-letter queue"),
+        plain.stderr.contains("isn't a dead-letter queue"),
         "{}",
         plain.stderr
     );

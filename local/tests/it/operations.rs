@@ -191,7 +191,7 @@ fn what_waited_for_too_long_is_a_dead_letter_that_a_redrive_heals() {
     assert_eq!(list["letters"][0]["scan_id"], scan_id.as_str());
     let show = place.run(&["dlq", "show", &scan_id]).stdout;
     assert!(
-        show.contains("The message waited for longer than the queue"),
+        show.contains("The message was in the queue of `scanhook serve` for longer"),
         "{show}"
     );
     let redrive = place.run(&["dlq", "redrive", "--reason=expired", "--yes"]);

@@ -89,7 +89,7 @@ fn a_scan_whose_worker_is_gone_does_not_count_as_running() {
     let shown = page(&serve, "/", LOCAL).body;
     for part in [
         "<dt>running</dt><dd>0</dd></div><div><dt>worker gone</dt><dd>1</dd>",
-        "<td class=\"error\">in_progress: worker gone since 2026-01-01 00:00:00</td>",
+        "<td class=\"error\">in_progress: orphaned since 2026-01-01 00:00:00</td>",
     ] {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }

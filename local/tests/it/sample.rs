@@ -83,13 +83,13 @@ fn every_event_is_told_with_what_becomes_of_it_and_why() {
             "queued",
             api,
             "1",
-            "PUSH_ARTIFACT of an image that the source wants",
+            "PUSH_ARTIFACT of an image that the source selects",
         ],
         [
             "repeated_in_delivery",
             api,
             "1",
-            "the same image stands earlier in this delivery",
+            "the same image is earlier in this delivery",
         ],
         [
             "untagged",
@@ -113,7 +113,7 @@ fn every_event_is_told_with_what_becomes_of_it_and_why() {
             "queued",
             api,
             &signature,
-            "PUSH_ARTIFACT of an image that the source wants",
+            "PUSH_ARTIFACT of an image that the source selects",
         ],
         [
             "malformed",

@@ -49,7 +49,7 @@ fn a_port_in_use_is_named_with_the_flag_for_another() {
     refused(
         &ran,
         &format!(
-            "could not listen on {}; name another address with --listen: ",
+            "could not listen on {}; choose another address with --listen: ",
             first.address
         ),
     );
@@ -62,7 +62,7 @@ fn a_port_in_use_is_named_with_the_flag_for_another() {
     refused(
         &ran,
         &format!(
-            "could not listen on {}; name another address with --sqs-listen: ",
+            "could not listen on {}; choose another address with --sqs-listen: ",
             first.sqs_address
         ),
     );
@@ -73,7 +73,7 @@ fn a_bad_configuration_is_refused() {
     let mut place = Place::new();
     refused(
         &serve_on_free_ports(&place, &["--config=none.yaml"]),
-        "there is no configuration; write one as README.md shows, or name one with --config: could not read the configuration file none.yaml",
+        "no configuration found; write one with `scanhook init`, or name one with --config: could not read the configuration file none.yaml",
     );
     for (yaml, words) in [
         ("", "missing field `sources`"),

@@ -26,7 +26,7 @@ fn both_signals_end_an_idle_server_at_once() {
         assert!(
             serve
                 .stderr()
-                .contains(&format!("{name}: finishing what has begun")),
+                .contains(&format!("{name}: shutting down gracefully")),
             "{}",
             serve.stderr()
         );
@@ -123,7 +123,7 @@ fn a_second_signal_ends_it_without_delay() {
     wait_for("the notice of the first signal", || {
         serve
             .stderr()
-            .contains("finishing what has begun")
+            .contains("shutting down gracefully")
             .then_some(())
     });
     // At first they are taken for the same one, as `timeout` sends one twice.

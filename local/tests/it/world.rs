@@ -161,7 +161,7 @@ impl Place {
             if let Some(status) = work.child.try_wait().unwrap() {
                 panic!("work ended with {status}: {}", work.stderr());
             }
-            between(&work.stderr(), "figures are at http://", "/readyz")
+            between(&work.stderr(), "metrics are at http://", "/readyz")
         });
         work
     }

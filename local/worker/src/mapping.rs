@@ -202,7 +202,7 @@ where
                 tracing::warn!(
                     request_id,
                     records,
-                    "a batch was given back unfinished: the time to stop was over"
+                    "returned an unfinished batch to the queue: the time for shutting down is over"
                 );
                 acknowledge::release(&self.client, &self.config.queue_url, &batch).await;
                 Vec::new()

@@ -149,7 +149,7 @@ impl Place {
             tracing::warn!(
                 event = "connections.full",
                 closed,
-                "all {limit} connections are in use: those that have waited longest for their client are closed"
+                "all {limit} connections are in use; closed {closed} idle or slow connections for new ones"
             );
         }
         true

@@ -40,7 +40,7 @@ pub(super) async fn delete(
                 let messages = remaining.len();
                 tracing::error!(
                     messages,
-                    "could not delete {messages} handled messages: they will be handled again"
+                    "could not delete {messages} processed messages; they will be processed again"
                 );
                 break;
             }
@@ -73,7 +73,7 @@ async fn delete_once<'a>(
             let retry = |failure: &aws_sdk_sqs::types::BatchResultErrorEntry| {
                 tracing::warn!(
                     code = failure.code(),
-                    "could not delete a handled message: {}",
+                    "could not delete a processed message: {}",
                     failure.code()
                 );
                 // SQS will refuse again what it calls our fault.
@@ -91,7 +91,7 @@ async fn delete_once<'a>(
             let error = &err as &dyn std::error::Error;
             tracing::warn!(
                 error,
-                "could not delete {} handled messages",
+                "could not delete {} processed messages",
                 messages.len()
             );
             messages
@@ -117,7 +117,7 @@ pub(super) async fn release(client: &Client, queue_url: &str, messages: &[Messag
             let error = &err as &dyn std::error::Error;
             tracing::warn!(
                 error,
-                "could not release {} messages: they return when their visibility ends",
+                "could not release {} messages; they stay hidden until their visibility timeout",
                 chunk.len()
             );
         }

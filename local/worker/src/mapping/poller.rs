@@ -120,7 +120,7 @@ impl<'a> Poller<'a> {
                     let url = &self.config.queue_url;
                     tracing::warn!(
                         error = &err as &dyn std::error::Error,
-                        "could not receive from {url}; trying again"
+                        "could not receive from {url}; retrying"
                     );
                 }
                 let pause = backoff(self.failed_receives, SHORTEST_PAUSE, LONGEST_PAUSE);
