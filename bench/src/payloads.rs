@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_payloads_have_the_sizes_that_are_told_of_them() {
+    fn the_payloads_have_the_documented_sizes() {
         assert!((11_500..12_700).contains(&ghcr().len()), "{}", ghcr().len());
         assert!(
             (3_900..4_300).contains(&harbor().len()),

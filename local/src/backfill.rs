@@ -1,7 +1,7 @@
-//! `scanhook backfill`: queues what a registry holds and the ledger doesn't know.
+//! `scanhook backfill`: queues the images of a registry that were never scanned.
 //!
-//! **Invariant**: what was queued is written down, on disk, right after the queue's acknowledgement; so a run that is
-//! interrupted, and one that is repeated, queues nothing twice but what was under way when it was killed.
+//! **Invariant**: queued messages are recorded on disk right after the queue acknowledges them. So an interrupted or repeated run
+//! queues nothing twice, except the batch that was in flight when it was killed.
 
 mod known;
 
@@ -44,36 +44,36 @@ use crate::outcome::{Outcome, unusable};
 use crate::scans::Records;
 use crate::{configuration, output};
 
-/// So many tags are asked for at once.
-const QUESTIONS: usize = 8;
+/// The number of concurrent lookups of tags.
+const LOOKUPS: usize = 8;
 
-/// So many messages are sent together, and are twice in the queue at worst if the process is killed right then.
+/// The messages of one batch, which is also the most that a killed process can queue twice.
 const BATCH: usize = 10;
 
-/// How long the queue may take to acknowledge a batch.
+/// The timeout for the queue's acknowledgement of a batch.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How long a registry is left alone that asks for a pause and does not say how long.
+/// The pause for a registry that asks for one without a duration.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// A registry that wants to be left alone for longer, or that often, ends the run.
+/// A longer pause, or more pauses for one request, end the run.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
 const MOST_PAUSES: u32 = 5;
 
-/// What came of it.
+/// What was done.
 #[derive(Debug, Default, Serialize)]
-struct Done {
+struct Summary {
     repositories: usize,
     tags: usize,
-    /// Tags that the source's configuration, or `--since`, leaves out.
+    /// Tags that the source's configuration or `--since` excludes.
     filtered: usize,
-    /// Tags whose content the ledger knows, or an earlier run queued.
+    /// Tags whose content has a record in the ledger, or was queued by an earlier run.
     known: usize,
-    /// Tags of content that another tag of this run named.
+    /// Tags with the same content as another tag of this run.
     repeated: usize,
-    /// Scan requests; with `--dry-run`, those that would have been queued.
+    /// Queued scans; with `--dry-run`, the scans that would be queued.
     queued: usize,
-    /// What could not be learned, by repository or image, with why.
+    /// Why a repository or image could not be read, by its name.
     errors: BTreeMap<String, String>,
     interrupted: bool,
     dry_run: bool,
@@ -85,12 +85,12 @@ pub(crate) async fn command(
 ) -> anyhow::Result<Outcome> {
     let stop = CancellationToken::new();
     let work = Box::pin(backfill(&args, &environment, &stop));
-    let done = signals::until_stopped(work, &stop).await?;
+    let summary = signals::until_stopped(work, &stop).await?;
     match args.output {
-        Output::Json => output::json(&done)?,
-        Output::Table => report(&done)?,
+        Output::Json => output::json(&summary)?,
+        Output::Table => report(&summary)?,
     }
-    let is_fine = done.errors.is_empty() && !done.interrupted;
+    let is_fine = summary.errors.is_empty() && !summary.interrupted;
     Ok(if is_fine {
         Outcome::Fine
     } else {
@@ -98,7 +98,7 @@ pub(crate) async fn command(
     })
 }
 
-fn report(done: &Done) -> anyhow::Result<()> {
+fn report(done: &Summary) -> anyhow::Result<()> {
     let verb = if done.dry_run {
         "would queue"
     } else {
@@ -117,44 +117,45 @@ fn report(done: &Done) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Everything a run needs.
 struct Run<'a> {
     args: &'a BackfillArgs,
     source: &'a Source,
     registries: Registries,
-    /// None for a dry run.
+    /// `None` for a dry run.
     queue: Option<Queue>,
     known: Known,
     journal: Journal,
     since: Option<Timestamp>,
     next: Instant,
-    done: Done,
+    summary: Summary,
 }
 
 async fn backfill(
     args: &BackfillArgs,
     environment: &Environment,
     stop: &CancellationToken,
-) -> anyhow::Result<Done> {
+) -> anyhow::Result<Summary> {
     let secrets = Secrets::local(environment);
     let config = Arc::new(configuration::load(&args.config.location, &secrets).await?);
-    let source = config.sources.get(args.source.as_str());
-    let source = source
+    let source = config
+        .sources
+        .get(args.source.as_str())
         .with_context(|| format!("{} has no source {}", args.config.location, args.source))
         .map_err(unusable)?;
-    let outside = scanning::registry_deps(system_dns());
-    let registries = Registries::load(&secrets, environment, Arc::clone(&config), outside).await;
-    let registries = registries.map_err(unusable)?;
+    let deps = scanning::registry_deps(system_dns());
+    let registries = Registries::load(&secrets, environment, Arc::clone(&config), deps)
+        .await
+        .map_err(unusable)?;
     let now = Clock::System.now();
     let (data_dir, name) = (&args.data_dir, &source.source.name);
-    // Held to the end: with it a queue ends that no `serve` offers.
+    // Keep the endpoint to the end: if no `serve` is running, it is the queue's only server.
     let (queue, _endpoint) = queue(args, environment).await.map_err(unusable)?;
     let journal = if args.dry_run {
         Journal::read(data_dir, name, now)
     } else {
         Journal::open(data_dir, name, now)
-    };
-    let journal = journal.map_err(unusable)?;
+    }
+    .map_err(unusable)?;
     let known = known(args, source.source.registry.as_str(), now).await?;
     let mut run = Run {
         args,
@@ -165,16 +166,16 @@ async fn backfill(
         journal,
         since: args.since.map(|it| it.before(now)),
         next: Instant::now(),
-        done: Done {
+        summary: Summary {
             dry_run: args.dry_run,
-            ..Done::default()
+            ..Summary::default()
         },
     };
     run.all(stop).await?;
-    Ok(run.done)
+    Ok(run.summary)
 }
 
-/// Where requests go; nowhere for a dry run.
+/// The queue to send to; `None` for a dry run.
 async fn queue(
     args: &BackfillArgs,
     environment: &Environment,
@@ -192,18 +193,18 @@ async fn queue(
     Ok((Some(queue), Some(endpoint)))
 }
 
-/// What the ledger has of the registry.
+/// The ledger's records of the registry.
 async fn known(args: &BackfillArgs, registry: &str, now: Timestamp) -> anyhow::Result<Known> {
     let mut known = Known::new(args.only_missing);
-    let is_there = args.table.is_some() || data_dir::ledger(&args.data_dir).is_file();
-    if !is_there {
+    let exists = args.table.is_some() || data_dir::ledger(&args.data_dir).is_file();
+    if !exists {
         return Err(unusable(no_ledger(&args.data_dir)));
     }
     let ledger = LedgerArgs {
         data_dir: args.data_dir.clone(),
         table: args.table.clone(),
     };
-    // Where it stands in a reference is not asked: what is too much does no harm.
+    // The filter matches anywhere in a reference. Records that match by accident do no harm.
     let filter = ScanFilter {
         image: Some(format!("{registry}/")),
         ..ScanFilter::default()
@@ -230,7 +231,7 @@ impl Run<'_> {
             if stop.is_cancelled() {
                 break;
             }
-            self.done.repositories += 1;
+            self.summary.repositories += 1;
             let registry = &self.source.registry;
             let tags = async || self.registries.tags(registry, &repository).await;
             match patiently(stop, tags).await {
@@ -238,7 +239,7 @@ impl Run<'_> {
                     progress.inc_length(tags.len() as u64);
                     self.tags(&repository, tags, &progress, stop).await?;
                 }
-                // It has no tags: where nothing but untagged manifests was pushed, there is no list of them either.
+                // A repository without tags: if only untagged manifests were pushed, some registries have no tag list.
                 Err(err) if is_catalog && err.reason == ErrorReason::ImageNotFound => {}
                 Err(err) => {
                     let name = format!("{registry}/{repository}");
@@ -247,35 +248,35 @@ impl Run<'_> {
             }
         }
         progress.finish_and_clear();
-        self.done.interrupted = stop.is_cancelled();
+        self.summary.interrupted = stop.is_cancelled();
         Ok(())
     }
 
-    /// Records what could not be learned. A registry that still asks for a pause ends the run.
+    /// Records an error. If the registry still asks for a pause, the run ends.
     fn failed(&mut self, what: String, err: &ResolveError, stop: &CancellationToken) {
         if err.reason == ErrorReason::RateLimited {
             stop.cancel();
         }
-        self.done.errors.insert(what, err.to_string());
+        self.summary.errors.insert(what, err.to_string());
     }
 
-    /// The repositories that are asked for: the named ones, or those of the catalog that match; and which of the two.
+    /// The named repositories, or those of the catalog that match; true if they come from the catalog.
     async fn repositories(
         &self,
         stop: &CancellationToken,
     ) -> anyhow::Result<(Vec<Repository>, bool)> {
-        let asked = &self.args.repositories;
-        let named: Result<Vec<_>, _> = asked.iter().map(|it| Repository::parse(it)).collect();
-        if let (false, Ok(named)) = (asked.is_empty(), named) {
+        let patterns = &self.args.repositories;
+        let named: Result<Vec<_>, _> = patterns.iter().map(|it| Repository::parse(it)).collect();
+        if let (false, Ok(named)) = (patterns.is_empty(), named) {
             return Ok((named, false));
         }
-        let globs = globs(asked).map_err(unusable)?;
+        let globs = globs(patterns).map_err(unusable)?;
         let catalog = async || self.registries.repositories(&self.source.registry).await;
         let catalog = patiently(stop, catalog).await.context(
             "could not list the registry's repositories; if it has no catalog, name them with --repositories",
         )?;
-        let is_asked = |it: &Repository| asked.is_empty() || globs.is_match(it.as_str());
-        Ok((catalog.into_iter().filter(is_asked).collect(), true))
+        let is_selected = |it: &Repository| patterns.is_empty() || globs.is_match(it.as_str());
+        Ok((catalog.into_iter().filter(is_selected).collect(), true))
     }
 
     async fn tags(
@@ -285,17 +286,17 @@ impl Run<'_> {
         progress: &indicatif::ProgressBar,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        for some in tags.chunks(BATCH) {
+        for batch in tags.chunks(BATCH) {
             if stop.is_cancelled() {
                 return Ok(());
             }
-            progress.inc(some.len() as u64);
-            self.done.tags += some.len();
-            let wanted: Vec<_> = some
+            progress.inc(batch.len() as u64);
+            self.summary.tags += batch.len();
+            let wanted: Vec<_> = batch
                 .iter()
                 .filter(|it| self.is_wanted(repository, it))
                 .collect();
-            self.done.filtered += some.len() - wanted.len();
+            self.summary.filtered += batch.len() - wanted.len();
             let registries = &self.registries;
             let images = wanted.into_iter().map(|tag| Image {
                 registry: self.source.registry.clone(),
@@ -303,16 +304,17 @@ impl Run<'_> {
                 pin: Pin::Tag(tag.clone()),
             });
             let since = self.since;
-            let looks = stream::iter(images).map(async |image| {
-                let look = patiently(stop, async || look(registries, &image, since).await).await;
-                (image, look)
+            let lookups = stream::iter(images).map(async |image| {
+                let digest =
+                    patiently(stop, async || digest_since(registries, &image, since).await).await;
+                (image, digest)
             });
-            let looked: Vec<_> = looks.buffered(QUESTIONS).collect().await;
+            let digests: Vec<_> = lookups.buffered(LOOKUPS).collect().await;
             let mut requests = Vec::new();
-            for (image, look) in looked {
-                match look {
+            for (image, digest) in digests {
+                match digest {
                     Ok(Some(digest)) => requests.extend(self.request(image, digest)),
-                    Ok(None) => self.done.filtered += 1,
+                    Ok(None) => self.summary.filtered += 1,
                     Err(err) => self.failed(image.to_string(), &err, stop),
                 }
             }
@@ -321,24 +323,24 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Whether the source's configuration wants the tag.
+    /// Whether the source's configuration selects the tag.
     fn is_wanted(&self, repository: &Repository, tag: &Tag) -> bool {
         let selected = select(self.source, vec![Event::Push(push(repository, tag, None))]);
         !selected.requests.is_empty()
     }
 
-    /// A scan request, unless the content is known.
+    /// The scan of an image, unless its content is known.
     fn request(&mut self, image: Image, digest: Digest) -> Option<ScanRequest> {
         let name = image.name();
         let earlier = self.journal.scan_of(&name, &digest);
         if self.known.has(&name, image.pin.tag(), &digest)
             || earlier.is_some_and(|it| !self.known.has_failed(it))
         {
-            self.done.known += 1;
+            self.summary.known += 1;
             return None;
         }
-        if !self.known.first_time(&name, &digest) {
-            self.done.repeated += 1;
+        if !self.known.is_first(&name, &digest) {
+            self.summary.repeated += 1;
             return None;
         }
         let tag = image.pin.tag()?.clone();
@@ -353,7 +355,7 @@ impl Run<'_> {
     ) -> anyhow::Result<()> {
         let count = u32::try_from(requests.len()).unwrap_or(u32::MAX);
         let Some(queue) = self.queue.as_ref().filter(|_| count > 0) else {
-            self.done.queued += requests.len();
+            self.summary.queued += requests.len();
             return Ok(());
         };
         tokio::select! {
@@ -368,15 +370,17 @@ impl Run<'_> {
             .into_iter()
             .map(|it| QueueMessage::new(it, new_id(), now, None))
             .collect();
-        let sent = queue.send(messages.clone(), Instant::now() + PATIENCE);
-        sent.await.context("stopped; run it again to resume")?;
+        queue
+            .send(messages.clone(), Instant::now() + PATIENCE)
+            .await
+            .context("stopped; run it again to resume")?;
         self.journal.add(&messages, now)?;
-        self.done.queued += messages.len();
+        self.summary.queued += messages.len();
         Ok(())
     }
 }
 
-/// The event that a push of the tag would have been.
+/// The event that a push of the tag would have caused.
 fn push(repository: &Repository, tag: &Tag, digest: Option<Digest>) -> PushEvent {
     PushEvent {
         registry: NamedRegistry::Unnamed,
@@ -388,7 +392,7 @@ fn push(repository: &Repository, tag: &Tag, digest: Option<Digest>) -> PushEvent
     }
 }
 
-/// Asks, and repeats that after each pause that the registry asks for, if it is short enough to wait for.
+/// Asks the registry, and asks again after each pause that it requests, unless a pause is too long.
 async fn patiently<T>(
     stop: &CancellationToken,
     ask: impl AsyncFn() -> Result<T, ResolveError>,
@@ -397,7 +401,7 @@ async fn patiently<T>(
     loop {
         let err = match ask().await {
             Err(err) if err.reason == ErrorReason::RateLimited => err,
-            asked => return asked,
+            answer => return answer,
         };
         let pause = err.pause.unwrap_or(PAUSE);
         pauses += 1;
@@ -411,8 +415,8 @@ async fn patiently<T>(
     }
 }
 
-/// The digest that a tag names; none for an image that was built before `since`.
-async fn look(
+/// The digest of a tag; `None` for an image that was built before `since`.
+async fn digest_since(
     registries: &Registries,
     image: &Image,
     since: Option<Timestamp>,
@@ -422,7 +426,7 @@ async fn look(
     let Some(since) = since else {
         return Ok(Some(digest));
     };
-    // One that does not tell when it was built is not left out.
+    // Include an image without a build time.
     let created = registries.created(image, &digest).await?;
     Ok(Some(digest).filter(|_| created.is_none_or(|it| it >= since)))
 }

@@ -1,4 +1,4 @@
-//! `scanhook check`: everything about a configuration that can be checked without sending or scanning.
+//! `scanhook check`: validates a configuration as far as possible without sending or scanning.
 
 use anyhow::Context as _;
 use jiff::civil::Date;
@@ -57,7 +57,8 @@ async fn resolve_all(config: &Config, secrets: &Secrets) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fetches the keys of each identity provider, and tells what can't be had: from here, that may be the network's fault.
+/// Fetches the keys of each identity provider, and returns a warning for each failure. Not an error, because the server may have
+/// another network than this machine.
 async fn missing_keys(config: &Config, secrets: &Secrets) -> Vec<String> {
     let mut missing = Vec::new();
     for (name, source) in &config.sources {
@@ -76,7 +77,7 @@ async fn missing_keys(config: &Config, secrets: &Secrets) -> Vec<String> {
     missing
 }
 
-/// A source's URL and what to do at its registry.
+/// A source's URL, and what to set up at its registry.
 fn describe(config: &SourceConfig, base: &str) -> String {
     let source = &config.source;
     let is_path_token = config
@@ -147,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pin_is_warned_of_after_a_year() {
+    fn a_pin_gets_a_warning_after_a_year() {
         let released: Date = lock::value("released").unwrap().parse().unwrap();
         let after =
             |days: i32| pin_warning(released.checked_add(jiff::Span::new().days(days)).unwrap());

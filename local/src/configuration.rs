@@ -9,7 +9,7 @@ use scanhook_config::secrets::{ResolveSecretError, Secrets};
 
 use crate::outcome::unusable;
 
-/// Reads the configuration that `--config` names: a path, or a location as in `SCANHOOK_CONFIG`.
+/// Loads the configuration from a path, or from a location of the form that `SCANHOOK_CONFIG` has.
 pub(crate) async fn load(text: &str, secrets: &Secrets) -> anyhow::Result<Config> {
     let location = if text.contains(':') {
         Location::parse(text).map_err(unusable)?

@@ -1,7 +1,7 @@
-//! `scanhook demo`: the whole way of an image on embedded defaults, with the stand-in CLI.
+//! `scanhook demo`: follows images from delivery to verdict, with built-in defaults and the stand-in CLI.
 //!
-//! The deliveries go over HTTP, signed as each registry signs; queue, mapping and scanner are those of `serve`. Every host
-//! name leads to a small registry of the demo's own, so that nothing leaves this machine.
+//! The deliveries go over HTTP, signed as each registry signs them. Queue, mapping and scanner are those of `serve`. Every host
+//! name resolves to a small registry of the demo, so nothing leaves this machine.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -34,13 +34,13 @@ use crate::{http_client, output, scans};
 
 mod registry;
 
-/// The demo gives up on an image after this long.
+/// How long the demo waits for the outcomes.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The pause between two looks at the ledger.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often to poll the ledger.
+const POLL: Duration = Duration::from_millis(50);
 
-/// What is pushed to each registry, besides one image that passes.
+/// The pushes, besides one image for each kind that passes.
 const STORIES: [Story; 6] = [
     Story {
         kind: "harbor",
@@ -63,7 +63,7 @@ const STORIES: [Story; 6] = [
         forged: false,
         expected: "error: image_not_found",
     },
-    // Docker Hub's payload does not tell what was pushed; its manifest does.
+    // Docker Hub's payload doesn't contain the type of what was pushed; the manifest does.
     Story {
         kind: "docker-hub",
         image: "demo/chart",
@@ -87,11 +87,11 @@ const STORIES: [Story; 6] = [
     },
 ];
 
-/// A tag as cosign gives it to a signature.
+/// A tag of the form that cosign uses for signatures.
 const SIGNATURE: &str =
     "sha256-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef.sig";
 
-/// A push and what must come of it.
+/// A push and its expected outcome.
 #[derive(Clone, Copy)]
 struct Story {
     kind: &'static str,
@@ -101,8 +101,8 @@ struct Story {
     expected: &'static str,
 }
 
-/// A story that was told to the webhook.
-struct Told {
+/// A story whose delivery was sent.
+struct Sent {
     story: Story,
     image: Image,
     answer: Answer,
@@ -147,7 +147,7 @@ pub(crate) async fn command() -> anyhow::Result<Outcome> {
     outcome
 }
 
-/// Makes this program available as the CLI: started by that name, it is the stand-in.
+/// Links this program under the CLI's name. Started by that name, it is the stand-in.
 fn link_stand_in(directory: &Path) -> anyhow::Result<std::path::PathBuf> {
     let program = std::env::current_exe().context("could not find this program")?;
     let link = directory.join("sysdig-cli-scanner");
@@ -178,7 +178,7 @@ fn configuration() -> String {
     )
 }
 
-/// Without a port, which would count for more than where the demo's names lead.
+/// The kind's example host without a port, because a port would override the demo's DNS.
 fn host(kind: &Kind) -> String {
     match kind.example_registry.split_once(':') {
         Some(_) => format!("{}.example.com", kind.name),
@@ -205,7 +205,7 @@ async fn play(
 ) -> anyhow::Result<Outcome> {
     let client = http_client::local()?;
     let url = format!("http://{}", server.address);
-    let mut told = Vec::new();
+    let mut sent = Vec::new();
     for story in stories() {
         let source = config
             .sources
@@ -236,19 +236,19 @@ async fn play(
         ))?;
         let sample = send::make_sample(&source.source, &image);
         let signed = send::sign(&url, &source.source, &credential, sample)?;
-        told.push(Told {
+        sent.push(Sent {
             story,
             image,
             answer: send::post(&client, signed).await?,
         });
     }
-    let records = watch(server, &told).await?;
+    let records = wait_for_outcomes(server, &sent).await?;
     let mut is_fine = true;
     let mut rows = Vec::new();
-    for (told, record) in told.iter().zip(&records) {
-        let outcome = outcome(&told.answer, record.as_ref());
-        is_fine &= outcome == told.story.expected;
-        rows.push(row(told, outcome, record.as_ref()));
+    for (delivery, record) in sent.iter().zip(&records) {
+        let outcome = outcome(&delivery.answer, record.as_ref());
+        is_fine &= outcome == delivery.story.expected;
+        rows.push(row(delivery, outcome, record.as_ref()));
     }
     output::table(
         &[
@@ -269,7 +269,7 @@ async fn play(
     };
     output::line(&format!(
         "{} deliveries, {dead} in the dead-letter queue; {summary}",
-        told.len()
+        sent.len()
     ))?;
     output::line(
         "A stand-in replaced the Sysdig CLI. Next: run `scanhook init`, `scanhook check` and `scanhook serve`.",
@@ -281,38 +281,41 @@ async fn play(
     })
 }
 
-/// Waits until every queued image has a verdict or is a dead letter; tells the record of each delivery that has one.
-async fn watch(server: &Server, told: &[Told]) -> anyhow::Result<Vec<Option<ScanRecord>>> {
-    let bar = ProgressBar::new(told.len() as u64);
+/// Waits until every queued image has a verdict or is a dead letter. Returns each delivery's record, if it has one.
+async fn wait_for_outcomes(
+    server: &Server,
+    sent: &[Sent],
+) -> anyhow::Result<Vec<Option<ScanRecord>>> {
+    let bar = ProgressBar::new(sent.len() as u64);
     bar.set_style(ProgressStyle::with_template(
         "{spinner} {pos}/{len} {bar:30} {elapsed} {msg}",
     )?);
     let watched = tokio::time::timeout(PATIENCE, async {
         loop {
-            let records = records(server, told).await?;
-            let is_open = |(told, record): &(&Told, &Option<ScanRecord>)| {
+            let records = records(server, sent).await?;
+            let is_open = |(delivery, record): &(&Sent, &Option<ScanRecord>)| {
                 let is_settled = record
                     .as_ref()
                     .is_some_and(|it| matches!(it.state, State::Done | State::DeadLetter));
-                scan_id(&told.answer).is_some() && !is_settled
+                scan_id(&delivery.answer).is_some() && !is_settled
             };
-            let open: Vec<_> = told
+            let open: Vec<_> = sent
                 .iter()
                 .zip(&records)
                 .filter(is_open)
-                .map(|(told, _)| told.story.image)
+                .map(|(delivery, _)| delivery.story.image)
                 .collect();
-            bar.set_position((told.len() - open.len()) as u64);
+            bar.set_position((sent.len() - open.len()) as u64);
             bar.set_message(open.join(" "));
             if open.is_empty() {
                 return Ok(records);
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL).await;
         }
     });
     let records = match watched.await {
         Ok(records) => records,
-        Err(_) => records(server, told).await,
+        Err(_) => records(server, sent).await,
     };
     bar.finish_and_clear();
     records
@@ -326,19 +329,22 @@ fn scan_id(answer: &Answer) -> Option<&str> {
 }
 
 /// The first record of each delivery that queued something.
-async fn records(server: &Server, told: &[Told]) -> anyhow::Result<Vec<Option<ScanRecord>>> {
+async fn records(server: &Server, sent: &[Sent]) -> anyhow::Result<Vec<Option<ScanRecord>>> {
     let mut records = Vec::new();
-    for it in told {
-        let known = match scan_id(&it.answer).map(str::to_owned).map(ScanId::try_from) {
+    for delivery in sent {
+        let found = match scan_id(&delivery.answer)
+            .map(str::to_owned)
+            .map(ScanId::try_from)
+        {
             Some(scan_id) => server.ledger.find(&scan_id?, Clock::System.now()).await?,
             None => Vec::new(),
         };
-        records.push(known.into_iter().next());
+        records.push(found.into_iter().next());
     }
     Ok(records)
 }
 
-/// What came of a delivery, in the words of its story.
+/// The outcome of a delivery, in the form of [`Story::expected`].
 fn outcome(answer: &Answer, record: Option<&ScanRecord>) -> String {
     let skipped = answer
         .body
@@ -352,8 +358,8 @@ fn outcome(answer: &Answer, record: Option<&ScanRecord>) -> String {
     }
 }
 
-fn row(told: &Told, outcome: String, record: Option<&ScanRecord>) -> Vec<String> {
-    let tag = told.image.pin.tag().map_or("", |it| it.as_str());
+fn row(sent: &Sent, outcome: String, record: Option<&ScanRecord>) -> Vec<String> {
+    let tag = sent.image.pin.tag().map_or("", |it| it.as_str());
     let tag = if tag.len() > 20 {
         format!("{tag:.16}….sig")
     } else {
@@ -370,8 +376,8 @@ fn row(told: &Told, outcome: String, record: Option<&ScanRecord>) -> Vec<String>
     let time = record.and_then(|it| Some(it.finished_at?.duration_since(it.received_at)));
     let is_dead = record.is_some_and(|it| it.state == State::DeadLetter);
     vec![
-        told.story.kind.to_owned(),
-        format!("{}:{tag}", told.image.name()),
+        sent.story.kind.to_owned(),
+        format!("{}:{tag}", sent.image.name()),
         if is_dead {
             format!("{outcome} → dead-letter queue")
         } else {
@@ -383,7 +389,7 @@ fn row(told: &Told, outcome: String, record: Option<&ScanRecord>) -> Vec<String>
     ]
 }
 
-/// A digest of nothing.
+/// A digest of no content.
 fn random_digest() -> String {
     format!(
         "sha256:{:032x}{:032x}",

@@ -1,14 +1,14 @@
-//! `scanhook dlq`: what could not be scanned, why, and how it comes back.
+//! `scanhook dlq`: inspects, redrives, exports and deletes dead letters.
 //!
-//! In reading order: [`queue`] (which one), [`letter`] (what lies there, as values), [`sweep`] (how it is seen), [`view`] (how it
-//! is shown), [`act`] and [`move_task`] (what is done with it), [`advice`] (what an operator is told).
+//! In reading order: [`queue`] (which queue), [`dead_letter`] (its content, as values), [`receive`] (how it is read), [`view`] (how
+//! it is shown), [`act`] and [`move_task`] (how it is changed), [`advice`] (what an operator should do).
 
 pub(crate) mod act;
 pub(crate) mod advice;
-pub(crate) mod letter;
+pub(crate) mod dead_letter;
 mod move_task;
 mod queue;
-mod sweep;
+mod receive;
 mod view;
 
 use anyhow::Context as _;
@@ -20,10 +20,10 @@ use scanhook_worker::clock::Clock;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use self::act::{Deed, Done};
-use self::letter::{Case, Filter};
+use self::act::{Action, Summary};
+use self::dead_letter::{DeadLetter, Filter};
 use self::queue::DeadLetterQueue;
-use self::sweep::{Fetched, Kept};
+use self::receive::{Detail, Snapshot};
 use crate::args::Output;
 use crate::args::dlq::{
     DlqCommand, DlqDeleteArgs, DlqExportArgs, DlqListArgs, DlqQueueArgs, DlqRedriveArgs,
@@ -35,7 +35,7 @@ use crate::outcome::{Outcome, unusable};
 use crate::output;
 use crate::scans::Records;
 
-/// It was asked to stop, and let go of everything.
+/// The command was asked to stop, and has released every message.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted; nothing was changed")]
 struct Interrupted;
@@ -54,26 +54,25 @@ pub(crate) async fn command(command: DlqCommand) -> anyhow::Result<Outcome> {
     signals::until_stopped(work, &stop).await
 }
 
-/// What a command found.
-struct Found {
+/// The content of a dead-letter queue at one moment.
+struct Content {
     queue: DeadLetterQueue,
-    /// About how many letters could not be seen.
+    /// About how many messages could not be read.
     hidden: u64,
-    /// Every case, oldest failure first.
-    cases: Vec<Case>,
+    /// Oldest failure first.
+    dead_letters: Vec<DeadLetter>,
     now: Timestamp,
 }
 
-impl Found {
-    fn chosen(&self, filter: &Filter) -> Vec<Case> {
-        self.cases
+impl Content {
+    fn matching(&self, filter: &Filter) -> Vec<DeadLetter> {
+        self.dead_letters
             .iter()
             .filter(|it| filter.admits(it))
             .cloned()
             .collect()
     }
 
-    /// Says which letters can't be seen at the moment.
     fn notice_hidden(&self) {
         let hidden = self.hidden;
         if hidden > 0 {
@@ -84,28 +83,28 @@ impl Found {
     }
 }
 
-/// Looks at every letter, and joins what the ledger knows of those that can be meant.
-async fn find(
+/// Reads every message, and the ledger's records of the dead letters that `filter` can match.
+async fn read(
     args: &DlqQueueArgs,
     filter: &Filter,
-    kept: Kept,
+    detail: Detail,
     stop: &CancellationToken,
-) -> anyhow::Result<Found> {
+) -> anyhow::Result<Content> {
     let queue = DeadLetterQueue::open(args).await?;
     let progress = output::progress(queue.visible, "reading messages");
-    let looked = sweep::look(&queue, kept, &progress, stop).await;
+    let snapshot = receive::snapshot(&queue, detail, &progress, stop).await;
     progress.finish_and_clear();
-    let Fetched { letters, hidden } = looked?;
+    let Snapshot { messages, hidden } = snapshot?;
     let now = Clock::System.now();
-    let cases = letter::fold(letters);
-    let cases = match records(args).await? {
-        Some(records) => join(cases, &records, filter, now).await?,
-        None => cases,
+    let dead_letters = dead_letter::group_by_scan(messages);
+    let dead_letters = match records(args).await? {
+        Some(records) => with_records(dead_letters, &records, filter, now).await?,
+        None => dead_letters,
     };
-    Ok(Found {
+    Ok(Content {
         queue,
         hidden,
-        cases,
+        dead_letters,
         now,
     })
 }
@@ -118,69 +117,70 @@ async fn records(args: &DlqQueueArgs) -> anyhow::Result<Option<Records>> {
     Records::open(&args.ledger).await.map(Some)
 }
 
-/// So many questions to the ledger are under way at once.
-const QUESTIONS: usize = 16;
+/// The number of concurrent reads from the ledger.
+const LEDGER_READS: usize = 16;
 
-/// Adds what the ledger knows of those that can be meant; what it knows of others would be asked for in vain.
-async fn join(
-    cases: Vec<Case>,
+/// Adds the ledger's records. Dead letters that the filter excludes in any case are not looked up, to save reads.
+async fn with_records(
+    dead_letters: Vec<DeadLetter>,
     records: &Records,
     filter: &Filter,
     now: Timestamp,
-) -> anyhow::Result<Vec<Case>> {
-    let progress = output::progress(cases.len() as u64, "reading the ledger");
-    let joined = stream::iter(cases).map(async |case| {
-        let scan_id = case.letters().last().and_then(|it| it.scan_id.clone());
-        let known = match scan_id.filter(|_| filter.may_admit(&case)) {
+) -> anyhow::Result<Vec<DeadLetter>> {
+    let progress = output::progress(dead_letters.len() as u64, "reading the ledger");
+    let joined = stream::iter(dead_letters).map(async |dead_letter| {
+        let newest = dead_letter.messages().last();
+        let scan_id = newest.and_then(|it| it.scan_id.clone());
+        let found = match scan_id.filter(|_| filter.may_admit(&dead_letter)) {
             Some(scan_id) => records.find(&scan_id, now).await?,
             None => Vec::new(),
         };
         progress.inc(1);
-        Ok::<_, LedgerError>(case.with_records(known))
+        Ok::<_, LedgerError>(dead_letter.with_records(found))
     });
-    let joined = joined.buffered(QUESTIONS).try_collect().await;
+    let joined = joined.buffered(LEDGER_READS).try_collect().await;
     progress.finish_and_clear();
     Ok(joined?)
 }
 
 async fn list(args: &DlqListArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
     let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
-    let found = find(&args.queue, &filter, Kept::Outline, stop).await?;
-    let cases = found.chosen(&filter);
+    let content = read(&args.queue, &filter, Detail::WithoutBody, stop).await?;
+    let dead_letters = content.matching(&filter);
     match args.output {
         Output::Json => output::json(&json!({
-            "queue": found.queue.url,
-            "hidden": found.hidden,
-            "groups": letter::groups(&cases),
-            "letters": cases.iter().rev().map(Case::view).collect::<Vec<_>>(),
+            "queue": content.queue.url,
+            "hidden": content.hidden,
+            "groups": dead_letter::groups(&dead_letters),
+            "letters": dead_letters.iter().rev().map(DeadLetter::view).collect::<Vec<_>>(),
         }))?,
         Output::Table => {
-            view::list(&cases, args.limit, found.now)?;
-            found.notice_hidden();
+            view::list(&dead_letters, args.limit, content.now)?;
+            content.notice_hidden();
         }
     }
-    Ok(missing(&filter, &found.cases))
+    Ok(report_unknown_ids(&filter, &content.dead_letters))
 }
 
 async fn show(args: &DlqShowArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
     let filter = Filter::of(&args.id);
-    let found = find(&args.queue, &filter, Kept::Everything, stop).await?;
-    let cases = found.chosen(&filter);
-    for case in &cases {
+    let content = read(&args.queue, &filter, Detail::Full, stop).await?;
+    let dead_letters = content.matching(&filter);
+    for dead_letter in &dead_letters {
         match args.output {
-            Output::Json => output::json(&view::everything(case))?,
-            Output::Table => view::show(case, found.now)?,
+            Output::Json => output::json(&view::in_full(dead_letter))?,
+            Output::Table => view::show(dead_letter, content.now)?,
         }
     }
-    if cases.is_empty() {
-        found.notice_hidden();
+    if dead_letters.is_empty() {
+        content.notice_hidden();
     }
-    Ok(missing(&filter, &found.cases))
+    Ok(report_unknown_ids(&filter, &content.dead_letters))
 }
 
-/// Says which of the ids that were asked for are not there.
-fn missing(filter: &Filter, cases: &[Case]) -> Outcome {
-    let unknown = filter.unknown_ids(cases);
+/// Reports each requested id that no dead letter has.
+fn report_unknown_ids(filter: &Filter, dead_letters: &[DeadLetter]) -> Outcome {
+    let unknown = filter.unknown_ids(dead_letters);
     for id in &unknown {
         output::notice(&format!("dead letter {id} not found"));
     }
@@ -193,25 +193,25 @@ fn missing(filter: &Filter, cases: &[Case]) -> Outcome {
 
 async fn export(args: &DlqExportArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
     let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
-    let found = find(&args.queue, &filter, Kept::Everything, stop).await?;
-    for case in found.chosen(&filter) {
-        for letter in view::letters(&case) {
-            output::json_line(&letter)?;
+    let content = read(&args.queue, &filter, Detail::Full, stop).await?;
+    for dead_letter in content.matching(&filter) {
+        for message in view::messages(&dead_letter) {
+            output::json_line(&message)?;
         }
     }
-    found.notice_hidden();
-    Ok(missing(&filter, &found.cases))
+    content.notice_hidden();
+    Ok(report_unknown_ids(&filter, &content.dead_letters))
 }
 
 async fn redrive(args: &DlqRedriveArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
     let filter = Filter::new(&args.filter, Clock::System.now()).map_err(unusable)?;
-    let found = find(&args.queue, &filter, Kept::Outline, stop).await?;
-    let destination = found
+    let content = read(&args.queue, &filter, Detail::WithoutBody, stop).await?;
+    let destination = content
         .queue
         .destination(args.destination.as_deref())
         .await
         .map_err(unusable)?;
-    let cases = found.chosen(&filter);
+    let dead_letters = content.matching(&filter);
     let by_task = filter.is_everything() && !args.force && !args.no_move_task;
     let way = if by_task {
         "SQS moves the messages"
@@ -220,23 +220,30 @@ async fn redrive(args: &DlqRedriveArgs, stop: &CancellationToken) -> anyhow::Res
     };
     let plan = format!("to {} at {} per second; {way}", destination.url, args.rate);
     if !args.yes {
-        return report_dry_run("redrive", &plan, args.output, &filter, &found, &cases);
+        return report_dry_run(
+            "redrive",
+            &plan,
+            args.output,
+            &filter,
+            &content,
+            &dead_letters,
+        );
     }
-    let progress = output::progress(messages(&cases), "redriving");
-    let done = if cases.is_empty() {
-        Ok(Done::default())
+    let progress = output::progress(count_messages(&dead_letters), "redriving");
+    let done = if dead_letters.is_empty() {
+        Ok(Summary::default())
     } else if by_task {
-        move_task::move_all(&found.queue, &destination, args.rate, &progress, stop).await
+        move_task::move_all(&content.queue, &destination, args.rate, &progress, stop).await
     } else {
         let (force, rate) = (args.force, args.rate);
-        let deed = Deed::Redrive {
+        let action = Action::Redrive {
             destination,
             force,
             rate,
         };
-        act::act(&found.queue, &deed, &cases, &progress, stop).await
+        act::act(&content.queue, &action, &dead_letters, &progress, stop).await
     };
-    report("redrive", args.output, &filter, &found, &progress, done)
+    report("redrive", args.output, &filter, &content, &progress, done)
 }
 
 async fn delete(args: &DlqDeleteArgs, stop: &CancellationToken) -> anyhow::Result<Outcome> {
@@ -246,49 +253,69 @@ async fn delete(args: &DlqDeleteArgs, stop: &CancellationToken) -> anyhow::Resul
             "name the dead letters to delete, or use --all"
         )));
     }
-    let found = find(&args.queue, &filter, Kept::Outline, stop).await?;
-    let cases = found.chosen(&filter);
+    let content = read(&args.queue, &filter, Detail::WithoutBody, stop).await?;
+    let dead_letters = content.matching(&filter);
     if !args.yes {
-        return report_dry_run("delete", "for good", args.output, &filter, &found, &cases);
+        return report_dry_run(
+            "delete",
+            "for good",
+            args.output,
+            &filter,
+            &content,
+            &dead_letters,
+        );
     }
-    let progress = output::progress(messages(&cases), "deleting");
-    let done = if cases.is_empty() {
-        Ok(Done::default())
+    let progress = output::progress(count_messages(&dead_letters), "deleting");
+    let done = if dead_letters.is_empty() {
+        Ok(Summary::default())
     } else {
-        act::act(&found.queue, &Deed::Delete, &cases, &progress, stop).await
+        act::act(
+            &content.queue,
+            &Action::Delete,
+            &dead_letters,
+            &progress,
+            stop,
+        )
+        .await
     };
-    report("delete", args.output, &filter, &found, &progress, done)
+    report("delete", args.output, &filter, &content, &progress, done)
 }
 
-fn messages(cases: &[Case]) -> u64 {
-    cases.iter().map(|it| it.letters().len() as u64).sum()
+fn count_messages(dead_letters: &[DeadLetter]) -> u64 {
+    dead_letters
+        .iter()
+        .map(|it| it.messages().len() as u64)
+        .sum()
 }
 
-/// Says what would be done.
+/// Shows what would be done.
 fn report_dry_run(
     verb: &str,
     plan: &str,
     format: Output,
     filter: &Filter,
-    found: &Found,
-    cases: &[Case],
+    content: &Content,
+    dead_letters: &[DeadLetter],
 ) -> anyhow::Result<Outcome> {
-    let settled = cases.iter().filter(|it| it.is_scanned_since()).count();
+    let settled = dead_letters
+        .iter()
+        .filter(|it| it.is_scanned_since())
+        .count();
     match format {
         Output::Json => output::json(&json!({
             "dry_run": true,
-            "queue": found.queue.url,
-            "requests": cases.len(),
-            "messages": messages(cases),
+            "queue": content.queue.url,
+            "requests": dead_letters.len(),
+            "messages": count_messages(dead_letters),
             "scanned_since": settled,
-            "groups": letter::groups(cases),
+            "groups": dead_letter::groups(dead_letters),
         }))?,
         Output::Table => {
-            view::groups(cases, found.now)?;
+            view::groups(dead_letters, content.now)?;
             output::line(&format!(
                 "would {verb} {} dead letters ({} messages) {plan}",
-                cases.len(),
-                messages(cases)
+                dead_letters.len(),
+                count_messages(dead_letters)
             ))?;
             if settled > 0 {
                 output::line(&format!(
@@ -296,37 +323,38 @@ fn report_dry_run(
                 ))?;
             }
             output::line("nothing was changed; add --yes to do it")?;
-            found.notice_hidden();
+            content.notice_hidden();
         }
     }
-    Ok(missing(filter, &found.cases))
+    Ok(report_unknown_ids(filter, &content.dead_letters))
 }
 
-/// Says what was done. Whatever is left makes it a finding.
+/// Shows what was done. Anything left over makes the outcome a finding.
 fn report(
     verb: &str,
     format: Output,
     filter: &Filter,
-    found: &Found,
+    content: &Content,
     progress: &ProgressBar,
-    done: anyhow::Result<Done>,
+    done: anyhow::Result<Summary>,
 ) -> anyhow::Result<Outcome> {
     progress.finish_and_clear();
-    let done = done.with_context(|| format!("could not {verb} all; run it again to resume"))?;
+    let summary = done.with_context(|| format!("could not {verb} all; run it again to resume"))?;
     match format {
-        Output::Json => output::json(&done)?,
+        Output::Json => output::json(&summary)?,
         Output::Table => {
-            view::done(verb, &done)?;
-            found.notice_hidden();
+            view::summary(verb, &summary)?;
+            content.notice_hidden();
         }
     }
-    if done.interrupted {
+    if summary.interrupted {
         output::notice("interrupted; run it again to resume");
     }
-    let is_complete = done.left_messages == 0 && done.refused.is_empty() && !done.interrupted;
-    let hidden = found.hidden > 0;
+    let is_complete =
+        summary.left_messages == 0 && summary.refused.is_empty() && !summary.interrupted;
+    let hidden = content.hidden > 0;
     if is_complete && !hidden {
-        Ok(missing(filter, &found.cases))
+        Ok(report_unknown_ids(filter, &content.dead_letters))
     } else {
         Ok(Outcome::Findings)
     }

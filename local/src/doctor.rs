@@ -1,4 +1,4 @@
-//! `scanhook doctor`: what only the real CLI, token and network can show, found out on this machine.
+//! `scanhook doctor`: checks the real CLI, token and network on this machine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::host::scanning;
 use crate::outcome::{Outcome, unusable};
 use crate::{configuration, output};
 
-/// On a terminal somebody waits who can end it; each run has its own limit.
+/// Effectively no limit: somebody at a terminal can interrupt, and each run has its own timeout.
 const LIMIT: Duration = Duration::from_hours(12);
 
 pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyhow::Result<Outcome> {
@@ -37,7 +37,7 @@ pub(crate) async fn command(args: DoctorArgs, environment: Environment) -> anyho
     let registries = registries.map_err(unusable)?;
     let cli = Cli {
         tool: &TOOL,
-        // One that is not there is what is found out, not what prevents it.
+        // A missing CLI is a finding, not an error.
         program: named_program(&TOOL, &args.scanner_cli, &environment).unwrap_or(args.scanner_cli),
         inherited: Inherited::of(&environment),
         confinement: Confinement::of_this_program(hidden).await,

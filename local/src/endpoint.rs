@@ -1,4 +1,4 @@
-//! Where commands reach queues: AWS, the `serve` that runs, or the queue file of one that does not.
+//! How commands reach a queue: in AWS, at a running `serve`, or in the queue file of a stopped one.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,16 +18,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::host::data_dir::{self, DataDir};
 use crate::host::queues::{embedded_client, open_store};
 
-/// The longest single try of a call; a long poll is part of it. It is long because a receive that is given up costs more than
-/// one that is waited for: what a server took for it stays hidden, and nobody has read it.
+/// The timeout of one attempt of a call, a long poll included. It is long because giving up a receive is costly: the messages that
+/// the server hid for it stay hidden, although nobody has read them.
 const ATTEMPT: Duration = Duration::from_mins(1);
 
 /// Our own SQS endpoint.
 pub(crate) struct Endpoint {
     pub(crate) client: Client,
-    /// Its URL.
     pub(crate) base: String,
-    /// What ends with this, where no `serve` runs.
+    /// The server, if this process runs it because no `serve` does.
     _served: Option<Served>,
 }
 
@@ -36,12 +35,12 @@ struct Served {
     _data_dir: DataDir,
 }
 
-/// A client for queues of AWS, or wherever the environment leads.
-pub(crate) async fn outside() -> Client {
+/// A client for AWS, or for the endpoint that the environment names.
+pub(crate) async fn aws_client() -> Client {
     Client::new(&scanhook_config::aws::sdk_config(ATTEMPT).await)
 }
 
-/// The webhook's way to the queue of an endpoint of ours, which takes any credentials.
+/// The webhook's client for our own endpoint, which accepts any credentials.
 pub(crate) fn service(base: &str) -> Service {
     let base = base.to_owned();
     let settings: Environment = Arc::new(move |name| {
@@ -56,7 +55,7 @@ pub(crate) fn service(base: &str) -> Service {
     Service::new(SQS, &Aws::function(&settings))
 }
 
-/// The endpoint of the `serve` that runs on this directory; if none runs, one of its queue file.
+/// The endpoint of the `serve` that uses this directory. If none is running, starts an endpoint on its queue file.
 pub(crate) async fn open(path: &Path) -> anyhow::Result<Endpoint> {
     if !data_dir::queue(path).is_file() {
         bail!(

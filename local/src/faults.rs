@@ -1,6 +1,6 @@
-//! `--fault`: what `serve` breaks on purpose.
+//! `--fault`: faults that `serve` injects on purpose.
 //!
-//! **Invariant**: the same seed and the same order of requests and invocations give the same faults.
+//! **Invariant**: the same seed gives the same faults for the same order of requests and invocations.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use scanhook_worker::clock::Clock;
 use scanhook_worker::mapping::HandlerError;
 use serde_json::Value;
 
-/// A struck invocation dies this long after its start at the latest.
+/// An invocation that fails does so at most this long after its start.
 const LATEST_STRIKE: Duration = Duration::from_secs(1);
 
 /// One entry of `--fault`.
@@ -23,7 +23,7 @@ pub(crate) enum Fault {
     ScannerHang(f64),
 }
 
-/// Why an entry of `--fault` cannot be.
+/// Why an entry of `--fault` is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ParseFaultError {
     #[error("a fault is written NAME=VALUE, such as sqs-throttle=10%")]
@@ -83,7 +83,7 @@ fn time(name: &'static str, value: &str) -> Result<Duration, ParseFaultError> {
         .ok_or(ParseFaultError::Time(name))
 }
 
-/// All that is to be broken.
+/// All faults to inject.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     throttle: f64,
@@ -94,7 +94,7 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Puts the entries of `--fault` together.
+    /// Combines the entries of `--fault`.
     pub(crate) fn new(faults: &[Fault], seed: u64) -> Result<Self, ParseFaultError> {
         let mut plan = Self {
             seed,
@@ -119,33 +119,31 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Tells whether the queue's endpoint is to be struck.
+    /// Whether requests to the queue's endpoint are to fail or wait.
     pub(crate) fn strikes_queue(&self) -> bool {
         self.throttle > 0.0 || !self.latency.is_zero()
     }
 
-    /// Tells whether the scanner is to be struck.
+    /// Whether invocations of the scanner are to fail.
     pub(crate) fn strikes_scanner(&self) -> bool {
         self.crash + self.hang > 0.0
     }
 
-    /// The faults of the queue's endpoint.
     pub(crate) fn queue(&self) -> Faults {
         Faults::new(self.throttle, self.latency, self.seed)
     }
 
-    /// The faults of the scanner's invocations.
     pub(crate) fn scanner(&self) -> Strikes {
         Strikes {
             crash: self.crash,
             hang: self.hang,
-            // Another sequence than the queue's.
+            // A different sequence from the queue's.
             draws: Draws::new(!self.seed),
         }
     }
 }
 
-/// Decides for one invocation after the other.
+/// Decides for each invocation in turn whether it fails.
 #[derive(Debug)]
 pub(crate) struct Strikes {
     crash: f64,
@@ -153,7 +151,7 @@ pub(crate) struct Strikes {
     draws: Draws,
 }
 
-/// What happens to an invocation, and how long after its start.
+/// How an invocation fails, and how long after its start.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Strike {
     kind: Kind,
@@ -166,13 +164,13 @@ enum Kind {
     Hang,
 }
 
-/// What the mapping is told of a crash.
+/// The error of a crashed invocation.
 #[derive(Debug, thiserror::Error)]
 #[error("the function crashed, as --fault scanner-crash asks")]
 struct Crashed;
 
 impl Strikes {
-    /// What happens to the next invocation.
+    /// The fault of the next invocation, if it gets one.
     pub(crate) fn next(&self) -> Option<Strike> {
         let (drawn, moment) = (self.draws.draw(), self.draws.draw());
         let kind = if drawn < self.crash {
@@ -190,7 +188,7 @@ impl Strikes {
 }
 
 impl Strike {
-    /// Runs the handler up to its end at this strike: whatever it did by then is done, and its answer is lost.
+    /// Runs the handler until the fault. What the handler did by then stays done; its answer is lost.
     pub(crate) async fn hit(
         self,
         handler: impl Future<Output = Result<Value, HandlerError>> + Send,
@@ -220,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_read() {
+    fn faults_are_parsed() {
         let read = plan(
             "sqs-throttle=10%,sqs-latency=200ms,scanner-crash=5%,scanner-hang=0.5%",
             7,
@@ -241,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_fault_is_refused_with_what_would_be_one() {
+    fn an_invalid_fault_is_refused_with_the_valid_form() {
         let share = "sqs-throttle is a share of 0% to 100%, such as sqs-throttle=10%";
         let time =
             "sqs-latency is a time of up to a minute with its unit, such as sqs-latency=200ms";
@@ -278,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_decides_which_invocations_are_struck() {
+    fn a_seed_selects_the_invocations_that_fail() {
         let strikes = |seed| {
             let strikes = plan("scanner-crash=20%,scanner-hang=10%", seed)
                 .unwrap()

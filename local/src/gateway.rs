@@ -1,5 +1,5 @@
-//! API Gateway in front of the webhook: each request becomes an event, goes through the conversion that Lambda's own
-//! runtime does, and comes back the same way. So a delivery meets the same normalisation here as in AWS.
+//! API Gateway in front of the webhook: converts each request to an event and runs it through `lambda_http`, as Lambda's runtime
+//! does. So deliveries are normalised here as they are in AWS.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -24,7 +24,7 @@ use scanhook_webhook::router::{Webhook, router};
 use scanhook_worker::clock::Clock;
 use scanhook_worker::listener::{Caller, Refusal};
 
-/// Puts API Gateway before the webhook's function. A body over its limit does not become an event, since API Gateway refuses it.
+/// Puts API Gateway in front of the webhook. A body over the limit never becomes an event, because API Gateway refuses it.
 pub(crate) fn in_front_of(webhook: Arc<Webhook>) -> Router {
     let function = router(Arc::clone(&webhook));
     Router::new().fallback(async move |request: Request| {
@@ -51,7 +51,7 @@ async fn answer(function: Router, webhook: Arc<Webhook>, request: Request) -> Re
         Err(err) if err.is::<http_body_util::LengthLimitError>() => {
             return refuse(Rejection::TooLarge);
         }
-        // The listener that cut it off also refuses and counts it.
+        // The listener that cut the body off answers and counts the request.
         Err(err) if Refusal::caused(err.as_ref()) => {
             return Rejection::UnreadableBody.into_response();
         }
@@ -70,7 +70,7 @@ async fn answer(function: Router, webhook: Arc<Webhook>, request: Request) -> Re
     let response: http::Response<Bytes> = if let Ok(Some(answer)) = invoked {
         apigw::response(&answer)
     } else {
-        // The runtime reports a panic and API Gateway tells the caller no more than that.
+        // In AWS, the runtime reports a panic and API Gateway answers 500 without details.
         refuse(Rejection::Internal);
         apigw::internal_server_error()
     };
@@ -92,7 +92,7 @@ fn arrival(head: &Parts) -> Arrival {
     Arrival {
         request_id: ulid::Ulid::generate().to_string(),
         source_ip: caller.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |it| it.peer),
-        // HTTP/1.0 needs none.
+        // HTTP/1.0 requires no host.
         host: host.unwrap_or_else(|| Authority::from_static("localhost")),
         received_at: Clock::System.now(),
         route_key,
@@ -100,7 +100,7 @@ fn arrival(head: &Parts) -> Arrival {
     }
 }
 
-/// The route of the template that a request takes, and its parameters.
+/// The template's route for a request, and its parameters.
 fn route(head: &Parts) -> (String, BTreeMap<String, String>) {
     let segments: Vec<_> = head.uri.path().split('/').skip(1).collect();
     let (path, parameters) = match segments.as_slice() {

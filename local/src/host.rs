@@ -1,8 +1,8 @@
-//! What hosts the functions on a machine: what `serve` and `work` share.
+//! What `serve` and `work` share: hosting the functions on one machine.
 //!
-//! In reading order: [`data_dir`] (where its state is), [`queues`] (where messages are), [`scanning`] (the scanner behind its
-//! event source mapping) with [`breaker`], [`sockets`] and [`front`] (how it is reached), [`operations`] and [`metrics`] (what it
-//! reports), [`signals`] (how it ends).
+//! In reading order: [`data_dir`] (the state), [`queues`] (the messages), [`scanning`] (the scanner behind its event source mapping)
+//! with [`breaker`], [`sockets`] and [`front`] (listeners), [`operations`] and [`metrics`] (readiness and metrics), [`signals`]
+//! (shutdown).
 
 pub(crate) mod breaker;
 pub(crate) mod data_dir;

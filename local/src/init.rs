@@ -1,6 +1,6 @@
 //! `scanhook init`: a starter configuration with comments, and a secret for it.
 //!
-//! **Invariant**: nothing that is there is overwritten, and the secret is readable by its owner only.
+//! **Invariant**: no file is overwritten, and only its owner can read the secret.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -18,7 +18,7 @@ use crate::args::InitArgs;
 use crate::outcome::{Outcome, unusable};
 use crate::output;
 
-/// The variable that Sysdig's own tools read, too.
+/// The variable that Sysdig's own tools read.
 const TOKEN: &str = "SECURE_API_TOKEN";
 
 pub(crate) fn command(args: &InitArgs, environment: &Environment) -> anyhow::Result<Outcome> {
@@ -43,7 +43,7 @@ pub(crate) fn command(args: &InitArgs, environment: &Environment) -> anyhow::Res
     }
     let has_token = environment(TOKEN).is_some_and(|it| !it.is_empty());
     let text = configuration(args.kind, &registry, name, &secret, has_token).map_err(unusable)?;
-    // What is written is what `check` accepts, or nothing is written.
+    // Write only what `check` accepts.
     Config::parse(&text)
         .context("--name or --registry is not valid")
         .map_err(unusable)?;
@@ -57,7 +57,7 @@ pub(crate) fn command(args: &InitArgs, environment: &Environment) -> anyhow::Res
     Ok(Outcome::Fine)
 }
 
-/// Writes a file that must not be there yet.
+/// Writes a file that must not exist.
 fn create(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create_new(true).mode(mode).open(path);
@@ -67,7 +67,7 @@ fn create(path: &Path, mode: u32, text: &str) -> anyhow::Result<()> {
         .map_err(unusable)
 }
 
-/// The credential in YAML: the best of those that the registry can send and a secret file can hold.
+/// The credential in YAML: the strongest type that the registry can send and a secret file can contain.
 fn auth(kind: &Kind, secret: &str) -> anyhow::Result<String> {
     let usable = ["hmac", "token", "bearer", "basic", "path_token"];
     let best = kind.auth.iter().find(|it| usable.contains(it));
@@ -93,7 +93,7 @@ fn configuration(
     // A JSON string is a YAML string.
     let secret = serde_json::to_string(&format!("file:{}", secret.display()))?;
     let auth = auth(kind, &secret)?;
-    // The scanner's section needs a token, which only Sysdig can make; without the section everything but scanning works.
+    // The scanner's section needs a token from Sysdig. Without the section, everything but scanning works.
     let mark = if has_token { "" } else { "# " };
     Ok(format!(
         r#"# scanhook's configuration. Every setting: docs/configuration.md. `scanhook check` validates this file.
@@ -133,7 +133,7 @@ sources:
     ))
 }
 
-/// What to do next.
+/// The next steps, for a person.
 fn next(
     args: &InitArgs,
     name: &str,

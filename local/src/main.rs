@@ -1,10 +1,10 @@
-//! scanhook on one machine: the same handlers as in AWS, on an embedded queue, and the commands around them.
+//! The command `scanhook`: the functions of AWS on one machine, with an embedded queue, and the commands for operators.
 //!
-//! In reading order: [`args`] (the commands), [`serve`] (the local server) with [`gateway`] and [`faults`], [`work`] (the scanner
-//! alone), [`host`] (what both share) and [`ledger`], [`demo`], [`send`], [`scans`], [`dlq`], [`backfill`], [`init`], [`check`],
-//! [`doctor`] and [`manual`] (one file each), [`output`] (the only one that prints), [`outcome`] (how a command ends).
+//! In reading order: [`args`] (the command line), [`serve`] (the local server) with [`gateway`] and [`faults`], [`work`] (the scanner
+//! alone), [`host`] (what both share) and [`ledger`]. Then one file for each command: [`demo`], [`send`], [`scans`], [`dlq`],
+//! [`backfill`], [`init`], [`check`], [`doctor`] and [`manual`]. [`output`] prints, [`outcome`] is the result of a command.
 //!
-//! **Invariant**: exit codes are 0 for success, 1 for findings or failures, 2 for usage or configuration.
+//! **Invariant**: exit codes are 0 for success, 1 for findings or failures, 2 for wrong usage or configuration.
 
 mod args;
 mod backfill;
@@ -43,14 +43,14 @@ use scanhook_worker::clock::Clock;
 use crate::args::{Args, Command};
 use crate::outcome::{Outcome, Unusable, unusable};
 
-/// How long the end of a command waits for the collector of traces.
+/// How long a command waits at its end for the trace collector.
 const LAST_TRACES: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     if let Some(ended) = cli::supervise() {
         return ended;
     }
-    // `demo` runs this program as the CLI, by a link of that name.
+    // `demo` starts this program as the CLI, through a link of that name.
     let program = std::env::args_os().next().unwrap_or_default();
     if Path::new(&program)
         .file_name()
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
         Err(err) => return output::fail(&anyhow::Error::new(err).context("could not start"), 2),
     };
     let outcome = runtime.block_on(run(args));
-    // What a command left running must not keep the process.
+    // Tasks that a command left running must not keep the process alive.
     runtime.shutdown_background();
     match outcome {
         Ok(Outcome::Fine) => ExitCode::SUCCESS,
@@ -118,7 +118,7 @@ fn start_log(environment: &Environment, format: logs::Format) -> anyhow::Result<
     logs::init(environment, "scanhook", format).map_err(unusable)
 }
 
-/// Runs a command and sends its traces meanwhile; at its end those that are left.
+/// Runs a command and exports its traces, the rest at its end.
 async fn traced(
     traces: Option<Traces>,
     command: impl Future<Output = anyhow::Result<Outcome>>,

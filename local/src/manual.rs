@@ -1,4 +1,4 @@
-//! `scanhook manual`: completions and man pages, made of the command line itself.
+//! `scanhook manual`: shell completions and man pages, generated from the command line's definition.
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;

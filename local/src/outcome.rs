@@ -1,15 +1,14 @@
-//! How a command ends.
+//! The result of a command.
 
-/// How a command ended without an error.
+/// The result of a command that ended without an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// All is well.
     Fine,
-    /// Something was found, or something failed.
+    /// The command found a problem, or some of its work failed: exit code 1.
     Findings,
 }
 
-/// An error of usage, configuration or environment that keeps a command from starting: exit code 2.
+/// An error of usage, configuration or environment that prevents a command from starting: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
 pub(crate) struct Unusable(#[source] pub(crate) anyhow::Error);

@@ -1,7 +1,7 @@
-//! The only place that prints: tables for people, JSON for scripts, one line for errors.
+//! The only module that prints: tables for people, JSON for scripts, one line for errors.
 //!
-//! **Invariant**: no character reaches a terminal that it would act on, or that changes the order or the look of others.
-//! Anybody who can push or send to a queue can write any into what is printed.
+//! **Invariant**: no control character reaches a terminal, and no invisible character that reorders or hides others. Anybody who can
+//! push an image or send to a queue can put such characters into what is printed.
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -12,8 +12,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use scanhook_core::image::{Digest, Tag};
 use serde::Serialize;
 
-/// Whether a character is not itself seen: a control character (C0, C1), a mark that orders text of two directions, or one
-/// of no width.
+/// Whether a character is invisible: a control character (C0, C1), a mark for the direction of text, or a character without
+/// width.
 pub(crate) fn is_unseen(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -33,10 +33,10 @@ pub(crate) fn is_unseen(character: char) -> bool {
         )
 }
 
-/// The text with a mark in the place of each character that is not seen, but for line breaks and tabs.
+/// Replaces each invisible character, except line breaks and tabs, by a mark.
 fn printable(text: &str) -> String {
-    let is_hidden = |it: char| is_unseen(it) && !matches!(it, '\n' | '\t');
-    text.replace(is_hidden, "\u{fffd}")
+    let is_marked = |it: char| is_unseen(it) && !matches!(it, '\n' | '\t');
+    text.replace(is_marked, "\u{fffd}")
 }
 
 /// Prints a line on stdout.
@@ -47,12 +47,12 @@ pub(crate) fn line(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A value as indented JSON, exact: what is not seen is escaped.
+/// A value as indented JSON. Invisible characters are escaped, so the JSON is exact.
 pub(crate) fn pretty<T: Serialize>(value: &T) -> anyhow::Result<String> {
     Ok(escaped(&serde_json::to_string_pretty(value)?))
 }
 
-/// Escapes what is not seen in a JSON text, where it can only be in strings.
+/// Escapes the invisible characters of a JSON text. They can only be in strings.
 fn escaped(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
@@ -80,7 +80,7 @@ pub(crate) fn json_line<T: Serialize>(value: &T) -> anyhow::Result<()> {
 
 /// Prints a table, as wide as the terminal allows.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<()> {
-    // Before the widths of columns are measured.
+    // Replace before the table measures its columns.
     let rows = rows
         .into_iter()
         .map(|row| row.iter().map(|it| printable(it)).collect::<Vec<_>>());
@@ -95,7 +95,7 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> anyhow::Result<(
     line(&table.to_string())
 }
 
-/// An image as people name it: with its tag, else with the start of its digest.
+/// An image with its tag, else with the start of its digest.
 pub(crate) fn image(name: &str, tag: Option<&Tag>, digest: Option<&Digest>) -> String {
     match (tag, digest) {
         (Some(tag), _) => format!("{name}:{tag}"),
@@ -107,7 +107,7 @@ pub(crate) fn image(name: &str, tag: Option<&Tag>, digest: Option<&Digest>) -> S
     }
 }
 
-/// A bar on stderr for what takes a while; nothing where stderr is no terminal. The total may be a guess.
+/// A progress bar on stderr, hidden if stderr isn't a terminal. The total may be a guess.
 pub(crate) fn progress(total: u64, what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(total);
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {per_sec}") {
@@ -117,33 +117,33 @@ pub(crate) fn progress(total: u64, what: &'static str) -> ProgressBar {
     bar
 }
 
-/// Tells the person at the terminal what is going on; on stderr, so that stdout stays for the result.
+/// Prints a notice on stderr, because stdout is for the result.
 #[expect(clippy::print_stderr, reason = "the one place that prints")]
 pub(crate) fn notice(text: &str) {
     eprintln!("{}", printable(text));
 }
 
-/// Says what is wrong with the arguments, or shows the help that they ask for.
+/// Prints what is wrong with the arguments, or the help that they ask for.
 pub(crate) fn usage(err: &clap::Error) -> ExitCode {
     if err.use_stderr() {
         notice(err.render().to_string().trim_end());
         return ExitCode::from(2);
     }
-    // As clap itself does: whoever has asked for help and does not read it has no error.
+    // As clap does: closing the output of `--help` is not an error.
     let _ = err.print();
     ExitCode::SUCCESS
 }
 
-/// Says in one line why a command failed, with all its causes.
+/// Prints an error with all its causes in one line.
 #[expect(clippy::print_stderr, reason = "the one place that prints")]
 pub(crate) fn fail(err: &anyhow::Error, code: u8) -> ExitCode {
-    // What follows a line break is indented, so that no text of others begins a line as we do.
+    // Indent the following lines, so that no foreign text can imitate our prefix.
     let text = printable(&format!("{err:#}")).replace('\n', "\n    ");
     eprintln!("scanhook: {text}");
     ExitCode::from(code)
 }
 
-/// Whether the reader of our output has gone away, which is no error.
+/// Whether the reader of our output has closed it, which is not an error.
 pub(crate) fn is_broken_pipe(err: &anyhow::Error) -> bool {
     let io = err
         .chain()
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_seen_is_marked_in_text_and_escaped_in_json() {
+    fn invisible_characters_are_marked_in_text_and_escaped_in_json() {
         let text = "a\u{1b}[2J\u{7f}\u{9b}31m\u{61c}\u{200b}\u{200f}\u{2028}\u{202e}\u{2060}\u{2066}\u{feff}\té\nb";
         let marked = printable(text);
         assert_eq!(marked.replace('\u{fffd}', ""), "a[2J31m\té\nb");

@@ -1,13 +1,13 @@
-//! Why something that a server needs does not work.
+//! Why a part of a server fails.
 
 use scanhook_emulator::cause::Cause;
 
 /// Why a part fails.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem {
-    /// For everybody.
+    /// Safe to show to strangers.
     pub(crate) cause: Cause,
-    /// For the log alone.
+    /// Only for the log.
     pub(crate) text: String,
 }
 

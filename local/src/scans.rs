@@ -23,17 +23,16 @@ pub(crate) async fn command(command: ScansCommand, now: Timestamp) -> anyhow::Re
     }
 }
 
-/// How long somebody at a terminal waits for a call.
+/// The timeout of one call, for somebody who waits at a terminal.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A ledger that a command reads: that of a `serve` on this machine, or that of the scanner function.
+/// The ledger that a command reads: the file of `serve`, or the table of the scanner function.
 pub(crate) enum Records {
     Local(SqliteLedger),
     Table(DynamoDbLedger),
 }
 
 impl Records {
-    /// Opens what the arguments name.
     pub(crate) async fn open(args: &LedgerArgs) -> anyhow::Result<Self> {
         let Some(table) = &args.table else {
             let path = data_dir::ledger(&args.data_dir);
@@ -42,7 +41,7 @@ impl Records {
             ));
         };
         let sdk = scanhook_config::aws::sdk_config(PATIENCE).await;
-        // How long things are kept matters to writers only.
+        // Readers don't need the retention.
         let (table, keep) = (table.clone(), Duration::ZERO);
         let ledger = DynamoDbLedger::new(&sdk, table, keep, PATIENCE);
         Ok(Self::Table(ledger))
@@ -77,8 +76,8 @@ async fn list(args: &ScansListArgs, now: Timestamp) -> anyhow::Result<Outcome> {
         since: args.since.map(|it| it.before(now)),
         source: args.source.clone(),
     };
-    let records = Records::open(&args.ledger).await?;
-    let records = records.latest(&filter, args.limit, now).await?;
+    let ledger = Records::open(&args.ledger).await?;
+    let records = ledger.latest(&filter, args.limit, now).await?;
     match args.output {
         Output::Json => output::json(&records)?,
         Output::Table if records.is_empty() => output::notice("no scans found"),
@@ -105,15 +104,15 @@ fn row(record: &ScanRecord, now: Timestamp) -> Vec<String> {
         count(findings.map(|it| it.high)),
         count(findings.map(|it| it.fixable)),
         record.attempts.to_string(),
-        second(record.received_at),
+        to_the_second(record.received_at),
     ]
 }
 
-fn second(instant: Timestamp) -> String {
+fn to_the_second(instant: Timestamp) -> String {
     instant.strftime("%F %T").to_string()
 }
 
-/// The verdict with its reason, or the state while there is no verdict.
+/// The verdict with its reason; without a verdict, the state.
 pub(crate) fn verdict(record: &ScanRecord, now: Timestamp) -> String {
     match (&record.verdict, &record.reason) {
         (Some(verdict), Some(reason)) => format!("{verdict}: {reason}"),
@@ -122,21 +121,21 @@ pub(crate) fn verdict(record: &ScanRecord, now: Timestamp) -> String {
     }
 }
 
-/// The state, and of a scan in progress whether somebody still works on it.
+/// The state. A scan in progress shows until when its claim lasts, or since when it is orphaned.
 pub(crate) fn state(record: &ScanRecord, now: Timestamp) -> String {
     let word = record.state.as_str();
     match record.claimed_until {
         Some(until) if record.is_abandoned(now) => {
-            format!("{word}: orphaned since {}", second(until))
+            format!("{word}: orphaned since {}", to_the_second(until))
         }
-        Some(until) => format!("{word} until {} at the latest", second(until)),
+        Some(until) => format!("{word} until {} at the latest", to_the_second(until)),
         None => word.to_owned(),
     }
 }
 
 async fn show(args: &ScansShowArgs, now: Timestamp) -> anyhow::Result<Outcome> {
-    let records = Records::open(&args.ledger).await?;
-    let records = records.find(&args.scan_id, now).await?;
+    let ledger = Records::open(&args.ledger).await?;
+    let records = ledger.find(&args.scan_id, now).await?;
     if records.is_empty() {
         bail!(
             "the ledger has no scan {}; it may still be in the queue",
@@ -182,15 +181,15 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_in_progress_tells_whether_somebody_works_on_it() {
+    fn a_scan_in_progress_shows_its_claim_or_that_it_is_orphaned() {
         let message = QueueMessage::parse(
             r#"{"version":1,"scan_id":"01JD","source":"s","image":{"registry":"h.io","repository":"a","tag":"1","digest":null},"event":{"id":null,"type":"push","actor":null,"occurred_at":null,"received_at":"2026-11-21T20:00:00Z"}}"#,
         );
-        let begun = ScanRecord::begin(&message.unwrap(), 1, at("20:00"));
-        assert_eq!(verdict(&begun, at("20:05")), "in_progress");
+        let started = ScanRecord::begin(&message.unwrap(), 1, at("20:00"));
+        assert_eq!(verdict(&started, at("20:05")), "in_progress");
         let claimed = ScanRecord {
             claimed_until: Some(at("20:10")),
-            ..begun
+            ..started
         };
         assert_eq!(
             verdict(&claimed, at("20:09")),

@@ -1,4 +1,4 @@
-//! `scanhook send`: deliveries as a source's registry would send them, with the right credential.
+//! `scanhook send`: deliveries as a source's registry would send them, with a valid credential.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ pub(crate) struct Signed {
     credential: Option<(http::HeaderName, http::HeaderValue)>,
 }
 
-/// What came back.
+/// The webhook's answer.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Value,
@@ -94,10 +94,10 @@ pub(crate) async fn command(args: SendArgs, environment: Environment) -> anyhow:
     }
 }
 
-/// From more deliveries than these only figures are shown.
+/// For more deliveries than this, only the figures are shown.
 const MOST_SHOWN: u32 = 20;
 
-/// What came of a delivery, and after how long.
+/// The answer to a delivery or why there is none, and the latency.
 type Delivered = (anyhow::Result<Answer>, Duration);
 
 fn show(args: &SendArgs, delivered: &[Delivered]) -> anyhow::Result<()> {
@@ -125,19 +125,17 @@ fn show(args: &SendArgs, delivered: &[Delivered]) -> anyhow::Result<()> {
     }
 }
 
-/// How many deliveries had which answer, and how fast.
+/// Counts of answers, and their latency.
 #[derive(Debug, PartialEq, Serialize)]
 struct Figures {
     deliveries: usize,
-    /// By HTTP status; `none` where there was no answer.
+    /// By HTTP status; `none` for deliveries without an answer.
     statuses: BTreeMap<String, usize>,
-    /// The first reason why there was no answer.
+    /// The first error of a delivery without an answer.
     error: Option<String>,
     seconds: f64,
     per_second: f64,
-    /// Half of the answers came within this time.
     p50_ms: f64,
-    /// All but one in a hundred did.
     p99_ms: f64,
     max_ms: f64,
 }
@@ -194,7 +192,7 @@ impl Figures {
     }
 }
 
-/// The smallest of the sorted times that so many of a hundred do not exceed, in milliseconds.
+/// A percentile of sorted times, in milliseconds.
 fn percentile(times: &[Duration], percent: usize) -> f64 {
     let rank = (times.len() * percent).div_ceil(100);
     times
@@ -230,7 +228,7 @@ fn sample(args: &SendArgs, source: &Source) -> anyhow::Result<Sample> {
 #[expect(clippy::disallowed_methods, reason = "the command's clock")]
 pub(crate) fn make_sample(source: &Source, image: &Image) -> Sample {
     let id = ulid::Ulid::generate().to_string();
-    // ECR's events name its own account and region, even where images are pulled from another host.
+    // ECR's events contain its own account and region, even if images are pulled from another host.
     let can_be_named = |it: &&Registry| source.kind.can_own(std::iter::once(*it));
     let mut hosts = std::iter::once(&image.registry).chain(source.own_hosts());
     let registry = hosts.find(can_be_named).unwrap_or(&image.registry);
@@ -288,7 +286,7 @@ pub(crate) async fn post(client: &reqwest::Client, signed: Signed) -> anyhow::Re
     if let Some((name, value)) = signed.credential {
         request = request.header(name, value);
     }
-    // The URL may hold a token, so it is cut from errors.
+    // The URL can contain a token, so errors must not.
     let response = request
         .send()
         .await
@@ -304,7 +302,7 @@ pub(crate) async fn post(client: &reqwest::Client, signed: Signed) -> anyhow::Re
     Ok(Answer { status, body })
 }
 
-/// A row for each image of an answer; one for an answer without any.
+/// One row for each image of an answer; one row for an answer without images.
 fn rows(answer: &Answer) -> Vec<Vec<String>> {
     let status = answer.status.to_string();
     let text = |value: &Value, key: &str| {
@@ -357,7 +355,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_those_of_the_deliveries() {
+    fn figures_summarise_the_deliveries() {
         let delivered = |millis: u64| {
             let answer = match millis {
                 100 => Err(anyhow!("could not send")),

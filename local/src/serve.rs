@@ -40,53 +40,48 @@ use crate::{configuration, gateway, output};
 mod deliveries;
 mod page;
 
-/// How long requests and scans that have begun may go on after the signal to stop. With the last receive and what it takes
-/// to end processes it stays below the ten seconds that `docker stop` gives.
+/// How long requests and scans in flight may continue after the signal to stop. With the last receive and the end of processes,
+/// shutdown stays below the ten seconds that `docker stop` allows.
 const DRAIN: Duration = Duration::from_secs(7);
 
-/// What to serve, and where.
 pub(crate) struct Options {
     pub(crate) config: Config,
     pub(crate) environment: Environment,
     pub(crate) secrets: Secrets,
     pub(crate) listen: SocketAddr,
     pub(crate) sqs_listen: SocketAddr,
-    /// Where probes have a listener of their own, if they have one.
+    /// A separate listener for probes.
     pub(crate) health_listen: Option<SocketAddr>,
-    /// Whom the local surfaces answer beside this machine.
+    /// The host names that the local surfaces answer besides `localhost`.
     pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) data_dir: PathBuf,
-    /// An SQS queue outside; else the embedded one.
+    /// An external SQS queue in place of the embedded one.
     pub(crate) queue_url: Option<String>,
-    /// The CLI; none to scan nothing.
+    /// The CLI; `None` scans nothing.
     pub(crate) scanner_cli: Option<PathBuf>,
-    /// Whether others than this machine may see the page.
+    /// Whether other machines may see the page.
     pub(crate) open_page: bool,
-    /// How the names of registries become addresses.
+    /// Resolves the names of registries.
     pub(crate) dns: Dns,
 }
 
-/// A server that runs.
+/// A running server.
 pub(crate) struct Server {
-    /// Where it takes deliveries.
+    /// Where it receives deliveries.
     pub(crate) address: SocketAddr,
-    /// Where its SQS endpoint is.
     pub(crate) sqs_address: SocketAddr,
-    /// Where probes have a listener of their own, if they have one.
     pub(crate) health_address: Option<SocketAddr>,
-    /// Its ledger.
     pub(crate) ledger: SqliteLedger,
-    /// Its queues.
     pub(crate) store: Store,
     stopping: Stopping,
-    /// Ends last: whoever is at work still needs it.
+    /// Stops last, because scans in flight need it.
     endpoint: AbortOnDropHandle<()>,
     tasks: JoinSet<()>,
-    /// Held until everything else has ended.
+    /// Locked until everything else has stopped.
     _data_dir: DataDir,
 }
 
-/// The order of the end: first no more requests and receives, then no more endpoint for those still at work.
+/// The order of shutdown: first requests and receives stop, then the endpoint that scans in flight need.
 #[derive(Default)]
 struct Stopping {
     intake: CancellationToken,
@@ -133,22 +128,22 @@ pub(crate) async fn command(args: ServeArgs, environment: Environment) -> anyhow
         server.address, server.sqs_address,
     ));
     announce_health(server.health_address);
-    let Some(again) = signals.then("", server.stop()).await? else {
+    let Some(second_signal) = signals.shut_down("", server.stop()).await? else {
         return Ok(Outcome::Fine);
     };
     output::notice(&format!(
-        "{again}: stopping now; the next start retries the scans in flight"
+        "{second_signal}: stopping now; the next start retries the scans in flight"
     ));
     server.abandon();
     Ok(Outcome::Findings)
 }
 
-/// Starts everything, or nothing: an error leaves no task behind.
+/// Starts everything; on an error, no task is left behind.
 pub(crate) async fn start(options: Options) -> anyhow::Result<Server> {
     Box::pin(start_with(options, Plan::default())).await
 }
 
-/// Starts everything, with faults on purpose.
+/// Starts everything, with injected faults.
 async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let Options {
         environment,
@@ -169,15 +164,16 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let function_timeout = function_timeout(&config);
     ensure_queues(&store, &config, function_timeout).await?;
     let endpoint = Endpoint::new(store.clone(), plan.queue()).allowing(hosts.clone());
-    let outside = options.queue_url.as_deref();
-    let (queues, service) = queues::open(outside, &environment, sqs_address, &endpoint).await?;
+    let external_url = options.queue_url.as_deref();
+    let (queues, service) =
+        queues::open(external_url, &environment, sqs_address, &endpoint).await?;
     let stopping = Stopping::default();
     let depths = match &options.queue_url {
-        Some(_) => Depths::outside(&queues),
+        Some(_) => Depths::sqs(&queues),
         None => Depths::Embedded(store.clone(), [QUEUE, DEAD_LETTERS]),
     };
     let breaker = Breaker::new();
-    let queue = match &options.queue_url {
+    let queue_part = match &options.queue_url {
         Some(_) => Part::queue(queues.client.clone(), queues.url.clone()),
         None => Part::store(&store, &data_dir),
     };
@@ -185,7 +181,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         .scanner_cli
         .as_ref()
         .map(|_| Part::backend(&breaker));
-    let parts = parts(queue, Part::ledger(&ledger, &data_dir), backend);
+    let parts = parts(queue_part, Part::ledger(&ledger, &data_dir), backend);
     let operations = Operations::new(&config, parts, depths);
     let mut tasks = JoinSet::new();
     let endpoint_stopping = stopping.endpoint.clone().cancelled_owned();
@@ -217,8 +213,8 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let queue = Queue::sqs(service, queues.url.clone());
     let webhook = Arc::new(scanhook_webhook::config::webhook(&config, queue, &secrets).await?);
     let deliveries = Deliveries::of(config.sources.keys().cloned());
-    let watch = deliveries.clone();
-    let watch = from_fn(move |request, next| watch.clone().watch(request, next));
+    let watcher = deliveries.clone();
+    let watch = from_fn(move |request, next| watcher.clone().watch(request, next));
     let page = Page {
         deliveries,
         ledger: ledger.clone(),
@@ -230,8 +226,8 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         hosts,
         refuse: Arc::new(move |uri, rejection| webhook.refuse(uri, rejection)),
     };
-    let page = page.routes(Arc::clone(&front.refuse));
-    let router = gateway.merge(front.guard(operations.routes().merge(page)));
+    let page_routes = page.routes(Arc::clone(&front.refuse));
+    let router = gateway.merge(front.guard(operations.routes().merge(page_routes)));
     tasks.spawn(operations.upkeep(stopping.intake.clone()));
     tasks.spawn(ledger.clone().catch_up(stopping.intake.clone()));
     tasks.spawn(front.serve(listener, router, &stopping.intake, DRAIN));
@@ -251,7 +247,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     })
 }
 
-/// What must work for the server to be ready. Without Sysdig's backend, deliveries are taken all the same, and wait.
+/// The parts of readiness. Sysdig's backend is dispensable: without it, deliveries are still accepted and wait in the queue.
 fn parts(queue: Part, ledger: Part, backend: Option<Part>) -> Vec<Part> {
     let essential = [Part::configuration(), queue, ledger];
     let backend = backend.map(Part::dispensable);
@@ -259,7 +255,7 @@ fn parts(queue: Part, ledger: Part, backend: Option<Part>) -> Vec<Part> {
 }
 
 impl Server {
-    /// Takes no more, finishes or releases what is in flight, and ends.
+    /// Stops receiving, finishes or releases what is in flight, and stops.
     pub(crate) async fn stop(&mut self) {
         self.stopping.intake.cancel();
         while self.tasks.join_next().await.is_some() {}
@@ -268,7 +264,7 @@ impl Server {
         self.ledger.last_try().await;
     }
 
-    /// Ends at once. What is in flight is scanned after the next start.
+    /// Stops at once. Scans in flight run again after the next start.
     pub(crate) fn abandon(mut self) {
         self.tasks.abort_all();
         cli::end_all_runs();

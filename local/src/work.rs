@@ -1,4 +1,4 @@
-//! `scanhook work`: the scanner handler as a plain worker on any SQS queue.
+//! `scanhook work`: the scanner function as a plain worker on any SQS queue.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::ledger::SqliteLedger;
 use crate::outcome::{Outcome, unusable};
 use crate::{configuration, output};
 
-/// How long requests that have begun may go on at the end.
+/// How long requests in flight may continue at shutdown.
 const CLOSING: Duration = Duration::from_secs(2);
 
 pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow::Result<Outcome> {
@@ -39,7 +39,7 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
     let mut signals = StopSignals::open()?;
     let data_dir = DataDir::lock(&args.data_dir).await.map_err(unusable)?;
     let keep = config.ledger_keep;
-    let mut file = None;
+    let mut file_ledger = None;
     let (ledger, part): (Arc<dyn Ledger>, _) = if let Some(table) = args.table.clone() {
         let sdk = scanhook_config::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await;
         let ledger = DynamoDbLedger::new(&sdk, table, keep, dynamodb::PATIENCE);
@@ -48,13 +48,13 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
     } else {
         let ledger = SqliteLedger::open(&data_dir.ledger(), keep, Clock::System.now())?;
         let part = Part::ledger(&ledger, &data_dir);
-        file = Some(ledger.clone());
+        file_ledger = Some(ledger.clone());
         (Arc::new(ledger), part)
     };
     let surroundings = (&environment, &secrets);
     let started = start(&args, config, surroundings, &data_dir, ledger, part).await;
     let mut worker = started.map_err(unusable)?;
-    if let Some(ledger) = file.clone() {
+    if let Some(ledger) = file_ledger.clone() {
         let stopping = worker.stopping.clone();
         worker.tasks.spawn(ledger.catch_up(stopping));
     }
@@ -66,15 +66,15 @@ pub(crate) async fn command(args: WorkArgs, environment: Environment) -> anyhow:
     let patience = format!(", for up to {}", humantime::format_duration(args.drain));
     let end = async {
         worker.stop().await;
-        if let Some(ledger) = &file {
+        if let Some(ledger) = &file_ledger {
             ledger.last_try().await;
         }
     };
-    let Some(again) = signals.then(&patience, end).await? else {
+    let Some(second_signal) = signals.shut_down(&patience, end).await? else {
         return Ok(Outcome::Fine);
     };
     output::notice(&format!(
-        "{again}: stopping now; other workers retry the scans in flight"
+        "{second_signal}: stopping now; other workers retry the scans in flight"
     ));
     worker.tasks.abort_all();
     scanhook_scanner::cli::end_all_runs();
@@ -107,7 +107,7 @@ async fn start(
     let address = reached(&listener)?;
     let health_listener = bind_health(args.surfaces.health_listen)?;
     let health_address = health_listener.as_ref().map(reached).transpose()?;
-    let queues = Queues::outside(&args.queue_url).await?;
+    let queues = Queues::external(&args.queue_url).await?;
     let breaker = Breaker::new();
     let parts = vec![
         Part::configuration(),
@@ -115,7 +115,7 @@ async fn start(
         ledger_part,
         Part::backend(&breaker),
     ];
-    let operations = Operations::new(&config, parts, Depths::outside(&queues));
+    let operations = Operations::new(&config, parts, Depths::sqs(&queues));
     let ledger = Arc::new(Watched {
         ledger,
         breaker: Arc::clone(&breaker),

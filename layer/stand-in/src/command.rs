@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_scanhook_passes_is_taken() {
+    fn the_arguments_of_scanhook_are_accepted() {
         let options = parsed(|words| {
             words.insert(0, "--policy=one".to_owned());
             words.insert(0, "--policy=two words, and = signs".to_owned());
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_means_nothing_is_refused() {
+    fn an_invalid_value_is_refused() {
         for (flag, value) in [
             ("--apiurl", "ftp://secure.sysdig.com"),
             ("--apiurl", "https:///path"),
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reference_is_a_wrong_parameter() {
+    fn an_invalid_reference_is_a_wrong_parameter() {
         let long_tag = format!("pull://a.io/demo/pass:{}", "x".repeat(129));
         let two_digests = format!("pull://a.io/demo/pass@{DIGEST}@{DIGEST}");
         for image in [

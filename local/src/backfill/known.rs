@@ -1,4 +1,4 @@
-//! What need not be queued: what the ledger has, and what an earlier run queued.
+//! What need not be queued: content with a record in the ledger, and content that an earlier run queued.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, TryLockError};
@@ -15,23 +15,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::data_dir;
 
-/// The contents that the ledger has records of.
+/// The content with records in the ledger.
 #[derive(Debug)]
 pub(super) struct Known {
-    /// Whether a record without a verdict, a dead letter's, is enough.
+    /// Whether dead letters count as known.
     any_record: bool,
-    /// The scans of each image and digest: of an index where there is one, since that is what a tag names.
+    /// The scans of each image and digest. For an image of an index, the index's digest, because tags refer to the index.
     contents: HashMap<(String, Digest), HashSet<ScanId>>,
-    /// Tags whose digest was never learned.
+    /// Tags whose records have no digest.
     tags: HashSet<(String, Tag)>,
-    /// Scans that ended in the dead-letter queue.
+    /// Scans that became dead letters.
     failed: HashSet<ScanId>,
+    /// The content that this run has come across.
     seen: HashMap<String, HashSet<Digest>>,
 }
 
 impl Known {
-    /// Knows nothing yet. `only_missing`: content counts as known with any record at all, not only with a verdict or an
-    /// attempt under way.
+    /// With `only_missing`, any record makes content known; otherwise only a verdict or an attempt in progress does.
     pub(super) fn new(only_missing: bool) -> Self {
         Self {
             any_record: only_missing,
@@ -42,7 +42,7 @@ impl Known {
         }
     }
 
-    /// Learns of a record. One whose worker is gone has failed like a dead letter, which it may be by now.
+    /// Adds a record. An orphaned scan counts as failed, because it may have become a dead letter.
     pub(super) fn add(&mut self, record: &ScanRecord, now: Timestamp) {
         let has_failed = record.state == State::DeadLetter || record.is_abandoned(now);
         if has_failed && !self.any_record {
@@ -67,19 +67,19 @@ impl Known {
 
     pub(super) fn has(&self, image: &str, tag: Option<&Tag>, digest: &Digest) -> bool {
         let has_tag = |tag: &Tag| self.tags.contains(&(image.to_owned(), tag.clone()));
-        // A scan of several images is done when all of them are.
+        // If one image of an index failed, the scan of the index failed.
         let scans = self.contents.get(&(image.to_owned(), digest.clone()));
         let has_content = scans.is_some_and(|it| !it.is_subset(&self.failed));
         has_content || tag.is_some_and(has_tag)
     }
 
-    /// Whether that scan ended in the dead-letter queue, where that matters.
+    /// Whether the scan failed; with `only_missing`, no scan counts as failed.
     pub(super) fn has_failed(&self, scan_id: &ScanId) -> bool {
         self.failed.contains(scan_id)
     }
 
-    /// Whether the content comes up in this run for the first time.
-    pub(super) fn first_time(&mut self, image: &str, digest: &Digest) -> bool {
+    /// Whether this run comes across the content for the first time.
+    pub(super) fn is_first(&mut self, image: &str, digest: &Digest) -> bool {
         self.seen
             .entry(image.to_owned())
             .or_default()
@@ -87,7 +87,7 @@ impl Known {
     }
 }
 
-/// How long it is remembered what was queued: until then it is in the ledger, or its message has expired.
+/// How long the journal's lines count. After that, a message is in the ledger or has expired.
 const REMEMBERED: SignedDuration = SignedDuration::from_hours(14 * 24);
 
 #[derive(Serialize, Deserialize)]
@@ -98,17 +98,16 @@ struct Line {
     queued_at: Timestamp,
 }
 
-/// What runs of a source have queued, in a file of the data directory.
+/// What the runs for a source have queued: a file in the data directory.
 #[derive(Debug)]
 pub(super) struct Journal {
-    /// None if it is only read.
+    /// `None` for a dry run.
     file: Option<File>,
     queued: HashMap<(String, Digest), ScanId>,
 }
 
 impl Journal {
-    /// Reads the file, and makes it if there is none, for one process at a time. A line that was cut off by a crash counts
-    /// for nothing.
+    /// Reads the file, or creates it, and locks it for this process. A line that a crash cut off doesn't count.
     pub(super) fn open(
         data_dir: &Path,
         source: &SourceName,
@@ -141,7 +140,7 @@ impl Journal {
         open().with_context(|| format!("could not use {}", path.display()))
     }
 
-    /// Reads the file, if there is one, and leaves everything as it is.
+    /// Reads the file, if it exists, and changes nothing.
     pub(super) fn read(
         data_dir: &Path,
         source: &SourceName,
@@ -158,12 +157,12 @@ impl Journal {
         })
     }
 
-    /// The scan that was queued for this content, if one was.
+    /// The scan that was queued for this content.
     pub(super) fn scan_of(&self, image: &str, digest: &Digest) -> Option<&ScanId> {
         self.queued.get(&(image.to_owned(), digest.clone()))
     }
 
-    /// Writes down what the queue has acknowledged.
+    /// Records messages that the queue has acknowledged.
     pub(super) fn add(&mut self, messages: &[QueueMessage], now: Timestamp) -> anyhow::Result<()> {
         let mut text = String::new();
         for message in messages {
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_queued_is_remembered_for_a_fortnight_and_a_torn_line_is_not() {
+    fn queued_content_is_remembered_for_14_days_and_a_torn_line_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let source = SourceName::try_from("s".to_owned()).unwrap();
         let open = |days: i64| {
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dry_run_reads_what_was_queued_and_writes_nothing() {
+    fn a_dry_run_reads_the_journal_and_writes_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let (data_dir, source) = (
             directory.path().join("d"),
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_is_known_only_where_any_record_is_enough() {
+    fn a_dead_letter_is_known_only_with_only_missing() {
         let record = |number: u8, state: State| ScanRecord {
             state,
             ..ScanRecord::begin(&message(number), 1, now())
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_is_known_where_no_image_of_it_failed_or_another_scan_has_all() {
+    fn an_index_is_known_if_no_image_of_it_failed_or_another_scan_succeeded() {
         let record = |scan: u8, image: u8, state: State| ScanRecord {
             state,
             digest: Some(digest(image)),
@@ -328,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_known_by_its_index_since_that_is_what_the_tag_names() {
+    fn content_is_known_by_the_digest_of_its_index() {
         let mut known = Known::new(false);
         let record = ScanRecord {
             index: Some(digest(9)),
@@ -336,7 +335,7 @@ mod tests {
         };
         known.add(&record, now());
         assert!(known.has("h.io/a", None, &digest(9)) && !known.has("h.io/a", None, &digest(1)));
-        assert!(known.first_time("h.io/a", &digest(4)) && !known.first_time("h.io/a", &digest(4)));
-        assert!(known.first_time("h.io/b", &digest(4)));
+        assert!(known.is_first("h.io/a", &digest(4)) && !known.is_first("h.io/a", &digest(4)));
+        assert!(known.is_first("h.io/b", &digest(4)));
     }
 }

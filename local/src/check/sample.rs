@@ -1,4 +1,4 @@
-//! What a saved delivery would yield, and why: every event with what becomes of it.
+//! What the webhook would do with a saved delivery: every event with its outcome and the reason.
 
 use std::path::Path;
 
@@ -25,13 +25,13 @@ use crate::{output, send};
 struct Report {
     source: String,
     kind: &'static str,
-    /// The status of the answer, if the credential is right and the queue answers.
+    /// The status of the answer, given a valid credential and a working queue.
     status: u16,
-    /// Why the whole delivery is refused.
+    /// Why the whole delivery would be refused.
     problem: Option<String>,
-    /// The code that answers Event Grid's validation.
+    /// The code to answer Event Grid's validation with.
     validation: Option<String>,
-    /// One for each event of the delivery, in its order.
+    /// One for each event, in the order of the delivery.
     events: Vec<Decided>,
 }
 
@@ -66,7 +66,7 @@ pub(super) fn command(
     })
 }
 
-/// The saved delivery, with a credential of its own: the source's stay unread.
+/// The saved delivery, verified by a credential made up here, so that no secret is read.
 fn delivery(source: &Source, file: &Path) -> anyhow::Result<VerifiedDelivery> {
     let token = "a dry run has no stranger";
     let verifier = Credential {
@@ -144,14 +144,14 @@ fn report(source: &Source, body_limit: u64, delivery: &VerifiedDelivery) -> Repo
 fn decide(source: &Source, events: Vec<Event>, report: &mut Report) {
     let mut selected = Selected::default();
     for event in events {
-        let (told, skips) = (event.clone(), selected.skips.len());
+        let (original, skips) = (event.clone(), selected.skips.len());
         let requests = selected.requests.len();
         selected.add(source, event);
         if let Some(skip) = selected.skips.get(skips) {
             report.events.push(Decided {
                 outcome: "skipped",
                 reason: Some(skip.reason.as_str()),
-                why: why(source, skip.reason, &told),
+                why: why(source, skip.reason, &original),
                 image: skip.image.clone(),
                 tag: skip.tag.as_ref().map(ToString::to_string),
                 digest: skip.digest.as_ref().map(ToString::to_string),
@@ -197,7 +197,7 @@ fn too_many() -> String {
     format!("the delivery has more than {MAX_IMAGES} images")
 }
 
-/// What is wrong, with all of it: the reader has the payload.
+/// What is wrong, with details that answers leave out: the reader has the payload.
 fn problem(err: &ParsePayloadError) -> String {
     match err {
         ParsePayloadError::Malformed { problem, .. } => format!("{err}: {}", problem.as_str()),
@@ -205,7 +205,7 @@ fn problem(err: &ParsePayloadError) -> String {
     }
 }
 
-/// Why an event is skipped, in words that name what of the configuration or the payload decided it.
+/// Why an event is skipped: names the part of the configuration or of the payload that decided it.
 fn why(source: &Source, reason: SkipReason, event: &Event) -> String {
     match (reason, event) {
         (_, Event::Malformed(err)) => problem(err),

@@ -1,4 +1,4 @@
-//! The demo's registry: a few manifests on a socket of this machine, under every host name that the demo uses.
+//! The demo's registry: a few manifests on a loopback socket, under every host name that the demo uses.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,14 +26,14 @@ const CHART: &str = "application/vnd.cncf.helm.config.v1+json";
 const CHART_LAYER: &str = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
 const SIGNATURE_LAYER: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 
-/// A registry that runs until it is dropped.
+/// A registry that stops when it is dropped.
 pub(super) struct Registry {
     address: SocketAddr,
     manifests: Arc<Manifests>,
     server: JoinHandle<()>,
 }
 
-/// By the last component of the repository, whatever a kind puts before it, and by tag or digest.
+/// By the last component of the repository, because kinds put different paths before it; and by tag or digest.
 type Manifests = HashMap<(String, String), (Digest, &'static str, Vec<u8>)>;
 
 impl Drop for Registry {
@@ -63,20 +63,20 @@ impl Registry {
         })
     }
 
-    /// Every host is this registry.
+    /// Resolves every host name to this registry.
     pub(super) fn dns(&self) -> Dns {
         let address = self.address;
         Arc::new(move |_| Box::pin(std::future::ready(Ok(vec![address]))))
     }
 
-    /// The digest of what a tag names; `None` if there is nothing.
+    /// The digest of a tag; `None` if the tag doesn't exist.
     pub(super) fn digest(&self, repository: &str, tag: &str) -> Option<&Digest> {
         let found = self.manifests.get(&(last(repository), tag.to_owned()));
         found.map(|(digest, ..)| digest)
     }
 }
 
-/// Answers HEAD as well; the router leaves the body out.
+/// Answers GET, and HEAD too: the router drops the body.
 async fn manifest(State(manifests): State<Arc<Manifests>>, Path(path): Path<String>) -> Response {
     let found = path
         .split_once("/manifests/")
@@ -131,7 +131,7 @@ fn manifests() -> Manifests {
         IMAGE,
         image(CHART, CHART_LAYER, "chart"),
     );
-    // A signature has an image's config, and none of an image's layers.
+    // A signature has the config of an image, but not its layers.
     put(
         "pass",
         Some(SIGNATURE),

@@ -1,7 +1,7 @@
-//! What is done with chosen letters: sent back and deleted, or deleted only.
+//! Redrives or deletes selected dead letters, message by message.
 //!
-//! **Invariant**: a letter is deleted only after the queue it goes to has acknowledged a message of its scan request. So
-//! whatever ends this in between, every request is in one of the two queues or in both.
+//! **Invariant**: a redrive deletes a message only after the destination has acknowledged a message of its scan. So an
+//! interruption at any point leaves every scan in one of the two queues or in both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -18,122 +18,119 @@ use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::letter::Case;
+use super::dead_letter::DeadLetter;
 use super::queue::{DeadLetterQueue, Destination};
-use super::sweep::{BATCH, Held, Patience, Sweep};
+use super::receive::{BATCH, IdleLimit, ReceivedMessage, Receiver};
 
-/// So many batches are under way at once. A process that is killed leaves as many in both queues at most.
+/// The number of concurrent batches, which is also the most that a killed process leaves in both queues.
 const WIDTH: usize = 4;
 
-/// A batch call may hold 1 MiB in all regions by now, but 256 KiB everywhere.
+/// The largest batch that every SQS endpoint accepts; AWS itself accepts 1 MiB.
 const LARGEST_BATCH: usize = 256 << 10;
 
-/// What is done with the letters.
-pub(crate) enum Deed {
-    /// Sent to that queue and deleted.
+/// What to do with the dead letters.
+pub(crate) enum Action {
+    /// Send them to the destination, then delete them.
     Redrive {
         destination: Destination,
-        /// Whether the scanner is told to scan again, whatever the ledger says.
+        /// Whether to scan again even if the ledger has a verdict.
         force: bool,
-        /// Messages a second.
+        /// Messages per second.
         rate: u16,
     },
-    /// Deleted only.
     Delete,
 }
 
-/// What came of it. Requests are counted, but where messages are named.
+/// What was done. Fields without `messages` in their names count dead letters.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Done {
-    /// Sent back.
+pub(crate) struct Summary {
     pub(crate) redriven: usize,
-    /// Scanned since they failed, so deleted without another scan.
+    /// Dead letters that have a verdict, so that they were deleted without another scan.
     pub(crate) scanned_since: usize,
-    /// Messages that were deleted.
     pub(crate) deleted_messages: usize,
-    /// Chosen messages that are still in the dead-letter queue.
+    /// Selected messages that are still in the dead-letter queue.
     pub(crate) left_messages: usize,
-    /// Requests that the queue did not take, or that can't be told to scan again; with why.
+    /// Dead letters that the destination refused, or that `--force` can't change, with the reason.
     pub(crate) refused: BTreeMap<String, String>,
-    /// Whether it was asked to stop before the end.
     pub(crate) interrupted: bool,
 }
 
-/// How far a request has come.
+/// How far the redrive of a dead letter has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// Its message must be sent before a letter of it may be deleted.
+    /// A message must be sent before any may be deleted.
     ToSend,
-    /// Its letters may be deleted.
+    /// All messages may be deleted.
     ToDelete,
-    /// Its letters stay.
+    /// All messages stay in the queue.
     Refused,
 }
 
 struct Work<'a> {
     queue: &'a DeadLetterQueue,
-    deed: &'a Deed,
-    sweep: Sweep<'a>,
-    /// The index of its request, by the message's id, of each letter that is still to be done.
+    action: &'a Action,
+    receiver: Receiver<'a>,
+    /// The messages that are left to delete: the index of the dead letter, by message id.
     open: BTreeMap<String, usize>,
     stages: Vec<Stage>,
     ids: Vec<String>,
     pace: Pace,
-    done: Done,
+    summary: Summary,
 }
 
-/// Does the deed to the letters of `cases` and to no other.
+/// Applies the action to the messages of `dead_letters` and to no others.
 pub(crate) async fn act(
     queue: &DeadLetterQueue,
-    deed: &Deed,
-    cases: &[Case],
+    action: &Action,
+    dead_letters: &[DeadLetter],
     progress: &ProgressBar,
     stop: &CancellationToken,
-) -> anyhow::Result<Done> {
-    let is_settled = |it: &Case| match deed {
-        Deed::Delete => true,
-        Deed::Redrive { force, .. } => !force && it.is_scanned_since(),
+) -> anyhow::Result<Summary> {
+    let is_settled = |it: &DeadLetter| match action {
+        Action::Delete => true,
+        Action::Redrive { force, .. } => !force && it.is_scanned_since(),
     };
-    let stage = |it: &Case| {
+    let stage = |it: &DeadLetter| {
         if is_settled(it) {
             Stage::ToDelete
         } else {
             Stage::ToSend
         }
     };
-    let letters = cases.iter().enumerate();
-    let open = letters.flat_map(|(index, it)| {
-        it.letters()
-            .iter()
-            .map(move |it| (it.message_id.clone(), index))
-    });
-    let scanned_since = match deed {
-        Deed::Delete => 0,
-        Deed::Redrive { .. } => cases.iter().filter(|it| is_settled(it)).count(),
+    let open = dead_letters
+        .iter()
+        .enumerate()
+        .flat_map(|(index, dead_letter)| {
+            let messages = dead_letter.messages().iter();
+            messages.map(move |it| (it.message_id.clone(), index))
+        });
+    let scanned_since = match action {
+        Action::Delete => 0,
+        Action::Redrive { .. } => dead_letters.iter().filter(|it| is_settled(it)).count(),
     };
     let mut work = Work {
         queue,
-        deed,
-        sweep: Sweep::new(queue),
+        action,
+        receiver: Receiver::new(queue),
         open: open.collect(),
-        stages: cases.iter().map(stage).collect(),
-        ids: cases.iter().map(Case::id).collect(),
-        pace: Pace::new(deed),
-        done: Done {
+        stages: dead_letters.iter().map(stage).collect(),
+        ids: dead_letters.iter().map(DeadLetter::id).collect(),
+        pace: Pace::new(action),
+        summary: Summary {
             scanned_since,
-            ..Done::default()
+            ..Summary::default()
         },
     };
     let outcome = work.run(progress, stop).await;
     let Work {
-        sweep,
+        receiver,
         open,
-        mut done,
+        mut summary,
         ..
     } = work;
-    sweep.release().await;
-    done.left_messages = open.len();
-    outcome.map(|()| done)
+    receiver.release().await;
+    summary.left_messages = open.len();
+    outcome.map(|()| summary)
 }
 
 impl Work<'_> {
@@ -142,19 +139,23 @@ impl Work<'_> {
         progress: &ProgressBar,
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut patience = Patience::default();
+        let mut idle_limit = IdleLimit::default();
         while self.is_open() {
             if !self.pace.wait(stop).await {
-                self.done.interrupted = true;
+                self.summary.interrupted = true;
                 return Ok(());
             }
-            let held = self.sweep.receive(self.pace.width, self.pace.count).await?;
-            let (is_empty, is_news) = (held.is_empty(), held.iter().any(|it| it.is_new));
+            let received = self
+                .receiver
+                .receive(self.pace.width, self.pace.count)
+                .await?;
+            let (is_empty, has_new) = (received.is_empty(), received.iter().any(|it| it.is_new));
             let before = self.open.len();
-            self.handle(held).await?;
+            self.handle(received).await?;
             progress.inc((before - self.open.len()) as u64);
-            let is_news = is_news || self.open.len() < before;
-            if patience.is_over(is_news, &self.sweep) || is_empty && self.sweep.unseen().await? == 0
+            let has_progress = has_new || self.open.len() < before;
+            if idle_limit.is_over(has_progress, &self.receiver)
+                || is_empty && self.receiver.unreceived().await? == 0
             {
                 return Ok(());
             }
@@ -162,67 +163,67 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Whether there is anything that can still be done.
+    /// Whether a message is left that may be deleted.
     fn is_open(&self) -> bool {
         self.open
             .values()
             .any(|it| self.stage(*it) != Stage::Refused)
     }
 
-    fn stage(&self, case: usize) -> Stage {
-        self.stages.get(case).copied().unwrap_or(Stage::Refused)
+    fn stage(&self, index: usize) -> Stage {
+        self.stages.get(index).copied().unwrap_or(Stage::Refused)
     }
 
-    fn set_stage(&mut self, case: usize, to: Stage) {
-        if let Some(stage) = self.stages.get_mut(case) {
+    fn set_stage(&mut self, index: usize, to: Stage) {
+        if let Some(stage) = self.stages.get_mut(index) {
             *stage = to;
         }
     }
 
-    async fn handle(&mut self, held: Vec<Held>) -> anyhow::Result<()> {
-        let chosen: Vec<(usize, Held)> = held
+    async fn handle(&mut self, received: Vec<ReceivedMessage>) -> anyhow::Result<()> {
+        let selected: Vec<(usize, ReceivedMessage)> = received
             .into_iter()
-            .filter_map(|it| Some((*self.open.get(&it.letter.message_id)?, it)))
+            .filter_map(|it| Some((*self.open.get(&it.message.message_id)?, it)))
             .collect();
-        self.send(&chosen).await?;
-        let deletable = chosen
+        self.send(&selected).await?;
+        let deletable = selected
             .iter()
-            .filter(|(case, _)| self.stage(*case) == Stage::ToDelete);
+            .filter(|(index, _)| self.stage(*index) == Stage::ToDelete);
         let ids: Vec<_> = deletable
-            .map(|(_, it)| it.letter.message_id.clone())
+            .map(|(_, it)| it.message.message_id.clone())
             .collect();
         self.delete(&ids).await
     }
 
-    /// Sends one message for each request that was not sent yet.
-    async fn send(&mut self, chosen: &[(usize, Held)]) -> anyhow::Result<()> {
-        let Deed::Redrive {
+    /// Sends one message of each dead letter that was not sent yet.
+    async fn send(&mut self, selected: &[(usize, ReceivedMessage)]) -> anyhow::Result<()> {
+        let Action::Redrive {
             destination, force, ..
-        } = self.deed
+        } = self.action
         else {
             return Ok(());
         };
         let mut batches: Vec<Vec<(usize, SendMessageBatchRequestEntry)>> = Vec::new();
         let (mut size, mut seen) = (LARGEST_BATCH, BTreeSet::new());
-        for (case, held) in chosen {
-            if self.stage(*case) != Stage::ToSend || !seen.insert(*case) {
+        for (index, received) in selected {
+            if self.stage(*index) != Stage::ToSend || !seen.insert(*index) {
                 continue;
             }
-            let entry = match entry(&held.message, *case, *force) {
+            let entry = match entry(&received.raw, *index, *force) {
                 Ok(entry) => entry,
                 Err(why) => {
-                    self.refuse(*case, why);
+                    self.refuse(*index, why);
                     continue;
                 }
             };
             let length = entry.message_body().len() + ATTRIBUTES;
             match batches.last_mut() {
                 Some(batch) if batch.len() < BATCH && size + length <= LARGEST_BATCH => {
-                    batch.push((*case, entry));
+                    batch.push((*index, entry));
                     size += length;
                 }
                 _ => {
-                    batches.push(vec![(*case, entry)]);
+                    batches.push(vec![(*index, entry)]);
                     size = length;
                 }
             }
@@ -237,32 +238,32 @@ impl Work<'_> {
                 .queue_url(&destination.url);
             call.set_entries(Some(entries)).send()
         });
-        let mut failed = None;
+        let mut failure = None;
         for outcome in join_all(calls).await {
             match outcome {
                 Ok(output) => {
                     for sent in output.successful() {
-                        if let Ok(case) = sent.id().parse() {
-                            self.set_stage(case, Stage::ToDelete);
-                            self.done.redriven += 1;
+                        if let Ok(index) = sent.id().parse() {
+                            self.set_stage(index, Stage::ToDelete);
+                            self.summary.redriven += 1;
                         }
                     }
                     for refused in output.failed() {
-                        if let Ok(case) = refused.id().parse() {
+                        if let Ok(index) = refused.id().parse() {
                             let why = refused.message().unwrap_or_else(|| refused.code());
-                            self.refuse(case, format!("{}: {why}", refused.code()));
+                            self.refuse(index, format!("{}: {why}", refused.code()));
                         }
                     }
                 }
-                Err(err) => failed = Some(err),
+                Err(err) => failure = Some(err),
             }
         }
-        // What was acknowledged is deleted first, so that it is not sent again by the next command.
-        if let Some(err) = failed {
-            let sent = chosen
+        // Delete what was acknowledged before failing, so that the next command doesn't send it again.
+        if let Some(err) = failure {
+            let sent = selected
                 .iter()
-                .filter(|(case, _)| self.stage(*case) == Stage::ToDelete);
-            let ids: Vec<_> = sent.map(|(_, it)| it.letter.message_id.clone()).collect();
+                .filter(|(index, _)| self.stage(*index) == Stage::ToDelete);
+            let ids: Vec<_> = sent.map(|(_, it)| it.message.message_id.clone()).collect();
             self.delete(&ids).await?;
             return Err(anyhow::Error::new(err)
                 .context(format!("could not send messages to {}", destination.url)));
@@ -270,21 +271,21 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn refuse(&mut self, case: usize, why: String) {
-        self.set_stage(case, Stage::Refused);
-        if let Some(id) = self.ids.get(case) {
-            self.done.refused.insert(id.clone(), why);
+    fn refuse(&mut self, index: usize, why: String) {
+        self.set_stage(index, Stage::Refused);
+        if let Some(id) = self.ids.get(index) {
+            self.summary.refused.insert(id.clone(), why);
         }
     }
 
-    /// Deletes letters in the hand. One that is not deleted comes up again, and is deleted then.
+    /// Deletes received messages. A message that can't be deleted is received again, and deleted then.
     async fn delete(&mut self, message_ids: &[String]) -> anyhow::Result<()> {
         let batches = message_ids.chunks(BATCH);
         let calls = batches.map(|batch| {
             let entry = |(index, id): (usize, &String)| {
                 let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string());
                 entry
-                    .set_receipt_handle(self.sweep.receipt(id).cloned())
+                    .set_receipt_handle(self.receiver.receipt(id).cloned())
                     .build()
                     .ok()
             };
@@ -310,21 +311,21 @@ impl Work<'_> {
                     continue;
                 };
                 self.open.remove(id);
-                self.sweep.deleted(id);
-                self.done.deleted_messages += 1;
+                self.receiver.forget(id);
+                self.summary.deleted_messages += 1;
             }
         }
         Ok(())
     }
 }
 
-/// What attributes add to a message's size at most, about: ten of them, as SQS allows, of the size of ours.
+/// A generous guess of the attributes' size: SQS allows ten.
 const ATTRIBUTES: usize = 2 << 10;
 
-/// The message to send for a letter: the same, without what the scanner wrote beside it.
+/// The message to send: a copy without the attributes that the scanner added.
 fn entry(
     message: &Message,
-    case: usize,
+    index: usize,
     force: bool,
 ) -> Result<SendMessageBatchRequestEntry, String> {
     let body = message.body().unwrap_or_default();
@@ -334,7 +335,7 @@ fn entry(
         body.to_owned()
     };
     let mut entry = SendMessageBatchRequestEntry::builder()
-        .id(case.to_string())
+        .id(index.to_string())
         .message_body(body);
     for (name, value) in message.message_attributes().into_iter().flatten() {
         if !name.starts_with("scanhook.") {
@@ -357,7 +358,7 @@ fn entry(
     entry.build().map_err(|err| err.to_string())
 }
 
-/// The same message with its flag to scan again. Fields that this version does not know stay.
+/// The body with its `force` flag set. Fields that this version doesn't know stay.
 fn forced(body: &str) -> Result<String, String> {
     QueueMessage::parse(body).map_err(|err| format!("--force needs a scan message: {err}"))?;
     let mut json: serde_json::Value = serde_json::from_str(body).map_err(|err| err.to_string())?;
@@ -367,21 +368,22 @@ fn forced(body: &str) -> Result<String, String> {
     Ok(json.to_string())
 }
 
-/// How many messages may be sent when.
+/// Limits the rate of messages.
 struct Pace {
-    /// The time of one message.
+    /// The time between two messages.
     each: Duration,
     next: Instant,
-    /// How many receives at once, and how many messages each, so that nothing waits in the hand for its turn.
+    /// Concurrent receives. Small enough, with `count`, that no received message waits long to be sent.
     width: usize,
+    /// Messages of each receive.
     count: usize,
 }
 
 impl Pace {
-    fn new(deed: &Deed) -> Self {
-        let (each, in_half_a_second) = match deed {
-            Deed::Delete => (Duration::ZERO, usize::MAX),
-            Deed::Redrive { rate, .. } => (
+    fn new(action: &Action) -> Self {
+        let (each, in_half_a_second) = match action {
+            Action::Delete => (Duration::ZERO, usize::MAX),
+            Action::Redrive { rate, .. } => (
                 Duration::from_secs(1) / u32::from(*rate).max(1),
                 usize::from(*rate / 2),
             ),
@@ -394,7 +396,7 @@ impl Pace {
         }
     }
 
-    /// Waits for the next turn; `false` if it was asked to stop.
+    /// Waits until the next message may be sent; `false` on a request to stop.
     async fn wait(&self, stop: &CancellationToken) -> bool {
         tokio::select! {
             biased;
@@ -426,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_back_is_the_message_without_what_the_scanner_wrote_beside_it() {
+    fn a_redriven_message_has_no_attributes_of_the_scanner() {
         let message = Message::builder()
             .body(BODY)
             .message_attributes("scanhook.reason", text("network"))
@@ -468,10 +470,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn messages_are_sent_at_the_rate_that_was_asked_for() {
+    async fn messages_are_sent_at_the_requested_rate() {
         let stop = CancellationToken::new();
         for (rate, width, count) in [(1_u16, 1, 1), (10, 1, 5), (50, 2, 10), (500, WIDTH, BATCH)] {
-            let deed = Deed::Redrive {
+            let action = Action::Redrive {
                 destination: Destination {
                     url: String::new(),
                     arn: String::new(),
@@ -479,7 +481,7 @@ mod tests {
                 force: false,
                 rate,
             };
-            let mut pace = Pace::new(&deed);
+            let mut pace = Pace::new(&action);
             assert_eq!((pace.width, pace.count), (width, count), "{rate}");
             let began = Instant::now();
             let mut sent = 0;
@@ -497,9 +499,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_asks_to_stop_is_not_kept_waiting_for_the_next_turn() {
+    async fn a_request_to_stop_ends_the_wait() {
         let stop = CancellationToken::new();
-        let mut pace = Pace::new(&Deed::Delete);
+        let mut pace = Pace::new(&Action::Delete);
         pace.next = Instant::now() + Duration::from_hours(1);
         stop.cancel();
         assert!(!pace.wait(&stop).await);

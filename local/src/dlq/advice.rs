@@ -1,17 +1,15 @@
-//! What each reason means and what to do about it: one table, which `docs/operating.md` repeats.
+//! What each reason means and what to do about it. `docs/operating.md` repeats this table; a test compares the two.
 
 use scanhook_core::failure::ErrorReason;
 
-/// What an operator is told about a reason.
+/// The meaning of a reason, and what an operator should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Advice {
-    /// What it means.
     pub(crate) meaning: &'static str,
-    /// What to do.
     pub(crate) action: &'static str,
 }
 
-/// The advice for a letter with that reason.
+/// The advice for a dead letter with this reason.
 pub(crate) fn advice(reason: &str) -> Advice {
     reason.parse().map_or(WITHOUT_REASON, of)
 }
@@ -168,18 +166,18 @@ mod tests {
     use super::*;
     use crate::args::dlq::UNKNOWN;
 
-    /// One line of single spaces, so that the document may break lines where it likes.
+    /// Ignores where the document breaks its lines.
     fn flat(text: &str) -> String {
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// What the advice quotes of details.
+    /// The parts of details that the advice quotes.
     fn quoted(text: &str) -> impl Iterator<Item = &str> {
         text.split('`').skip(1).step_by(2)
     }
 
     #[test]
-    fn the_advice_for_a_refusal_has_every_cause() {
+    fn the_advice_for_unauthorized_covers_every_cause() {
         let Advice { action, .. } = of(ErrorReason::Unauthorized);
         for detail in [
             "h.io refuses us without credentials: status 401",
@@ -199,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_advice_for_a_refusal_quotes_what_details_have() {
+    fn the_advice_for_unauthorized_quotes_words_of_the_client() {
         let client = [
             include_str!("../../../functions/registry/src/session.rs"),
             include_str!("../../../functions/registry/src/http.rs"),

@@ -1,7 +1,7 @@
-//! SQS's own way to empty a dead-letter queue: a task that it works on by itself.
+//! Redrives a whole dead-letter queue by a move task, which SQS runs itself.
 //!
-//! **Invariant**: the destination is always named. Without it SQS fails on letters that were sent, not moved, to the queue,
-//! as the scanner's are.
+//! **Invariant**: the task always names a destination. Without one, SQS fails on messages that were sent to the queue rather than
+//! moved, as the scanner's are.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use aws_sdk_sqs::types::ListMessageMoveTasksResultEntry;
 use indicatif::ProgressBar;
 use tokio_util::sync::CancellationToken;
 
-use super::act::Done;
+use super::act::Summary;
 use super::queue::{DeadLetterQueue, Destination};
 use crate::output;
 
-/// The pause between two looks at the task.
-const LOOK: Duration = Duration::from_millis(500);
+/// How often to poll the task.
+const POLL: Duration = Duration::from_millis(500);
 
-/// Has SQS move every letter, and waits for the end of it. A task that an earlier command started is waited for instead. Asked
-/// to stop, it cancels the task.
+/// Starts a move task, or joins the one that an earlier command started, and waits for its end. A request to stop cancels the
+/// task.
 pub(crate) async fn move_all(
     queue: &DeadLetterQueue,
     destination: &Destination,
     rate: u16,
     progress: &ProgressBar,
     stop: &CancellationToken,
-) -> anyhow::Result<Done> {
+) -> anyhow::Result<Summary> {
     match latest(queue).await?.filter(is_running) {
         Some(task) if task.destination_arn() != Some(&destination.arn) => {
             let elsewhere = task.destination_arn().unwrap_or("their source queues");
@@ -57,15 +57,15 @@ pub(crate) async fn move_all(
             if let Some(reason) = task.failure_reason() {
                 bail!("SQS moved {moved} messages and then failed: {reason}");
             }
-            // What failed again meanwhile is in the queue again, but not left in it.
+            // Messages that failed again meanwhile are in the queue, but the task has moved them.
             let to_move = task.approximate_number_of_messages_to_move().unwrap_or(0);
             let to_move = usize::try_from(to_move).unwrap_or(0);
-            return Ok(Done {
+            return Ok(Summary {
                 redriven: moved,
                 deleted_messages: moved,
                 left_messages: to_move.saturating_sub(moved),
                 interrupted,
-                ..Done::default()
+                ..Summary::default()
             });
         }
         if stop.is_cancelled() && !interrupted {
@@ -77,7 +77,7 @@ pub(crate) async fn move_all(
                 .task_handle(handle)
                 .send()
                 .await;
-            // It may have ended meanwhile, which the next look tells.
+            // The task may have ended meanwhile; the next poll shows it.
             if let Err(err) = cancelled {
                 tracing::debug!("could not cancel the move task: {err}");
             }
@@ -85,7 +85,7 @@ pub(crate) async fn move_all(
         }
         tokio::select! {
             () = stop.cancelled(), if !interrupted => {}
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(POLL) => {}
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which dead-letter queue: one of AWS, that of a `serve` that runs, or that of one that does not.
+//! Finds the dead-letter queue: in AWS, of a running `serve`, or of a stopped one.
 
 use std::time::Duration;
 
@@ -12,40 +12,41 @@ use crate::endpoint::{self, Endpoint};
 use crate::host::queues::DEAD_LETTERS;
 use crate::outcome::unusable;
 
-/// So long does SQS hide what is looked at, at least.
+/// The shortest default visibility timeout of messages that are read.
 const HIDE: Duration = Duration::from_secs(30);
 
-/// So many messages are looked at in a second, also where each call takes long.
+/// The lowest rate of messages per second to expect from a slow endpoint.
 const SLOWEST: u64 = 50;
 
-/// A dead-letter queue that can be reached.
+/// A dead-letter queue, and the client that reaches it.
 pub(crate) struct DeadLetterQueue {
     pub(crate) client: Client,
     pub(crate) url: String,
     pub(crate) arn: String,
-    /// The URLs of the queues whose dead letters come here.
+    /// The URLs of its source queues.
     pub(crate) sources: Vec<String>,
-    /// Messages that a receive would give now, about.
+    /// About how many messages are visible.
     pub(crate) visible: u64,
-    /// How long a received message stays hidden.
+    /// The visibility timeout for receives.
     pub(crate) hide: Duration,
-    /// Where our own endpoint is; it shows messages without a receive.
+    /// Our own endpoint, which shows messages without a receive. None in AWS.
     pub(crate) endpoint: Option<Endpoint>,
 }
 
 impl DeadLetterQueue {
-    /// Finds the queue that the arguments mean, and refuses one that is no dead-letter queue.
+    /// Opens the queue that the arguments name, and refuses one that isn't a dead-letter queue: looking counts as a receive,
+    /// which could push live messages over their limit.
     pub(crate) async fn open(args: &DlqQueueArgs) -> anyhow::Result<Self> {
         let (client, url, endpoint) = if let Some(url) = &args.queue_url {
-            (endpoint::outside().await, url.clone(), None)
+            (endpoint::aws_client().await, url.clone(), None)
         } else {
-            let endpoint = endpoint::open(&args.ledger.data_dir).await;
-            let endpoint = endpoint.map_err(unusable)?;
+            let endpoint = endpoint::open(&args.ledger.data_dir)
+                .await
+                .map_err(unusable)?;
             let url = sqs::queue_url(&endpoint.base, DEAD_LETTERS);
             (endpoint.client.clone(), url, Some(endpoint))
         };
-        let queue = read(client, url, endpoint, args).await;
-        queue.map_err(unusable)
+        read(client, url, endpoint, args).await.map_err(unusable)
     }
 }
 
@@ -118,7 +119,7 @@ async fn sources(client: &Client, url: &str) -> anyhow::Result<Vec<String>> {
     Ok(sources)
 }
 
-/// A queue that messages go to.
+/// The queue that a redrive sends to.
 #[derive(Debug)]
 pub(crate) struct Destination {
     pub(crate) url: String,
@@ -126,7 +127,7 @@ pub(crate) struct Destination {
 }
 
 impl DeadLetterQueue {
-    /// The queue that letters go back to: the named one, else the only one whose dead letters come here.
+    /// The destination of a redrive: the named queue, else the only source queue.
     pub(crate) async fn destination(&self, named: Option<&str>) -> anyhow::Result<Destination> {
         let url = match (named, self.sources.as_slice()) {
             (Some(url), _) => url,
@@ -166,7 +167,7 @@ impl DeadLetterQueue {
 }
 
 impl DeadLetterQueue {
-    /// How many messages are visible and how many are hidden now, about.
+    /// About how many messages are visible, and how many are hidden.
     pub(crate) async fn depth(&self) -> anyhow::Result<(u64, u64)> {
         let names = [
             QueueAttributeName::ApproximateNumberOfMessages,

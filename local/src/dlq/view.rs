@@ -3,35 +3,38 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::act::Done;
+use super::act::Summary;
 use super::advice::advice;
-use super::letter::{self, Case};
+use super::dead_letter::{self, DeadLetter, DeadLetterMessage};
 use crate::output;
 
-/// The groups, then the newest cases.
-pub(crate) fn list(cases: &[Case], limit: usize, now: Timestamp) -> anyhow::Result<()> {
-    if cases.is_empty() {
+/// Prints the counts by reason, then the newest dead letters.
+pub(crate) fn list(
+    dead_letters: &[DeadLetter],
+    limit: usize,
+    now: Timestamp,
+) -> anyhow::Result<()> {
+    if dead_letters.is_empty() {
         output::notice("no dead letters");
         return Ok(());
     }
-    groups(cases, now)?;
+    groups(dead_letters, now)?;
     let header = [
         "id", "image", "source", "reason", "attempts", "failed", "detail",
     ];
-    let rows = cases.iter().rev().take(limit).map(|it| row(it, now));
+    let rows = dead_letters.iter().rev().take(limit).map(|it| row(it, now));
     output::table(&header, rows.collect())?;
-    if cases.len() > limit {
+    if dead_letters.len() > limit {
         output::notice(&format!(
             "{} older dead letters are not shown; raise --limit to see more",
-            cases.len() - limit
+            dead_letters.len() - limit
         ));
     }
     output::notice("`scanhook dlq show ID` shows one in full, and what to do about it");
     Ok(())
 }
 
-/// How many of each reason.
-pub(crate) fn groups(cases: &[Case], now: Timestamp) -> anyhow::Result<()> {
+pub(crate) fn groups(dead_letters: &[DeadLetter], now: Timestamp) -> anyhow::Result<()> {
     let header = [
         "reason",
         "dead letters",
@@ -40,7 +43,7 @@ pub(crate) fn groups(cases: &[Case], now: Timestamp) -> anyhow::Result<()> {
         "first failed",
         "last failed",
     ];
-    let rows = letter::groups(cases).into_iter().map(|it| {
+    let rows = dead_letter::groups(dead_letters).into_iter().map(|it| {
         vec![
             it.reason,
             it.requests.to_string(),
@@ -53,8 +56,8 @@ pub(crate) fn groups(cases: &[Case], now: Timestamp) -> anyhow::Result<()> {
     output::table(&header, rows.collect())
 }
 
-fn row(case: &Case, now: Timestamp) -> Vec<String> {
-    let view = case.view();
+fn row(dead_letter: &DeadLetter, now: Timestamp) -> Vec<String> {
+    let view = dead_letter.view();
     let since = if view.scanned_since {
         ", scanned since"
     } else {
@@ -72,7 +75,7 @@ fn row(case: &Case, now: Timestamp) -> Vec<String> {
     ]
 }
 
-/// At most this much of a detail stands in a table.
+/// The most characters of a detail in a table.
 const DETAIL: usize = 80;
 
 fn shortened(detail: &str) -> String {
@@ -84,7 +87,7 @@ fn shortened(detail: &str) -> String {
     format!("{start}…")
 }
 
-/// How long ago, in the largest unit that fits.
+/// The age, in the largest unit that fits.
 fn ago(instant: Timestamp, now: Timestamp) -> String {
     let seconds = now.duration_since(instant).as_secs().max(0);
     match seconds {
@@ -95,9 +98,9 @@ fn ago(instant: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// Everything known of a case, for people.
-pub(crate) fn show(case: &Case, now: Timestamp) -> anyhow::Result<()> {
-    let view = case.view();
+/// Prints one dead letter in full.
+pub(crate) fn show(dead_letter: &DeadLetter, now: Timestamp) -> anyhow::Result<()> {
+    let view = dead_letter.view();
     let mut rows = vec![
         ("id", view.id.clone()),
         ("reason", view.reason.to_owned()),
@@ -121,8 +124,8 @@ pub(crate) fn show(case: &Case, now: Timestamp) -> anyhow::Result<()> {
         "first failed",
         view.first_failed_at.map(|it| it.to_string()),
     );
-    if let Some(message) = case.message() {
-        let event = &message.event;
+    if let Some(scan) = dead_letter.scan() {
+        let event = &scan.event;
         add("delivery received", Some(event.received_at.to_string()));
         add("event", Some(event.info.event_type.as_str().to_owned()));
         add(
@@ -134,11 +137,8 @@ pub(crate) fn show(case: &Case, now: Timestamp) -> anyhow::Result<()> {
             event.info.actor.as_ref().map(|it| it.as_str().to_owned()),
         );
         add("pushed at", event.info.occurred_at.map(|it| it.to_string()));
-        add("force", message.force.then(|| "true".to_owned()));
-        add(
-            "trace",
-            message.traceparent.map(|it| it.trace_id.to_string()),
-        );
+        add("force", scan.force.then(|| "true".to_owned()));
+        add("trace", scan.traceparent.map(|it| it.trace_id.to_string()));
     }
     output::table(
         &["", ""],
@@ -149,14 +149,16 @@ pub(crate) fn show(case: &Case, now: Timestamp) -> anyhow::Result<()> {
     if let Some(detail) = &view.detail {
         output::line(&format!("\nDetail:\n{}", indented(detail)))?;
     }
-    for record in case.records() {
-        let platform = record.platform.as_ref();
-        let platform = platform.map(|it| format!(" for {it}")).unwrap_or_default();
+    for record in dead_letter.records() {
+        let platform = record
+            .platform
+            .as_ref()
+            .map_or_else(String::new, |it| format!(" for {it}"));
         let json = output::pretty(record)?;
         output::line(&format!("\nLedger record{platform}:\n{}", indented(&json)))?;
     }
-    for letter in letters(case) {
-        let json = output::pretty(&letter)?;
+    for message in messages(dead_letter) {
+        let json = output::pretty(&message)?;
         output::line(&format!("\nMessage:\n{}", indented(&json)))?;
     }
     let advice = advice(view.reason);
@@ -178,26 +180,25 @@ fn indented(text: &str) -> String {
     format!("  {}", text.replace('\n', "\n  "))
 }
 
-/// Everything known of a case, for scripts.
-pub(crate) fn everything(case: &Case) -> Value {
-    let view = case.view();
+/// One dead letter in full, as JSON.
+pub(crate) fn in_full(dead_letter: &DeadLetter) -> Value {
+    let view = dead_letter.view();
     let advice = advice(view.reason);
     json!({
         "letter": view,
-        "messages": letters(case),
-        "records": case.records(),
+        "messages": messages(dead_letter),
+        "records": dead_letter.records(),
         "meaning": advice.meaning,
         "action": advice.action,
     })
 }
 
-/// Each letter of a case on its own, complete.
-pub(crate) fn letters(case: &Case) -> Vec<Value> {
-    let view = case.view();
-    let letters = case.letters().iter();
-    let value = |it: &letter::Letter| {
+/// Each message of a dead letter in full, as JSON.
+pub(crate) fn messages(dead_letter: &DeadLetter) -> Vec<Value> {
+    let view = dead_letter.view();
+    let value = |message: &DeadLetterMessage| {
         json!({
-            "message_id": it.message_id,
+            "message_id": message.message_id,
             "scan_id": view.scan_id,
             "reason": view.reason,
             "detail": view.detail,
@@ -208,42 +209,41 @@ pub(crate) fn letters(case: &Case) -> Vec<Value> {
             "digest": view.digest,
             "received_at": view.received_at,
             "last_failed_at": view.last_failed_at,
-            "sent_at": it.sent_at,
-            "moved_from": it.moved_from,
-            "attributes": it.attributes,
-            "body": body(&it.body),
+            "sent_at": message.sent_at,
+            "moved_from": message.moved_from,
+            "attributes": message.attributes,
+            "body": body(&message.body),
         })
     };
-    letters.map(value).collect()
+    dead_letter.messages().iter().map(value).collect()
 }
 
-/// The body as JSON, if it is some; else as the text it is.
+/// The body as JSON if it is JSON, else as text.
 fn body(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }
 
-/// What was done.
-pub(crate) fn done(verb: &str, done: &Done) -> anyhow::Result<()> {
+pub(crate) fn summary(verb: &str, summary: &Summary) -> anyhow::Result<()> {
     match verb {
-        "delete" => output::line(&format!("deleted {} messages", done.deleted_messages))?,
+        "delete" => output::line(&format!("deleted {} messages", summary.deleted_messages))?,
         _ => output::line(&format!(
             "redrove {} dead letters; removed {} messages from the dead-letter queue",
-            done.redriven, done.deleted_messages
+            summary.redriven, summary.deleted_messages
         ))?,
     }
-    if done.scanned_since > 0 {
+    if summary.scanned_since > 0 {
         output::line(&format!(
             "{} already had a verdict and were not queued again",
-            done.scanned_since
+            summary.scanned_since
         ))?;
     }
-    if done.left_messages > 0 {
+    if summary.left_messages > 0 {
         output::line(&format!(
             "{} messages are still in the dead-letter queue",
-            done.left_messages
+            summary.left_messages
         ))?;
     }
-    for (id, why) in &done.refused {
+    for (id, why) in &summary.refused {
         output::notice(&format!("{id}: {why}"));
     }
     Ok(())
@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_are_told_in_the_largest_unit_that_fits() {
+    fn ages_have_the_largest_unit_that_fits() {
         let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
         for (seconds, expected) in [
             (-5, "0s ago"),
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_has_the_start_of_a_details_first_line() {
+    fn a_table_shows_the_start_of_a_details_first_line() {
         let long = shortened(&format!("{}\nsecond line", "x".repeat(200)));
         assert_eq!(long.chars().count(), DETAIL);
     }

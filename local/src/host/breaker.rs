@@ -1,7 +1,7 @@
-//! Stops receiving while Sysdig's backend is down, so that an outage spends no receives of the messages that wait.
+//! The circuit breaker: pauses receiving while Sysdig's backend is down, so that an outage doesn't use up the messages' receives.
 //!
-//! Failed scans make it ask the backend itself, and what that answers decides: a registry that is down stops nothing. Where it
-//! can't reach a backend that the CLI reaches, it stops nothing either: it trusts its own eyes only after they have seen.
+//! After failed scans, the breaker asks the backend itself, so a registry that is down doesn't pause anything. It stays off until the
+//! backend has answered this process once: the CLI may reach a backend that this process can't reach.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -20,16 +20,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::http_client;
 
-/// So many failed scans in a row make it ask.
+/// After this many failed scans in a row, the breaker asks the backend.
 const FAILURES: u32 = 3;
 
-/// How often it asks a backend that has never answered it.
+/// How often to ask a backend that has never answered.
 const FIRST_PAUSE: Duration = Duration::from_mins(1);
 
-/// How often it asks a backend that is down.
+/// How often to ask a backend that is down.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// How long the backend has to answer.
+/// The timeout for the backend's answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Watches the scans of one process.
@@ -52,18 +52,18 @@ impl Breaker {
         })
     }
 
-    /// Says at any time whether messages may be received.
+    /// Whether messages may be received, as a channel.
     pub(crate) fn admission(&self) -> watch::Receiver<bool> {
         self.admission.subscribe()
     }
 
-    /// Whether the backend has answered this process, and so is known to be up or down.
+    /// Whether the backend has ever answered, so that the breaker is on.
     pub(crate) fn is_known(&self) -> bool {
         self.is_known.load(Ordering::Relaxed)
     }
 
-    /// Learns of a scan's end.
-    fn saw(&self, record: &ScanRecord) {
+    /// Counts the outcome of a scan.
+    fn observe(&self, record: &ScanRecord) {
         if record.finished_at.is_none() || record.is_repeated() {
             return;
         }
@@ -76,7 +76,7 @@ impl Breaker {
         }
     }
 
-    /// Asks the backend when scans fail, and lets nothing be received while it is down, until `stopping`.
+    /// Asks the backend when scans fail, and pauses receiving while it is down; until `stopping`.
     pub(crate) fn watch(
         self: &Arc<Self>,
         config: &Config,
@@ -121,7 +121,7 @@ impl Breaker {
     }
 }
 
-/// Whether a failure may be the backend's.
+/// Whether the backend may have caused a failure.
 fn is_suspicious(reason: &RecordReason) -> bool {
     use ErrorReason::{Database, Network, ScannerError};
     matches!(
@@ -130,7 +130,7 @@ fn is_suspicious(reason: &RecordReason) -> bool {
     )
 }
 
-/// Whatever the backend says below 500 shows that it is there.
+/// Any answer below 500 shows that the backend is up.
 async fn ask(client: &reqwest::Client, url: &str) -> Result<(), String> {
     let answer = client.get(url).timeout(PATIENCE).send().await;
     match answer {
@@ -143,7 +143,7 @@ async fn ask(client: &reqwest::Client, url: &str) -> Result<(), String> {
     }
 }
 
-/// A ledger that lets a breaker know what it records.
+/// A ledger whose records a breaker observes.
 pub(crate) struct Watched {
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) breaker: Arc<Breaker>,
@@ -175,7 +175,7 @@ impl Ledger for Watched {
     }
 
     async fn record(&self, record: &ScanRecord) -> Result<(), LedgerError> {
-        self.breaker.saw(record);
+        self.breaker.observe(record);
         self.ledger.record(record).await
     }
 

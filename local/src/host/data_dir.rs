@@ -1,4 +1,4 @@
-//! The directory that `serve` keeps its state in, used by one process at a time.
+//! The directory with the state of `serve`, which one process at a time may use.
 
 use std::fs::{File, TryLockError};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,30 +7,30 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
-/// A child that a killed process was just starting holds the lock until it has become another program.
+/// How long to wait for the lock. A child that a killed process was starting holds it until its exec.
 const PATIENCE: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(20);
 
-/// The file that tells where the queue's endpoint is.
+/// The file with the address of the queue's endpoint.
 const ENDPOINT: &str = "sqs-endpoint";
 
-/// A data directory that is ours until this is dropped.
+/// A data directory that is locked until this is dropped.
 pub(crate) struct DataDir {
     path: PathBuf,
     _lock: File,
 }
 
 impl DataDir {
-    /// Creates the directory if there is none, readable by its owner only, and takes it for this process.
+    /// Creates the directory, readable by its owner only, if it doesn't exist; locks it.
     pub(crate) async fn lock(path: &Path) -> anyhow::Result<Self> {
         let (path, lock) = open(path)?;
-        let taken = tokio::time::timeout(PATIENCE, async {
+        let locked = tokio::time::timeout(PATIENCE, async {
             while !try_lock(&lock)? {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(POLL).await;
             }
             Ok::<_, std::io::Error>(())
         });
-        match taken.await {
+        match locked.await {
             Ok(Ok(())) => Ok(Self { path, _lock: lock }),
             Ok(Err(err)) => Err(err)
                 .with_context(|| format!("could not lock the data directory {}", path.display())),
@@ -41,7 +41,7 @@ impl DataDir {
         }
     }
 
-    /// The same without waiting; `None` if another process has it.
+    /// Locks the directory without waiting; `None` if another process has locked it.
     pub(crate) fn try_lock(path: &Path) -> anyhow::Result<Option<Self>> {
         let (path, lock) = open(path)?;
         let is_ours = try_lock(&lock)
@@ -49,29 +49,26 @@ impl DataDir {
         Ok(is_ours.then_some(Self { path, _lock: lock }))
     }
 
-    /// The directory itself.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The queue's file.
     pub(crate) fn queue(&self) -> PathBuf {
         queue(&self.path)
     }
 
-    /// Writes down where the queue's endpoint is, for commands that want to use the queue meanwhile.
+    /// Records the address of the queue's endpoint, for commands that use the queue meanwhile.
     pub(crate) fn announce(&self, endpoint: SocketAddr) -> anyhow::Result<()> {
         let path = self.path.join(ENDPOINT);
         std::fs::write(&path, format!("{endpoint}\n"))
             .with_context(|| format!("could not write {}", path.display()))
     }
 
-    /// The ledger's file.
     pub(crate) fn ledger(&self) -> PathBuf {
         ledger(&self.path)
     }
 
-    /// Where scans write; emptied at each start.
+    /// The scratch space of scans, emptied at each start.
     pub(crate) fn scratch(&self) -> PathBuf {
         self.path.join("scratch")
     }
@@ -101,13 +98,11 @@ fn try_lock(lock: &File) -> std::io::Result<bool> {
     }
 }
 
-/// The queue's file in a data directory.
 pub(crate) fn queue(data_dir: &Path) -> PathBuf {
     data_dir.join("queue.sqlite")
 }
 
-/// Where the queue's endpoint is, or was when the directory was last served. An address of every interface is reached by
-/// the loopback one.
+/// The last recorded address of the queue's endpoint. An unspecified address becomes the loopback address.
 pub(crate) fn endpoint(data_dir: &Path) -> Option<SocketAddr> {
     let text = std::fs::read_to_string(data_dir.join(ENDPOINT)).ok()?;
     let mut address: SocketAddr = text.trim().parse().ok()?;
@@ -120,12 +115,11 @@ pub(crate) fn endpoint(data_dir: &Path) -> Option<SocketAddr> {
     Some(address)
 }
 
-/// The ledger's file in a data directory.
 pub(crate) fn ledger(data_dir: &Path) -> PathBuf {
     data_dir.join("ledger.sqlite")
 }
 
-/// Creates a data directory if there is none, readable by its owner only.
+/// Creates a data directory, readable by its owner only, if it doesn't exist.
 #[cfg(unix)]
 pub(crate) fn create(path: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;

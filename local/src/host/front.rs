@@ -1,5 +1,5 @@
-//! What happens to a request before its route: how much is taken of strangers, whom the local surfaces answer, and how refusals
-//! are answered.
+//! What happens to a request before its route: limits for strangers, the guard of local surfaces, and the answers to refused
+//! requests.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,25 +15,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::operations::Operations;
 
-/// Connections to what everybody may reach.
+/// The most connections to a listener that everybody may reach.
 const CONNECTIONS: usize = 512;
 
-/// Connections to what only probes and Prometheus use.
+/// The most connections to a listener for probes and Prometheus.
 const HEALTH_CONNECTIONS: usize = 64;
 
-/// Answers a request that is refused, and counts it.
+/// Answers and counts a refused request.
 pub(crate) type Refuse = Arc<dyn Fn(&Uri, Rejection) -> Response + Send + Sync>;
 
-/// What all listeners of a process have in common.
+/// What all listeners of a process share.
 #[derive(Clone)]
 pub(crate) struct Front {
-    /// Whom the local surfaces answer beside this machine.
+    /// The host names that the local surfaces answer besides `localhost`.
     pub(crate) hosts: AllowedHosts,
     pub(crate) refuse: Refuse,
 }
 
 impl Front {
-    /// For a process that counts no refusals.
+    /// For a process that doesn't count refusals.
     pub(crate) fn uncounted(hosts: AllowedHosts) -> Self {
         Self {
             hosts,
@@ -41,7 +41,7 @@ impl Front {
         }
     }
 
-    /// Keeps routes for this machine and the allowed hosts.
+    /// Restricts routes to this machine and the allowed hosts.
     pub(crate) fn guard(&self, router: Router) -> Router {
         let refuse = Arc::clone(&self.refuse);
         let router = router.method_not_allowed_fallback(async move |uri: Uri| {
@@ -50,7 +50,7 @@ impl Front {
         self.hosts.guard(router, &self.refusals())
     }
 
-    /// Serves what everybody may reach.
+    /// Serves routes that everybody may reach.
     pub(crate) fn serve(
         &self,
         listener: TcpListener,

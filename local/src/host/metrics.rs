@@ -1,4 +1,4 @@
-//! Prometheus: the figures of both functions, with the prefix `scanhook_`, and those that only a server of its own has.
+//! Prometheus metrics: those of both functions, and those that only a server has; all with the prefix `scanhook_`.
 
 use std::sync::OnceLock;
 
@@ -10,7 +10,7 @@ use metrics_util::layers::{Layer as _, Prefix, PrefixLayer};
 use scanhook_core::source::SourceName;
 use scanhook_telemetry::metrics::{Kind, METRICS, Metric};
 
-/// What is told beside the functions' figures, with what it tells.
+/// The gauges of a server, with their help texts.
 const GAUGES: [(&str, &str); 5] = [
     ("queue_depth", "Messages waiting to be received"),
     (
@@ -31,7 +31,7 @@ const GAUGES: [(&str, &str); 5] = [
     ),
 ];
 
-/// What a server counts beside the functions' figures.
+/// The counters of a server, besides those of the functions.
 const COUNTERS: [(&str, &str); 4] = [
     (
         "connections_closed",
@@ -51,22 +51,22 @@ const COUNTERS: [(&str, &str); 4] = [
     ),
 ];
 
-/// Of an attempt: up to the scans of `work` that take hours.
+/// Buckets for attempts: up to hours, for long scans of `work`.
 const DURATIONS: [f64; 12] = [
     0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3_600.0, 14_400.0,
 ];
 
-/// From delivery to verdict: up to the four days that SQS keeps messages by default.
+/// Buckets from delivery to verdict: up to four days, the default retention of SQS.
 const AGES: [f64; 12] = [
     1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 10_800.0, 21_600.0, 43_200.0, 86_400.0, 345_600.0,
 ];
 
-/// Has everything that is counted in this process kept for Prometheus from the first call on; tells where to read it.
+/// Installs the recorder at the first call; returns the handle that renders its metrics.
 pub(crate) fn prometheus() -> &'static PrometheusHandle {
     static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
     HANDLE.get_or_init(|| {
         let (recorder, handle) = recorder();
-        // Nothing else installs one in this program; were there one, this one's figures would stay empty.
+        // Fails only if another recorder is installed, and nothing else in this program installs one.
         let _ = metrics::set_global_recorder(recorder);
         describe();
         handle
@@ -89,13 +89,13 @@ fn recorder() -> (Prefix<PrometheusRecorder>, PrometheusHandle) {
     (PrefixLayer::new("scanhook").layer(recorder), handle)
 }
 
-/// Says what each figure tells; without units: they are in the names, and would be appended to them once more.
+/// Registers the help texts. Units are in the names already; a declared unit would be appended again.
 fn describe() {
     for metric in METRICS {
         match metric.kind {
             Kind::Counter => {
                 describe_counter!(metric.name, metric.help);
-                // A counter that appears with its first count has grown by nothing, as Prometheus sees it.
+                // Prometheus sees no increase if a counter's first value isn't 0.
                 if metric.labels.is_empty() {
                     counter!(metric.name).increment(0);
                 }
@@ -111,11 +111,11 @@ fn describe() {
     }
 }
 
-/// Has what is counted for each source alone begin at 0 for these.
+/// Starts the counters that have only the label `source` at 0 for these sources.
 pub(crate) fn begin_at_zero<'a>(sources: impl Iterator<Item = &'a SourceName>) {
-    let begins = |it: &Metric| it.kind == Kind::Counter && it.labels == ["source"];
+    let is_by_source = |it: &Metric| it.kind == Kind::Counter && it.labels == ["source"];
     for source in sources {
-        for metric in METRICS.iter().filter(|it| begins(it)) {
+        for metric in METRICS.iter().filter(|it| is_by_source(it)) {
             counter!(metric.name, "source" => source.to_string()).increment(0);
         }
     }
@@ -131,11 +131,11 @@ mod tests {
 
     use super::*;
 
-    /// Name and labels, and the sum of what was counted or measured.
+    /// The sum of each series, by name and labels.
     type Sums = BTreeMap<(String, Vec<String>), f64>;
 
-    /// Lets every metric happen some times, with each of its labels.
-    fn happen(recorder: &dyn Recorder) {
+    /// Records every metric a few times, with all its labels.
+    fn record_all(recorder: &dyn Recorder) {
         let metadata = Metadata::new("test", Level::INFO, None);
         for (number, metric) in METRICS.iter().enumerate() {
             for times in 1..=3_u32 {
@@ -208,11 +208,11 @@ mod tests {
     }
 
     #[test]
-    fn the_same_events_give_the_same_figures_in_both_formats() {
+    fn the_same_events_give_the_same_metrics_in_both_formats() {
         let ours = EmbeddedFormat::default();
-        happen(&ours);
+        record_all(&ours);
         let (theirs, handle) = recorder();
-        happen(&theirs);
+        record_all(&theirs);
         let (ours, theirs) = (embedded(&ours.take(0)), prometheus(&handle.render()));
         assert_eq!(ours.len(), theirs.len());
         assert!(ours.len() > METRICS.len());
@@ -221,10 +221,10 @@ mod tests {
         }
     }
 
-    /// Every series that can be told, by its name, with the names of its labels.
-    fn told() -> BTreeMap<String, BTreeSet<String>> {
+    /// The label names of every series that a server exports, by the series' name.
+    fn exported() -> BTreeMap<String, BTreeSet<String>> {
         let (recorder, handle) = recorder();
-        happen(&recorder);
+        record_all(&recorder);
         with_local_recorder(&recorder, || {
             for (name, _) in GAUGES {
                 match name {
@@ -238,7 +238,7 @@ mod tests {
             counter!("queue_refusals", "reason" => "x").increment(1);
             counter!("connections_closed").increment(1);
         });
-        let mut told = BTreeMap::<_, BTreeSet<_>>::new();
+        let mut exported = BTreeMap::<_, BTreeSet<_>>::new();
         for line in handle.render().lines() {
             if line.is_empty() || line.starts_with('#') {
                 continue;
@@ -247,13 +247,13 @@ mod tests {
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
             let labels = labels.trim_end_matches('}').split(',');
             let names = labels.filter_map(|it| Some(it.split_once('=')?.0.to_owned()));
-            told.entry(name.to_owned()).or_default().extend(names);
+            exported.entry(name.to_owned()).or_default().extend(names);
         }
-        told
+        exported
     }
 
-    /// The series in a text of queries, and the words after them, up to the next series: matchers, `by` and the like.
-    fn asked(text: &str) -> Vec<(String, String)> {
+    /// The series in a text of queries, each with the text up to the next series: matchers, `by` and so on.
+    fn queried(text: &str) -> Vec<(String, String)> {
         let parts = text.split("scanhook_").skip(1);
         let name_end = |it: &str| it.find(|it: char| !it.is_ascii_lowercase() && it != '_');
         let split = parts.map(|it| it.split_at(name_end(it).unwrap_or(it.len())));
@@ -263,20 +263,21 @@ mod tests {
     }
 
     #[test]
-    fn the_dashboard_and_the_alerts_ask_for_series_and_labels_that_are_told() {
-        let told = told();
+    fn the_dashboard_and_the_alerts_query_exported_series_and_labels() {
+        let exported = exported();
         let dashboard = include_str!("../../../docs/monitoring/grafana-dashboard.json");
         let alerts = include_str!("../../../docs/monitoring/prometheus-alerts.yaml");
         let mut shown = BTreeSet::new();
         for (text, is_dashboard) in [(dashboard, true), (alerts, false)] {
-            for (name, rest) in asked(text) {
-                let labels = told.get(&name);
-                let labels = labels.unwrap_or_else(|| panic!("nothing tells {name}"));
-                let matchers = rest.strip_prefix('{').and_then(|it| it.split_once('}'));
-                let matchers = matchers.map_or("", |it| it.0).replace('\\', "");
+            for (name, rest) in queried(text) {
+                let labels = exported
+                    .get(&name)
+                    .unwrap_or_else(|| panic!("{name} is not exported"));
+                let braces = rest.strip_prefix('{').and_then(|it| it.split_once('}'));
+                let matchers = braces.map_or("", |it| it.0).replace('\\', "");
                 for matcher in matchers.split(',').filter(|it| !it.is_empty()) {
                     let label = matcher.split(['=', '!']).next().unwrap();
-                    // Prometheus adds where it has read a series.
+                    // Prometheus adds the label `instance` itself.
                     assert!(
                         label == "instance" || labels.contains(label),
                         "{name} {label}"
@@ -292,19 +293,19 @@ mod tests {
                 Kind::Counter => "total",
                 Kind::Seconds => "bucket",
             };
-            let is_shown = |it: &String| {
+            let is_metric = |it: &String| {
                 *it == format!("scanhook_{}_{suffix}", metric.name)
                     || *it == format!("scanhook_{}", metric.name)
             };
-            // Published messages are the queued events once more, and only functions read their configuration again.
+            // Published messages repeat the queued events, and only the Lambda functions reload their configuration.
             let is_left_out = ["messages_published", "configuration_stale"].contains(&metric.name);
-            let is_shown = shown.iter().any(is_shown) || is_left_out;
+            let is_shown = shown.iter().any(is_metric) || is_left_out;
             assert!(is_shown, "{} is not shown", metric.name);
         }
     }
 
     #[test]
-    fn what_prometheus_reads_has_types_and_help() {
+    fn the_text_for_prometheus_has_types_and_help() {
         let (recorder, handle) = recorder();
         with_local_recorder(&recorder, || {
             describe();

@@ -1,6 +1,7 @@
-//! The routes for those who operate a server: whether it is ready, and its figures.
+//! The routes for operators: `/readyz` and `/metrics`.
 //!
-//! **Invariant**: what they answer holds no secret, no payload and no text of an error, only words of closed sets: strangers may reach them.
+//! **Invariant**: the answers contain only words of closed sets, and no secret, payload or error text, because strangers may reach
+//! them.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -32,29 +33,29 @@ use super::queues::{QUEUE, Queues};
 use crate::ledger::SqliteLedger;
 use crate::problem::Problem;
 
-/// How long an answer is kept, so that nobody makes work for the parts by asking often.
+/// How long an answer is cached, so that frequent requests don't load the parts.
 const KEPT: Duration = Duration::from_secs(5);
 
-/// How long a part has to answer.
+/// The timeout for a part's check.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How often what was measured is summed up when nobody reads it.
+/// How often to check the parts and compact the metrics if nobody asks.
 const UPKEEP: Duration = Duration::from_secs(30);
 
-/// Something without which there is no work.
+/// A part of readiness.
 pub(crate) struct Part {
-    /// Its name, in `/readyz` and in metrics.
+    /// Its name in `/readyz` and in metrics.
     name: &'static str,
     check: Check,
-    /// Whether nothing is ready without it.
+    /// Whether the server is unready without it.
     is_essential: bool,
 }
 
-/// How a part is.
+/// The result of a part's check.
 #[derive(Debug, Clone)]
 enum Health {
     Works,
-    /// Nothing has shown yet whether it works; nobody is turned away for that.
+    /// Not known yet; this doesn't make the server unready.
     Unknown,
     Fails(Problem),
 }
@@ -95,12 +96,12 @@ impl Part {
         }
     }
 
-    /// The configuration was checked before anything began.
+    /// Always works: the configuration was checked before the start.
     pub(crate) fn configuration() -> Self {
         Self::new("configuration", || async { Health::Works })
     }
 
-    /// The same, but readiness does not depend on it.
+    /// Makes readiness independent of this part.
     pub(crate) fn dispensable(self) -> Self {
         Self {
             is_essential: false,
@@ -108,7 +109,7 @@ impl Part {
         }
     }
 
-    /// Whether scans are let through to Sysdig's backend; unknown until it has answered this process.
+    /// Whether Sysdig's backend is up; unknown until it has answered this process.
     pub(crate) fn backend(breaker: &Arc<Breaker>) -> Self {
         let breaker = Arc::clone(breaker);
         Self::new("sysdig", move || {
@@ -126,7 +127,7 @@ impl Part {
         })
     }
 
-    /// Whether the ledger's file takes a write.
+    /// Whether the ledger's file is writable.
     pub(crate) fn ledger(ledger: &SqliteLedger, data_dir: &DataDir) -> Self {
         let (ledger, directory) = (ledger.clone(), data_dir.path().to_owned());
         Self::new("ledger", move || {
@@ -147,7 +148,7 @@ impl Part {
         })
     }
 
-    /// Whether a queue of SQS answers.
+    /// Whether an SQS queue answers.
     pub(crate) fn queue(client: Client, url: String) -> Self {
         Self::new("queue", move || {
             let call = client.get_queue_attributes().queue_url(&url).send();
@@ -155,7 +156,7 @@ impl Part {
         })
     }
 
-    /// Whether the embedded queue is there, and its file takes a write.
+    /// Whether the embedded queue exists and its file is writable.
     pub(crate) fn store(store: &Store, data_dir: &DataDir) -> Self {
         let (store, directory) = (store.clone(), data_dir.path().to_owned());
         Self::new("queue", move || {
@@ -168,7 +169,7 @@ impl Part {
         })
     }
 
-    /// Tells how it is; what does not answer in time fails.
+    /// Checks the part. A check that exceeds [`PATIENCE`] fails.
     async fn health(&self) -> Health {
         let slow = || {
             let problem = anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs());
@@ -179,7 +180,7 @@ impl Part {
             .unwrap_or_else(|_| slow())
     }
 
-    /// Tells the log and the figures how it is, given how it was.
+    /// Sets the part's gauges, and logs a change.
     fn report(&self, health: &Health, before: Option<&Health>) {
         let (part, was) = (self.name, before.and_then(Health::cause));
         gauge!("ready", "part" => part).set(match health {
@@ -216,47 +217,47 @@ fn seen_in(directory: &Path, checked: Result<(), Problem>) -> Result<(), Problem
     })
 }
 
-/// Where the depths of queues are to be had.
+/// The source of queue depths.
 #[derive(Clone)]
 pub(crate) enum Depths {
-    /// From the embedded store, for the queues of these names.
+    /// The embedded store, and the names of its queues.
     Embedded(Store, [&'static str; 2]),
-    /// From SQS: the queue's and the dead-letter queue's URL.
-    RegistryDeps(Client, [String; 2]),
+    /// SQS, and the URLs of the queue and the dead-letter queue.
+    Sqs(Client, [String; 2]),
 }
 
 impl Depths {
-    pub(crate) fn outside(queues: &Queues) -> Self {
+    pub(crate) fn sqs(queues: &Queues) -> Self {
         let urls = [queues.url.clone(), queues.dead_letter_url.clone()];
-        Self::RegistryDeps(queues.client.clone(), urls)
+        Self::Sqs(queues.client.clone(), urls)
     }
 
-    /// Sets the gauges; to NaN what can't be told now, so that no old figure passes for a new one.
+    /// Sets the gauges. A depth that can't be read becomes NaN, so that no stale value remains.
     async fn measure(&self) {
         match self {
             Self::Embedded(store, names) => {
                 for name in names {
-                    let depth = timeout(PATIENCE, store.depth(name)).await;
-                    let depth = depth.ok().and_then(Result::ok);
+                    let measured = timeout(PATIENCE, store.depth(name)).await;
+                    let depth = measured.ok().and_then(Result::ok);
                     let [waiting, in_flight, age] = depth.map_or([f64::NAN; 3], |it| {
                         let age = it.oldest_age.unwrap_or_default().as_secs_f64();
                         [float(it.visible + it.delayed), float(it.in_flight), age]
                     });
-                    tell(name, waiting, in_flight);
+                    set_depth(name, waiting, in_flight);
                     gauge!("queue_oldest_age_seconds", "queue" => *name).set(age);
                 }
             }
-            Self::RegistryDeps(client, urls) => {
+            Self::Sqs(client, urls) => {
                 for url in urls {
                     let [waiting, in_flight] = counts(client, url).await.unwrap_or([f64::NAN; 2]);
-                    tell(queue_name(url), waiting, in_flight);
+                    set_depth(queue_name(url), waiting, in_flight);
                 }
             }
         }
     }
 }
 
-fn tell(queue: &str, waiting: f64, in_flight: f64) {
+fn set_depth(queue: &str, waiting: f64, in_flight: f64) {
     gauge!("queue_depth", "queue" => queue.to_owned()).set(waiting);
     gauge!("queue_in_flight", "queue" => queue.to_owned()).set(in_flight);
 }
@@ -266,7 +267,7 @@ fn queue_name(url: &str) -> &str {
     url.rsplit('/').next().unwrap_or(url)
 }
 
-/// How many messages SQS says that wait, and how many are in flight.
+/// SQS's counts of waiting messages and of messages in flight.
 async fn counts(client: &Client, url: &str) -> Option<[f64; 2]> {
     const NAMES: [QueueAttributeName; 3] = [
         QueueAttributeName::ApproximateNumberOfMessages,
@@ -289,17 +290,17 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-/// What `/readyz` and `/metrics` know.
+/// The state of `/readyz` and `/metrics`.
 pub(crate) struct Operations {
     parts: Vec<Part>,
     depths: Depths,
-    /// How each part was when it was last asked.
-    told: Mutex<Option<(Instant, Arc<Vec<Health>>)>>,
+    /// The last result of each part, and its time.
+    checked: Mutex<Option<(Instant, Arc<Vec<Health>>)>>,
     measured: Mutex<Option<Instant>>,
 }
 
 impl Operations {
-    /// The figures of `config`'s sources begin with this.
+    /// Also starts the counters of the sources in `config` at 0.
     pub(crate) fn new(config: &Config, parts: Vec<Part>, depths: Depths) -> Arc<Self> {
         prometheus();
         begin_at_zero(config.sources.keys());
@@ -311,12 +312,11 @@ impl Operations {
         Arc::new(Self {
             parts,
             depths,
-            told: Mutex::default(),
+            checked: Mutex::default(),
             measured: Mutex::default(),
         })
     }
 
-    /// `/readyz` and `/metrics`.
     pub(crate) fn routes(self: &Arc<Self>) -> Router {
         let (readyz, metrics) = (Arc::clone(self), Arc::clone(self));
         Router::new()
@@ -324,8 +324,7 @@ impl Operations {
             .route("/metrics", get(async move || metrics.metrics().await))
     }
 
-    /// From time to time, until `stopping`: sums up what was measured, and looks at each part, so that the log names one that fails
-    /// though nobody asks.
+    /// Periodically compacts the metrics and checks the parts, so that the log shows a failure even if nobody asks; until `stopping`.
     pub(crate) fn upkeep(
         self: &Arc<Self>,
         stopping: CancellationToken,
@@ -340,16 +339,16 @@ impl Operations {
     }
 
     async fn parts(&self) -> Arc<Vec<Health>> {
-        let mut told = self.told.lock().await;
-        match &*told {
+        let mut checked = self.checked.lock().await;
+        match &*checked {
             Some((at, parts)) if at.elapsed() < KEPT => Arc::clone(parts),
             before => {
                 let parts = Arc::new(join_all(self.parts.iter().map(Part::health)).await);
-                for (place, (part, health)) in self.parts.iter().zip(&*parts).enumerate() {
-                    let before = before.as_ref().and_then(|it| it.1.get(place));
-                    part.report(health, before);
+                for (index, (part, health)) in self.parts.iter().zip(&*parts).enumerate() {
+                    let previous = before.as_ref().and_then(|it| it.1.get(index));
+                    part.report(health, previous);
                 }
-                *told = Some((Instant::now(), Arc::clone(&parts)));
+                *checked = Some((Instant::now(), Arc::clone(&parts)));
                 parts
             }
         }

@@ -1,4 +1,4 @@
-//! The queues of a server: its own, or those of AWS.
+//! The queues of a server: embedded or in AWS.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,14 +24,12 @@ use scanhook_worker::clock::Clock;
 
 use crate::ledger::SqliteLedger;
 
-/// The embedded queue's name.
 pub(crate) const QUEUE: &str = "scanhook";
 
-/// Its dead-letter queue's name.
 pub(crate) const DEAD_LETTERS: &str = "scanhook-dlq";
 
-/// Opens the embedded queue. What outlives the main queue's retention becomes a dead letter with its reason, and what outlives the
-/// dead-letter queue's is deleted; both are counted and logged.
+/// Opens the embedded queue. A message that exceeds the retention becomes a dead letter; in the dead-letter queue it is deleted.
+/// Both are counted and logged.
 pub(crate) async fn open_store(path: &Path) -> anyhow::Result<Store> {
     let store = Store::open(path, Clock::System).context("could not open the queue")?;
     let waiting = Expiry {
@@ -47,9 +45,9 @@ pub(crate) async fn open_store(path: &Path) -> anyhow::Result<Store> {
     Ok(store)
 }
 
-/// The attributes of a message that waited too long, as the scanner would write them.
+/// The dead-letter attributes of a message that exceeded the retention, in the form that the scanner writes.
 fn expired(message: &Peeked, now: Timestamp) -> BTreeMap<String, String> {
-    let scan_id = QueueMessage::parse(&message.body).ok();
+    let scan = QueueMessage::parse(&message.body).ok();
     let attributes = [
         (
             "scanhook.reason",
@@ -60,16 +58,17 @@ fn expired(message: &Peeked, now: Timestamp) -> BTreeMap<String, String> {
             Some("it waited for longer than the queue keeps messages".to_owned()),
         ),
         ("scanhook.attempts", Some(message.receive_count.to_string())),
-        ("scanhook.scan_id", scan_id.map(|it| it.scan_id.to_string())),
+        ("scanhook.scan_id", scan.map(|it| it.scan_id.to_string())),
         ("scanhook.failed_at", Some(now.to_string())),
     ];
-    let told = attributes
+    attributes
         .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    told.collect()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
 }
 
-/// Six times the function's timeout, as AWS advises, within what SQS allows.
+/// Creates the queues if they don't exist. The visibility timeout is six times the function's timeout, as AWS recommends, up to
+/// the maximum of SQS.
 pub(crate) async fn ensure_queues(
     store: &Store,
     config: &Config,
@@ -92,8 +91,8 @@ pub(crate) async fn ensure_queues(
     Ok(())
 }
 
-/// Gives back what an earlier process was scanning when it was killed: nobody works on that any more, and it would stay
-/// hidden for the rest of its invocation. What waits for its next attempt goes on waiting.
+/// Releases the messages that a killed process was scanning, which would stay hidden for the rest of their visibility timeout.
+/// Messages that wait for their next attempt stay hidden.
 pub(crate) async fn release_abandoned(store: &Store, ledger: &SqliteLedger) -> anyhow::Result<()> {
     let ledger = ledger.clone();
     let is_abandoned = move |message: &Peeked| {
@@ -114,16 +113,16 @@ pub(crate) async fn release_abandoned(store: &Store, ledger: &SqliteLedger) -> a
     Ok(())
 }
 
-/// The queues at `outside`, or the server's own behind `endpoint`; and the webhook's way to them.
+/// The external queues, or the embedded ones behind `endpoint`; and the webhook's client for them.
 pub(crate) async fn open(
-    outside: Option<&str>,
+    external_url: Option<&str>,
     environment: &Environment,
     address: SocketAddr,
     endpoint: &Endpoint,
 ) -> anyhow::Result<(Queues, Service)> {
-    Ok(match outside {
+    Ok(match external_url {
         Some(url) => (
-            Queues::outside(url).await?,
+            Queues::external(url).await?,
             Service::new(SQS, &Aws::local(environment)),
         ),
         None => (
@@ -133,7 +132,7 @@ pub(crate) async fn open(
     })
 }
 
-/// The queue that messages go through, and where those end that can't be scanned.
+/// The queue and its dead-letter queue.
 pub(crate) struct Queues {
     pub(crate) client: Client,
     pub(crate) url: String,
@@ -152,8 +151,8 @@ impl Queues {
         }
     }
 
-    /// Asks the queue for its ARN and its dead-letter queue.
-    pub(crate) async fn outside(url: &str) -> anyhow::Result<Self> {
+    /// Reads the queue's ARN and its dead-letter queue from SQS.
+    pub(crate) async fn external(url: &str) -> anyhow::Result<Self> {
         let client =
             Client::new(&scanhook_config::aws::sdk_config(scanhook_scanner::queue::ATTEMPT).await);
         let names = [
@@ -202,19 +201,19 @@ impl Queues {
     }
 }
 
-/// A client of an embedded endpoint, by a socket or without; its requests need no signature.
-pub(crate) fn embedded_client(base: &str, way: impl HttpClient + 'static) -> Client {
+/// A client for an embedded endpoint, through a socket or in process. Its requests need no signature.
+pub(crate) fn embedded_client(base: &str, http_client: impl HttpClient + 'static) -> Client {
     let config = aws_sdk_sqs::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::new(sqs::REGION))
         .allow_no_auth()
         .endpoint_url(base)
-        .http_client(way)
+        .http_client(http_client)
         .build();
     Client::from_conf(config)
 }
 
-/// The webhook's way to an embedded endpoint, without a socket.
+/// The webhook's client for an embedded endpoint, without a socket.
 fn embedded_service(address: SocketAddr, endpoint: &Endpoint) -> Service {
     let (base, endpoint) = (format!("http://{address}"), endpoint.clone());
     Service::in_process(Box::new(move |target, body| {

@@ -1,4 +1,4 @@
-//! How a person or a supervisor asks the server to end.
+//! The signals by which a person or a supervisor stops the process.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -9,17 +9,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::output;
 
-/// `timeout` and some supervisors send a signal to the process and to its group: what comes within this time is the same.
+/// Signals within this time count as one, because `timeout` and some supervisors signal the process and its group.
 const ONE_SIGNAL: Duration = Duration::from_secs(1);
 
-/// The signals that ask the process to end.
+/// SIGINT and SIGTERM.
 pub(crate) struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl StopSignals {
-    /// From now on these signals do not end the process by themselves.
+    /// Starts to handle the signals, which from now on don't end the process by themselves.
     pub(crate) fn open() -> anyhow::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt()).context("could not listen for SIGINT")?,
@@ -27,7 +27,7 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next one, and tells its name.
+    /// Waits for the next signal, and returns its name.
     pub(crate) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
@@ -35,9 +35,9 @@ impl StopSignals {
         }
     }
 
-    /// Waits for the next one, says that what has begun is finished, with how long that may take in words, and lets `end` do
-    /// it. Tells the name of a second one that came before that was done.
-    pub(crate) async fn then(
+    /// Waits for a signal, announces the shutdown and runs `end`. Returns the name of a second signal that came before `end` was
+    /// done. `patience` says how long the shutdown may take.
+    pub(crate) async fn shut_down(
         &mut self,
         patience: &str,
         end: impl Future<Output = ()>,
@@ -46,18 +46,18 @@ impl StopSignals {
         notice(signal, patience);
         tokio::select! {
             () = end => Ok(None),
-            again = Self::next_after() => again.map(Some),
+            second = Self::second() => second.map(Some),
         }
     }
 
-    /// Waits for the first one that comes after [`ONE_SIGNAL`], and tells its name.
-    async fn next_after() -> anyhow::Result<&'static str> {
+    /// Waits for a second signal, after [`ONE_SIGNAL`], and returns its name.
+    async fn second() -> anyhow::Result<&'static str> {
         tokio::time::sleep(ONE_SIGNAL).await;
         Ok(Self::open()?.next().await)
     }
 }
 
-/// Does `work`, which ends early and in order once `stop` is cancelled: the first signal does that, a second one drops it.
+/// Runs `work`. The first signal cancels `stop`, by which `work` ends early and in order; a second signal drops `work`.
 pub(crate) async fn until_stopped<T>(
     mut work: Pin<Box<impl Future<Output = anyhow::Result<T>>>>,
     stop: &CancellationToken,
@@ -71,7 +71,7 @@ pub(crate) async fn until_stopped<T>(
     stop.cancel();
     tokio::select! {
         outcome = &mut work => outcome,
-        again = StopSignals::next_after() => bail!("{}: stopped at once", again?),
+        second = StopSignals::second() => bail!("{}: stopped at once", second?),
     }
 }
 

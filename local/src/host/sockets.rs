@@ -1,4 +1,4 @@
-//! The addresses that a process listens on.
+//! Listening sockets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -7,8 +7,8 @@ use tokio::net::{TcpListener, TcpSocket};
 
 use crate::output;
 
-/// Connections that wait to be accepted: as many as Linux lets (`net.core.somaxconn`), since beyond that an honest sender's begins
-/// anew a second later.
+/// The most connections that wait to be accepted: the default limit of Linux (`net.core.somaxconn`). Beyond it, a sender retries its
+/// connection only after a second.
 const BACKLOG: u32 = 4096;
 
 pub(crate) fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
@@ -17,7 +17,7 @@ pub(crate) fn bind(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListene
             SocketAddr::V4(_) => TcpSocket::new_v4()?,
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
-        // A port that the last process has just left can be taken.
+        // Allows a port that another process has just closed.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
         socket.listen(BACKLOG)
@@ -33,12 +33,12 @@ pub(crate) fn announce_health(address: Option<SocketAddr>) {
     }
 }
 
-/// The listener of their own that probes have, if they have one.
+/// The separate listener for probes.
 pub(crate) fn bind_health(address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
     address.map(|it| bind(it, "--health-listen")).transpose()
 }
 
-/// Where this machine reaches a listener: one on all addresses by loopback.
+/// The address by which this machine reaches a listener; loopback for an unspecified one.
 pub(crate) fn reached(listener: &TcpListener) -> anyhow::Result<SocketAddr> {
     let address = listener.local_addr()?;
     Ok(match address.ip() {

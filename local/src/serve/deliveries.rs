@@ -1,6 +1,7 @@
-//! The latest deliveries and what was answered, for the local page.
+//! The latest deliveries and their answers, for the local page.
 //!
-//! **Invariant**: of a request only the name of a configured source is kept, and of an answer what its sender was told.
+//! **Invariant**: it keeps only the name of a configured source from a request, and only what the sender also received from an
+//! answer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,24 +16,22 @@ use scanhook_core::source::SourceName;
 use scanhook_worker::clock::Clock;
 use serde_json::Value;
 
-/// Of each sort, so that no flood of refused ones hides those that were taken.
+/// The limit of each list. Two lists, so that a flood of refused deliveries doesn't push out the accepted ones.
 const KEPT: usize = 50;
 
-/// One delivery.
 #[derive(Debug, Clone)]
 pub(crate) struct Delivered {
     pub(crate) at: Timestamp,
-    /// `None` if there is no such source.
+    /// `None` for an unknown source.
     pub(crate) source: Option<SourceName>,
     pub(crate) status: u16,
-    /// What became of it, and why.
+    /// In words: what was queued or skipped, or why it was refused.
     pub(crate) outcome: String,
 }
 
-/// What is kept.
 #[derive(Default)]
-struct Kept {
-    taken: VecDeque<Delivered>,
+struct Latest {
+    accepted: VecDeque<Delivered>,
     refused: VecDeque<Delivered>,
 }
 
@@ -40,26 +39,31 @@ struct Kept {
 #[derive(Clone)]
 pub(crate) struct Deliveries {
     sources: Arc<Vec<SourceName>>,
-    kept: Arc<Mutex<Kept>>,
+    latest: Arc<Mutex<Latest>>,
 }
 
 impl Deliveries {
     pub(crate) fn of(sources: impl Iterator<Item = SourceName>) -> Self {
         Self {
             sources: Arc::new(sources.collect()),
-            kept: Arc::default(),
+            latest: Arc::default(),
         }
     }
 
-    /// The latest ones of both sorts, newest first.
+    /// The latest accepted and refused deliveries, newest first.
     pub(crate) fn latest(&self) -> Vec<Delivered> {
-        let kept = self.kept();
-        let mut all: Vec<_> = kept.taken.iter().chain(&kept.refused).cloned().collect();
+        let latest = self.lock();
+        let mut all: Vec<_> = latest
+            .accepted
+            .iter()
+            .chain(&latest.refused)
+            .cloned()
+            .collect();
         all.sort_by_key(|it| std::cmp::Reverse(it.at));
         all
     }
 
-    /// Passes a request on, and keeps what was answered if it is a delivery.
+    /// Passes a request on. If it is a delivery, records its answer.
     pub(crate) async fn watch(self, request: Request, next: Next) -> Response {
         let path = request.uri().path().strip_prefix("/webhooks/");
         let name = path.map(|it| it.split('/').next().unwrap_or_default());
@@ -79,24 +83,24 @@ impl Deliveries {
             status: head.status.as_u16(),
             outcome: outcome(&answer),
         };
-        let mut kept = self.kept();
+        let mut latest = self.lock();
         let list = if head.status.is_success() {
-            &mut kept.taken
+            &mut latest.accepted
         } else {
-            &mut kept.refused
+            &mut latest.refused
         };
         list.push_front(delivered);
         list.truncate(KEPT);
-        drop(kept);
+        drop(latest);
         Response::from_parts(head, Body::from(body))
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An answer in a few words: `2 queued, 1 skipped (filtered_tag)`, or the title of its problem.
+/// Summarises an answer: `2 queued, 1 skipped (filtered_tag)`, or the title of the problem.
 fn outcome(answer: &Value) -> String {
     if let Some(title) = answer.get("title").and_then(Value::as_str) {
         return title.to_owned();

@@ -190,7 +190,7 @@ fn served(registry: &Registry) -> Place {
 }
 
 #[test]
-fn what_the_ledger_does_not_know_is_queued_once() {
+fn images_without_a_record_are_queued_once() {
     let registry = Registry::start();
     let mut place = Place::with(YAML);
     let serve = place.serve(&[]);
@@ -259,7 +259,7 @@ fn scan_id(line: &str) -> String {
 }
 
 #[test]
-fn what_a_registry_does_not_answer_is_an_error_and_the_rest_is_queued() {
+fn a_failed_lookup_is_an_error_and_the_rest_is_queued() {
     let registry = Registry::start();
     let place = served(&registry);
     registry.fail("prod/pass/tags/list?last=2", "500 Internal Server Error");
@@ -319,7 +319,7 @@ fn interrupt(child: &mut Child, signal: Signal) -> Option<i32> {
 }
 
 #[test]
-fn what_an_interrupted_run_has_queued_is_not_queued_again() {
+fn an_interrupted_run_resumes_and_queues_nothing_twice() {
     for (signal, code) in [
         (Signal::INT, Some(1)),
         (Signal::TERM, Some(1)),
@@ -350,7 +350,7 @@ fn what_an_interrupted_run_has_queued_is_not_queued_again() {
 }
 
 #[test]
-fn a_registry_gets_the_pause_it_asks_for_and_an_interruption_ends_it() {
+fn a_run_waits_for_the_pause_of_a_registry_and_an_interruption_ends_it() {
     let registry = Registry::start();
     let place = served(&registry);
     registry.fail(
@@ -385,7 +385,7 @@ fn a_registry_gets_the_pause_it_asks_for_and_an_interruption_ends_it() {
 }
 
 #[test]
-fn what_can_not_be_backfilled_is_refused_with_2() {
+fn a_backfill_that_cannot_start_exits_with_2() {
     let registry = Registry::start();
     let place = registry.place();
     let arguments = ["--queue-url=http://127.0.0.1:1/000000000000/q"];

@@ -20,7 +20,7 @@ fn refused(ran: &Ran, code: i32, words: &str) {
 }
 
 #[test]
-fn the_demo_ends_with_0_and_a_verdict_for_every_kind() {
+fn the_demo_exits_with_0_and_shows_a_verdict_for_every_kind() {
     let mut place = Place::new();
     // Whoever tries it may be behind a proxy, which does not lead to this machine.
     place.environment.remove("no_proxy");
@@ -44,7 +44,7 @@ fn the_demo_ends_with_0_and_a_verdict_for_every_kind() {
 }
 
 #[test]
-fn scans_are_told_as_a_table_and_as_json() {
+fn scans_are_shown_as_a_table_and_as_json() {
     let place = Place::new();
     let serve = place.serve(&[]);
     let passed = serve.queue(&place.delivery(
@@ -125,7 +125,7 @@ fn scans_are_told_as_a_table_and_as_json() {
 }
 
 #[test]
-fn without_a_ledger_scans_says_who_makes_it() {
+fn scans_without_a_ledger_names_the_command_that_creates_it() {
     refused(
         &Place::new().run(&["scans", "list"]),
         2,
@@ -134,7 +134,7 @@ fn without_a_ledger_scans_says_who_makes_it() {
 }
 
 #[test]
-fn send_tells_what_became_of_a_delivery() {
+fn send_shows_the_outcome_of_a_delivery() {
     let mut place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     let url = format!("--url=http://{}", serve.address);
@@ -196,7 +196,7 @@ fn send_tells_what_became_of_a_delivery() {
 }
 
 #[test]
-fn send_says_what_it_can_not_send() {
+fn send_explains_why_it_cannot_send() {
     let place = Place::new();
     refused(
         &place.run(&["send", "elsewhere"]),
@@ -424,7 +424,7 @@ fn what_must_stay_secret_goes_over_https_or_stays_on_this_machine() {
 }
 
 #[test]
-fn help_and_version_are_answers_and_nonsense_is_not() {
+fn help_and_version_exit_with_0_and_wrong_usage_with_2() {
     let place = Place::new();
     for arguments in [
         &["--help"] as &[&str],
@@ -463,7 +463,7 @@ fn help_and_version_are_answers_and_nonsense_is_not() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_failure() {
+fn a_closed_pipe_is_not_a_failure() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     serve.stop();
@@ -510,7 +510,7 @@ const DOCTOR: [&str; 3] = [
 ];
 
 #[test]
-fn the_doctor_says_that_a_stand_in_is_none() {
+fn the_doctor_reports_a_stand_in() {
     let place = Place::with(&without_network());
     let ran = place.run(&[&DOCTOR[..], &["--output=json"]].concat());
     assert_eq!(ran.code, Some(1), "{}", ran.stderr);
@@ -539,7 +539,7 @@ fn the_doctor_says_that_a_stand_in_is_none() {
 }
 
 #[test]
-fn the_doctor_says_that_there_is_no_cli() {
+fn the_doctor_reports_a_missing_cli() {
     let place = Place::with(&without_network());
     let nowhere = ["--scanner-cli=./nowhere", "--output=json"];
     let ran = place.run(&[&DOCTOR[..], &nowhere].concat());
@@ -566,7 +566,7 @@ fn the_doctor_needs_a_configuration() {
 }
 
 #[test]
-fn scans_refuse_filters_that_mean_nothing() {
+fn scans_refuses_invalid_filters() {
     let place = Place::new();
     for arguments in [
         ["scans", "list", "--verdict=clean"],
@@ -645,7 +645,7 @@ fn init_writes_a_configuration_that_check_accepts_and_overwrites_nothing() {
 }
 
 #[test]
-fn what_init_writes_is_ready_to_take_deliveries() {
+fn the_configuration_of_init_accepts_deliveries() {
     let place = Place::new();
     fs::remove_file(place.path("scanhook.yaml")).unwrap();
     assert_eq!(place.run(&["init"]).code, Some(0));
@@ -656,7 +656,7 @@ fn what_init_writes_is_ready_to_take_deliveries() {
 }
 
 #[test]
-fn load_is_told_in_figures() {
+fn send_with_count_shows_rate_and_latency() {
     let mut place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     let url = format!("--url=http://{}", serve.address);
@@ -756,7 +756,7 @@ fn a_saved_delivery_is_replayed_with_its_headers() {
 }
 
 #[test]
-fn shells_and_man_have_every_command() {
+fn completions_and_man_pages_cover_every_command() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish"] {
         let ran = place.run(&["manual", "completions", shell]);

@@ -186,7 +186,7 @@ fn what_strangers_write_reaches_the_terminal_as_marks_and_scripts_exactly() {
 }
 
 #[test]
-fn a_part_is_redriven_while_serve_does_not_run() {
+fn some_dead_letters_are_redriven_while_serve_is_stopped() {
     let place = place_with_dead_letters();
     let planned = place.run(&["dlq", "redrive", "--source=hub"]);
     assert_eq!(planned.code, Some(0), "{}", planned.stderr);
@@ -257,7 +257,7 @@ fn a_part_is_redriven_while_serve_does_not_run() {
 }
 
 #[test]
-fn everything_is_moved_back_and_scanned_while_serve_runs() {
+fn all_dead_letters_are_redriven_and_scanned_while_serve_is_running() {
     let place = place_with_dead_letters();
     let serve = place.serve(&[]);
     let before = place.scans();
@@ -284,7 +284,7 @@ fn everything_is_moved_back_and_scanned_while_serve_runs() {
 }
 
 #[test]
-fn what_is_scanned_since_it_failed_is_not_scanned_again() {
+fn a_dead_letter_with_a_later_verdict_is_not_scanned_again() {
     let place = Place::new();
     let serve = place.serve(&[]);
     let id = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));
@@ -325,7 +325,7 @@ fn what_is_scanned_since_it_failed_is_not_scanned_again() {
 }
 
 #[test]
-fn a_queue_that_is_no_dead_letter_queue_is_refused_unless_told() {
+fn a_queue_that_is_not_a_dead_letter_queue_is_refused_without_any_queue() {
     let mut place = Place::new();
     let nothing = place.run(&["dlq", "list"]);
     assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(2), ""));
@@ -415,19 +415,19 @@ fn list_slowly(fate: Fate, hide: &str) -> Value {
 }
 
 #[test]
-fn an_answer_of_sqs_that_comes_late_is_waited_for() {
+fn a_late_answer_of_sqs_is_waited_for() {
     let told = list_slowly(Fate::Late(Duration::from_secs(11)), "--hide=10m");
     assert_eq!((ids(&told).len(), &told["hidden"]), (5, &0.into()));
 }
 
 #[test]
-fn letters_whose_answer_was_lost_are_waited_for() {
+fn messages_of_a_lost_answer_are_waited_for() {
     let told = list_slowly(Fate::Lost, "--hide=3s");
     assert_eq!((ids(&told).len(), &told["hidden"]), (5, &0.into()));
 }
 
 #[test]
-fn an_interrupted_move_is_cancelled_and_that_of_a_killed_command_is_waited_for() {
+fn an_interrupted_move_is_cancelled_and_a_killed_commands_move_is_waited_for() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     // Only what receives have moved there can be moved back without a destination.

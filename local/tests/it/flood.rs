@@ -76,7 +76,7 @@ fn flood(place: &Place, serve: &Serve, what: &str, head: &str, is_chunked: bool)
 }
 
 #[test]
-fn thirty_megabytes_from_fifty_strangers_leave_memory_flat() {
+fn thirty_megabytes_from_fifty_clients_do_not_raise_memory() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));
@@ -170,7 +170,7 @@ fn ports(serve: &Serve) -> [(&'static str, SocketAddr, String, String, String); 
 static CROWD: Mutex<()> = Mutex::new(());
 
 #[test]
-fn who_is_slow_or_silent_keeps_nobody_waiting_and_is_shown_out() {
+fn slow_and_silent_clients_delay_nobody_and_are_disconnected() {
     let _crowd = CROWD.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);

@@ -26,7 +26,7 @@ fn ready(serve: &Serve, status: u16) -> Value {
 }
 
 #[test]
-fn figures_tell_of_deliveries_scans_and_queues() {
+fn metrics_cover_deliveries_scans_and_queues() {
     let place = Place::new();
     let serve = place.serve(&[]);
     let passed = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));
@@ -137,7 +137,7 @@ fn readiness_names_the_part_that_fails() {
 }
 
 #[test]
-fn a_backend_that_has_not_answered_is_unknown_and_keeps_nobody_waiting() {
+fn a_backend_that_has_not_answered_is_unknown_and_delays_nothing() {
     let place = Place::new();
     let serve = place.serve(&[]);
     assert_eq!(ready(&serve, 200)["parts"]["sysdig"], "unknown");
@@ -149,7 +149,7 @@ fn a_backend_that_has_not_answered_is_unknown_and_keeps_nobody_waiting() {
 }
 
 #[test]
-fn without_its_queue_readiness_fails_until_the_next_start() {
+fn a_deleted_queue_fails_readiness_until_the_next_start() {
     let place = Place::new();
     let mut serve = place.serve(&["--no-scan"]);
     let url = format!("http://{}/000000000000/scanhook", serve.sqs_address);
@@ -202,7 +202,7 @@ fn what_waited_for_too_long_is_a_dead_letter_that_a_redrive_heals() {
 }
 
 #[test]
-fn without_its_queue_a_server_says_so_to_operators_and_senders() {
+fn a_failed_queue_is_reported_to_operators_and_senders() {
     let (aws, mut place) = (Place::new(), Place::new());
     let mut queue = aws.serve(&["--no-scan"]);
     place.use_sqs(queue.sqs_address);
@@ -234,7 +234,7 @@ fn without_its_queue_a_server_says_so_to_operators_and_senders() {
 }
 
 #[test]
-fn the_log_is_for_people_if_they_ask_for_it() {
+fn the_log_is_text_for_people_with_log_format_pretty() {
     let place = Place::new();
     let serve = place.serve(&["--log-format=pretty"]);
     let id = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));

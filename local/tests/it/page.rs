@@ -67,7 +67,7 @@ fn it_shows_deliveries_scans_verdicts_and_dead_letters_with_their_reasons() {
 }
 
 #[test]
-fn a_scan_whose_worker_is_gone_does_not_count_as_running() {
+fn an_orphaned_scan_does_not_count_as_running() {
     let place = Place::new();
     let mut serve = place.serve(&[]);
     let hanging = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/hang:1"));
@@ -126,7 +126,7 @@ fn hostile_names_stay_text() {
 }
 
 #[test]
-fn only_who_sits_at_this_machine_sees_it_unless_it_is_opened() {
+fn only_this_machine_sees_the_page_unless_it_is_opened() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     let proxied = "Host: localhost\r\nX-Forwarded-For: 203.0.113.9\r\n";

@@ -138,7 +138,7 @@ fn the_output_of_every_command_is_described_field_by_field() {
 }
 
 #[test]
-fn what_the_doctor_says_is_described_field_by_field() {
+fn the_output_of_the_doctor_is_described_field_by_field() {
     let place = Place::with(&YAML.replace("http://127.0.0.1:1", "https://127.0.0.1:1"));
     let arguments = [
         "doctor",

@@ -63,7 +63,7 @@ fn push(resources: &Value, repository: &str) -> Value {
 }
 
 #[test]
-fn every_event_is_told_with_what_becomes_of_it_and_why() {
+fn every_event_is_shown_with_its_outcome_and_reason() {
     let place = Place::with(YAML);
     let resources = json!([
         {"tag": "1", "digest": digest(1), "resource_url": "harbor.internal/prod/api:1"},
@@ -144,7 +144,7 @@ fn every_event_is_told_with_what_becomes_of_it_and_why() {
 }
 
 #[test]
-fn a_table_shows_the_same_to_people() {
+fn the_table_shows_the_same() {
     let place = Place::with(YAML);
     let body = push(&json!([{"tag": "1"}, {"tag": "2-dev"}]), "prod/api");
     let ran = check(&place, "prod", &body.to_string(), &[]);
@@ -161,7 +161,7 @@ fn a_table_shows_the_same_to_people() {
 }
 
 #[test]
-fn what_would_be_refused_is_told_with_the_place_of_the_field() {
+fn a_refused_sample_is_shown_with_the_place_of_the_field() {
     let place = Place::with(YAML);
     let problem = |source: &str, body: &str| {
         let ran = check(&place, source, body, &[]);
@@ -194,7 +194,7 @@ fn what_would_be_refused_is_told_with_the_place_of_the_field() {
 }
 
 #[test]
-fn the_headers_are_those_of_the_file_beside_or_those_of_the_kind() {
+fn the_headers_come_from_the_headers_file_or_from_the_kind() {
     let place = Place::with(YAML);
     let body = json!({"name": "team/app", "reference": "1", "digest": digest(1)});
     assert_eq!(told(&place, "zot", &body).1, 202);
@@ -225,7 +225,7 @@ fn the_headers_are_those_of_the_file_beside_or_those_of_the_kind() {
 }
 
 #[test]
-fn a_validation_is_told_with_its_answer() {
+fn a_validation_is_shown_with_its_answer() {
     let place = Place::with(YAML);
     let body = json!([{"eventType": "Microsoft.EventGrid.SubscriptionValidationEvent", "data": {"validationCode": "C-1"}}]);
     let ran = check(&place, "azure", &body.to_string(), &[]);
@@ -239,7 +239,7 @@ fn a_validation_is_told_with_its_answer() {
 }
 
 #[test]
-fn a_source_or_a_file_that_is_not_there_ends_with_2() {
+fn a_missing_source_or_file_exits_with_2() {
     let place = Place::with(YAML);
     for (arguments, words) in [
         (

@@ -103,7 +103,7 @@ fn a_bad_configuration_is_refused() {
 }
 
 #[test]
-fn a_missing_cli_is_refused_with_a_way_out() {
+fn a_missing_cli_is_refused_with_advice() {
     let mut place = Place::new();
     refused(
         &serve_on_free_ports(&place, &["--scanner-cli=./none"]),
@@ -127,7 +127,7 @@ fn a_missing_cli_is_refused_with_a_way_out() {
 }
 
 #[test]
-fn a_data_directory_that_can_not_be_used_is_refused() {
+fn an_unusable_data_directory_is_refused() {
     let place = Place::new();
     fs::write(place.path("file"), "").unwrap();
     refused(&serve_on_free_ports(&place, &["--data-dir=file"]), "file");
@@ -161,7 +161,7 @@ fn a_data_directory_that_can_not_be_used_is_refused() {
 }
 
 #[test]
-fn only_its_owner_can_look_into_a_data_directory() {
+fn only_its_owner_can_read_a_data_directory() {
     let place = Place::new();
     let _serve = place.serve(&["--no-scan", "--data-dir=a b/ü"]);
     let mode = fs::metadata(place.path("a b/ü"))
@@ -172,7 +172,7 @@ fn only_its_owner_can_look_into_a_data_directory() {
 }
 
 #[test]
-fn paths_with_spaces_and_an_ipv6_address_are_as_good_as_any() {
+fn paths_with_spaces_and_ipv6_addresses_work() {
     let place = Place::new();
     fs::rename(place.path("bin"), place.path("the bin")).unwrap();
     fs::rename(place.path("scanhook.yaml"), place.path("the config.yaml")).unwrap();
@@ -204,7 +204,7 @@ fn paths_with_spaces_and_an_ipv6_address_are_as_good_as_any() {
 }
 
 #[test]
-fn what_was_queued_without_a_scanner_is_scanned_after_a_later_start() {
+fn images_queued_without_a_scanner_are_scanned_after_a_later_start() {
     let place = Place::new();
     let taking = place.serve(&["--no-scan"]);
     let scan_id = taking.queue(&place.delivery("ghcr", "ghcr.io/prod/fail:1"));
@@ -223,7 +223,7 @@ fn what_was_queued_without_a_scanner_is_scanned_after_a_later_start() {
 }
 
 #[test]
-fn a_lock_that_a_killed_server_leaves_for_a_moment_is_waited_for() {
+fn a_start_waits_for_the_lock_of_a_killed_server() {
     let place = Place::new();
     fs::create_dir(place.data_dir()).unwrap();
     let path = place.data_dir().join("lock");

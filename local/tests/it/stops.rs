@@ -15,7 +15,7 @@ const HANGING: &str = "harbor.example.com/prod/hang-ignoring-term:1";
 const END: Duration = Duration::from_secs(10);
 
 #[test]
-fn both_signals_end_an_idle_server_at_once() {
+fn both_signals_stop_an_idle_server_at_once() {
     for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")] {
         let place = Place::new();
         let mut serve = place.serve(&[]);
@@ -34,7 +34,7 @@ fn both_signals_end_an_idle_server_at_once() {
 }
 
 #[test]
-fn a_scan_that_has_begun_is_finished() {
+fn a_scan_in_flight_is_finished() {
     let place = Place::new();
     let serve = place.serve(&[]);
     let scan_id = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/slow:1"));
@@ -49,7 +49,7 @@ fn a_scan_that_has_begun_is_finished() {
 }
 
 #[test]
-fn a_scan_that_does_not_end_is_ended_and_begun_again_after_the_next_start() {
+fn a_scan_that_does_not_end_is_killed_and_runs_again_after_the_next_start() {
     let place = Place::new();
     let serve = place.serve(&[]);
     let scan_id = serve.queue(&place.delivery("harbor", HANGING));
@@ -81,7 +81,7 @@ fn begin(serve: &Serve, action: &str, length: usize) -> TcpStream {
 }
 
 #[test]
-fn what_its_sqs_endpoint_has_begun_is_finished_and_long_polls_end_at_once() {
+fn sqs_requests_in_flight_are_finished_and_long_polls_end_at_once() {
     let place = Place::new();
     let mut serve = place.serve(&["--no-scan"]);
     let url = format!("http://{}/000000000000/scanhook", serve.sqs_address);
@@ -114,7 +114,7 @@ fn what_its_sqs_endpoint_has_begun_is_finished_and_long_polls_end_at_once() {
 }
 
 #[test]
-fn a_second_signal_ends_it_without_delay() {
+fn a_second_signal_stops_it_at_once() {
     let place = Place::new();
     let mut serve = place.serve(&[]);
     let scan_id = serve.queue(&place.delivery("harbor", HANGING));
@@ -144,7 +144,7 @@ fn a_second_signal_ends_it_without_delay() {
 }
 
 #[test]
-fn after_the_signal_no_delivery_is_taken() {
+fn no_delivery_is_accepted_after_the_signal() {
     let place = Place::new();
     let mut serve = place.serve(&[]);
     let scan_id = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/hang:1"));

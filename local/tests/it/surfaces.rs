@@ -464,7 +464,7 @@ fn a_host_that_is_no_authority_is_refused_before_anything_reads_it() {
 
 /// Paths that are none, which must not become a part of the host either.
 #[test]
-fn a_target_without_a_path_is_of_no_route() {
+fn a_target_without_a_path_has_no_route() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     for (line, host) in [
@@ -499,7 +499,7 @@ fn an_old_client_without_a_host_may_deliver() {
 }
 
 #[test]
-fn a_port_alone_is_one_of_loopback() {
+fn a_port_alone_means_loopback() {
     let place = Place::new();
     for (listen, sqs) in [("0", ":0"), (":0", "0")] {
         let serve = place.serve(&[

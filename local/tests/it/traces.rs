@@ -48,7 +48,7 @@ fn lines_of(serve: &Serve, scan_id: &str, delivery: &str) -> Vec<Value> {
 }
 
 #[test]
-fn one_trace_leads_from_the_sender_through_the_queue_to_the_judgement() {
+fn one_trace_spans_sender_queue_and_verdict() {
     let collector = Collector::answering("200 OK");
     let place = collected_by(&collector);
     let serve = place.serve(&[]);
@@ -115,7 +115,7 @@ fn one_trace_leads_from_the_sender_through_the_queue_to_the_judgement() {
 }
 
 #[test]
-fn every_line_of_a_delivery_and_of_its_scans_has_the_trace_and_the_scans_id() {
+fn every_line_of_a_delivery_and_of_its_scans_has_trace_and_scan_id() {
     let mut place = Place::new();
     // The ids do not depend on the level.
     place.environment.insert(
@@ -151,7 +151,7 @@ fn every_line_of_a_delivery_and_of_its_scans_has_the_trace_and_the_scans_id() {
 }
 
 #[test]
-fn a_delivery_without_a_trace_begins_one_and_hostile_ones_are_nowhere_told() {
+fn a_delivery_without_a_trace_starts_one_and_hostile_traces_are_ignored() {
     let collector = Collector::answering("200 OK");
     let place = collected_by(&collector);
     let serve = place.serve(&[]);
@@ -188,7 +188,7 @@ fn a_delivery_without_a_trace_begins_one_and_hostile_ones_are_nowhere_told() {
 }
 
 #[test]
-fn strangers_are_in_no_trace_and_whom_the_sender_does_not_sample_is_not_sent() {
+fn refused_and_unsampled_deliveries_are_not_exported() {
     let collector = Collector::answering("200 OK");
     let place = collected_by(&collector);
     let serve = place.serve(&[]);
@@ -213,7 +213,7 @@ fn strangers_are_in_no_trace_and_whom_the_sender_does_not_sample_is_not_sent() {
 }
 
 #[test]
-fn a_failed_attempt_is_an_error_in_the_trace_and_each_attempt_is_there() {
+fn a_trace_shows_every_attempt_and_failed_ones_as_errors() {
     let collector = Collector::answering("200 OK");
     let place = collected_by(&collector);
     let serve = place.serve(&[]);
@@ -239,7 +239,7 @@ fn a_failed_attempt_is_an_error_in_the_trace_and_each_attempt_is_there() {
 }
 
 #[test]
-fn a_collector_that_is_away_hangs_or_refuses_keeps_nothing_back() {
+fn a_collector_that_is_down_hangs_or_refuses_delays_nothing() {
     let refusing = Collector::answering("400 Bad Request");
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -269,7 +269,7 @@ fn a_collector_that_is_away_hangs_or_refuses_keeps_nothing_back() {
 }
 
 #[test]
-fn a_collector_that_is_wrongly_named_is_told_by_name_and_deliveries_are_taken() {
+fn a_wrong_collector_setting_is_named_and_deliveries_are_accepted() {
     let mut place = Place::new();
     for (name, value) in [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9"),

@@ -110,7 +110,7 @@ fn told(worker: &Serve, event: &str) -> Option<Value> {
 }
 
 #[test]
-fn what_a_killed_worker_had_begun_is_scanned_by_another() {
+fn another_worker_scans_the_message_of_a_killed_one() {
     let (aws, gate) = (Place::new(), Gate::closed());
     let queue = aws.serve(&["--no-scan"]);
     let scan_id = queue.queue(&aws.delivery("harbor", IMAGE));
@@ -133,7 +133,7 @@ fn what_a_killed_worker_had_begun_is_scanned_by_another() {
 }
 
 #[test]
-fn a_scan_may_take_longer_than_its_message_is_hidden() {
+fn a_scan_may_exceed_the_visibility_timeout() {
     let (aws, gate) = (Place::new(), Gate::closed());
     let queue = aws.serve(&["--no-scan"]);
     let scan_id = queue.queue(&aws.delivery("harbor", IMAGE));
@@ -170,7 +170,7 @@ fn a_scan_may_take_longer_than_its_message_is_hidden() {
 }
 
 #[test]
-fn what_is_not_done_in_time_is_given_back_at_the_end() {
+fn unfinished_scans_return_to_the_queue_at_shutdown() {
     let (aws, gate) = (Place::new(), Gate::closed());
     let queue = aws.serve(&["--no-scan"]);
     let scan_id = queue.queue(&aws.delivery("harbor", IMAGE));
@@ -235,7 +235,7 @@ impl Wire {
 }
 
 #[test]
-fn a_worker_that_can_not_reach_its_queue_ends_its_scan_before_another_begins_it() {
+fn a_worker_that_cannot_reach_its_queue_stops_its_scan_before_another_starts_it() {
     let (aws, gate) = (Place::new(), Gate::closed());
     let queue = aws.serve(&["--no-scan"]);
     let scan_id = queue.queue(&aws.delivery("harbor", IMAGE));
@@ -269,7 +269,7 @@ fn a_worker_that_can_not_reach_its_queue_ends_its_scan_before_another_begins_it(
 }
 
 #[test]
-fn a_worker_that_stood_still_loses_nothing_either() {
+fn a_paused_worker_loses_nothing() {
     let (aws, gate) = (Place::new(), Gate::closed());
     let queue = aws.serve(&["--no-scan"]);
     let scan_id = queue.queue(&aws.delivery("harbor", IMAGE));
@@ -316,7 +316,7 @@ fn backend(status: &Arc<AtomicU16>) -> SocketAddr {
 }
 
 #[test]
-fn while_the_backend_is_down_nothing_is_received() {
+fn nothing_is_received_while_the_backend_is_down() {
     let status = Arc::new(AtomicU16::new(200));
     let backend = backend(&status);
     let aws = Place::new();

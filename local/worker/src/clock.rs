@@ -1,8 +1,7 @@
-//! What time it is, how much time has passed, and waiting.
+//! The wall clock, a monotonic clock, and sleeping.
 //!
-//! **Invariant**: the queue and the mapping know no other clock, so a test that turns a [`ManualClock`] runs hours of
-//! visibility, backoff and retention in milliseconds. Whatever waits, waits on [`Clock::elapsed`]: setting the wall clock
-//! ends no wait and prolongs none.
+//! **Invariant**: queue and mapping use no other clock, so a test with a [`ManualClock`] runs hours of visibility, backoff and
+//! retention in milliseconds. All waits use [`Clock::elapsed`], so setting the wall clock neither ends nor prolongs a wait.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -11,20 +10,20 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
-/// When this process first asked how much time has passed.
+/// The zero of [`Clock::elapsed`]: its first call in this process.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The time source of queue and mapping.
+/// A time source.
 #[derive(Clone, Debug)]
 pub enum Clock {
     /// The machine's clocks.
     System,
-    /// A clock that stands still until a test turns it.
+    /// A clock that only a test moves.
     Manual(ManualClock),
 }
 
 impl Clock {
-    /// Tells the time.
+    /// The wall clock's time.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the clock that all others take as an argument"
@@ -36,13 +35,13 @@ impl Clock {
         }
     }
 
-    /// Tells the instant `duration` from now; at most the end of time.
+    /// The instant `duration` from now, or [`Timestamp::MAX`].
     pub fn after(&self, duration: Duration) -> Timestamp {
         self.now().checked_add(duration).unwrap_or(Timestamp::MAX)
     }
 
-    /// The time that has passed since some moment of this process. It never goes back, does not move when the wall clock is
-    /// set, and stands still while the machine is suspended.
+    /// Monotonic time since some moment of this process. Setting the wall clock doesn't change it, and it stops while the machine is
+    /// suspended.
     pub fn elapsed(&self) -> Duration {
         match self {
             Self::System => START.elapsed(),
@@ -65,7 +64,7 @@ impl Clock {
     }
 }
 
-/// A clock for tests: it moves only when told to, and tells who waits for it.
+/// A clock for tests, which moves only on request and knows who waits for it.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     state: Arc<watch::Sender<State>>,
@@ -85,7 +84,7 @@ impl State {
         self.elapsed += duration;
     }
 
-    /// When those wake who still wait.
+    /// When the remaining sleepers wake.
     fn due(&self) -> impl Iterator<Item = Duration> {
         self.sleepers
             .values()
@@ -95,7 +94,7 @@ impl State {
 }
 
 impl ManualClock {
-    /// Makes a clock that shows `start`.
+    /// A clock that starts at `start`.
     pub fn at(start: Timestamp) -> Self {
         let state = State {
             now: start,
@@ -108,29 +107,29 @@ impl ManualClock {
         }
     }
 
-    /// Tells the time.
+    /// The wall clock's time.
     pub fn now(&self) -> Timestamp {
         self.state.borrow().now
     }
 
-    /// Turns the clock forward and wakes who waited for an instant on the way.
+    /// Moves the clock forward and wakes the sleepers that are due.
     pub fn advance(&self, duration: Duration) {
         self.state.send_modify(|state| state.advance(duration));
     }
 
-    /// Sets the wall clock, as an operator or NTP does. No time passes, so nobody wakes.
+    /// Sets the wall clock, as an operator or NTP does. No time passes, so no sleeper wakes.
     pub fn set(&self, by: SignedDuration) {
         self.state.send_modify(|state| state.now += by);
     }
 
-    /// Waits until at least `count` tasks wait for a later instant of this clock.
+    /// Waits until at least `count` tasks sleep on this clock.
     pub async fn sleepers(&self, count: usize) {
         let asleep = |state: &State| state.due().count() >= count;
         // The sender lives as long as `self`, so this cannot fail.
         let _ = self.state.subscribe().wait_for(asleep).await;
     }
 
-    /// Waits until somebody waits for this clock, and turns it to the earliest instant waited for.
+    /// Waits for a sleeper, and moves the clock to the earliest instant at which one wakes.
     pub async fn advance_to_next_sleeper(&self) {
         self.sleepers(1).await;
         self.state.send_modify(|state| {
@@ -149,7 +148,7 @@ impl ManualClock {
     }
 }
 
-/// A task that waits; it is forgotten when the wait ends or is cancelled.
+/// A sleeping task, registered until its sleep ends or is cancelled.
 struct Sleeper<'a> {
     clock: &'a ManualClock,
     number: u64,

@@ -1,4 +1,4 @@
-//! An HTTP server that strangers may talk to: limits on connections, headers, time and memory, and a graceful end.
+//! An HTTP server for untrusted clients: limits on connections, headers, time and memory, and a graceful shutdown.
 //!
 //! `axum::serve` sets none of these limits.
 
@@ -28,42 +28,40 @@ mod body;
 mod host;
 mod places;
 
-/// API Gateway takes no more than 10,240 bytes of request line and headers; the connection's buffer has room for that.
+/// The connection's buffer. It is larger than API Gateway's limit of 10,240 bytes for request line and headers.
 const HEADER_BYTES: usize = 16 * 1024;
 
-/// How long a connection may take to send its headers, and to send the next request.
+/// The timeout for a request's headers, and for the next request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a request may take, its body included, as API Gateway has it.
+/// The timeout of a request, including its body; API Gateway's value.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The pause after an error of accept, such as too many open files.
+/// The pause after a failed accept, for example with too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Who sent a request, and where it was sent: an extension of each.
+/// The two ends of a request's connection: an extension of each request.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// The address it came from; none of IPv6 that stands for one of IPv4.
+    /// The client's address. An IPv4 address is never in its mapped IPv6 form.
     pub peer: IpAddr,
-    /// The address of this machine that it came to, likewise.
+    /// The address of this machine that the client connected to, in the same form.
     pub local: IpAddr,
-    /// Its `Host`; `None` for HTTP/1.0 without one.
+    /// The request's `Host`; `None` for HTTP/1.0 without one.
     pub host: Option<Authority>,
 }
 
-/// Why a request is refused before a route answers it. A reader of its body finds the first two as the source of the error.
+/// Why a request is refused before its route. For the first two, reading the body fails with this error as its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// It took too long.
     #[error("the request took too long")]
     Late,
-    /// There was no room for its body.
     #[error("the bodies of all requests together are too large")]
     Full,
-    /// Its `Host` is no authority, or there is none, or more than one.
+    /// Its `Host` is missing, repeated or not an authority.
     #[error("the request has no valid Host")]
     BadHost,
-    /// A guard does not admit its `Host`.
+    /// A guard doesn't admit its `Host`.
     #[error("the request is for a host that is not allowed")]
     OtherHost,
     /// A page of another site sent it.
@@ -72,7 +70,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// The word for it in a log and in labels.
+    /// The word in logs and labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Late => "timeout",
@@ -82,27 +80,26 @@ impl Refusal {
         }
     }
 
-    /// Whether this is the error of a body that was cut off.
+    /// Whether an error comes from a body that was cut off.
     pub fn caused(err: &(dyn Error + 'static)) -> bool {
         err.is::<Self>() || err.source().is_some_and(Self::caused)
     }
 }
 
-/// Answers a request that is refused. It is called once for each, so that it can count them.
+/// Answers a refused request. It is called once for each, so that it can count them.
 pub type Refuse = Arc<dyn Fn(&Uri, Refusal) -> Response + Send + Sync>;
 
-/// What a server may hold, and its answer to what it refuses.
+/// The limits of a server, and its answer to refused requests.
 #[derive(Clone)]
 pub struct Capacity {
-    /// Connections at once. Beyond that, one that waits for its client leaves for each new one.
+    /// Concurrent connections. Beyond the limit, each new connection replaces one that waits for its client.
     pub connections: usize,
-    /// The bytes that the bodies of all requests may take together, beside a little of each.
+    /// The bytes of all bodies together, besides a small free share of each.
     pub bodies: usize,
-    /// Answers what is refused.
     pub refuse: Refuse,
 }
 
-/// Serves until `stopping`, then finishes the requests that have begun, for at most `drain`.
+/// Serves until `stopping`, then finishes requests in flight, for at most `drain`.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -114,10 +111,10 @@ pub async fn serve(
     let graceful = GracefulShutdown::new();
     let memory = Memory::new(capacity.bodies);
     loop {
-        // First the connection and then its place: who has been accepted is not kept out by those who wait.
+        // Accept first, then acquire a place: connections that wait to be accepted must not displace others.
         let accepted = async {
             let (tcp, caller) = accept(&listener).await?;
-            Some((tcp, caller, places.take().await))
+            Some((tcp, caller, places.acquire().await))
         };
         let accepted = tokio::select! {
             () = stopping.cancelled() => break,
@@ -155,9 +152,9 @@ pub async fn serve(
             let mut connection = std::pin::pin!(connection);
             loop {
                 tokio::select! {
-                    // What can be read and written is, before the connection looks whether it should leave.
+                    // Read and write what is ready before checking whether to leave.
                     biased;
-                    // A connection that breaks is its client's affair.
+                    // A broken connection concerns only its client.
                     _ = &mut connection => return,
                     () = place.asked() => if place.leaves() { return },
                 }
@@ -167,7 +164,7 @@ pub async fn serve(
     let _ = tokio::time::timeout(drain, graceful.shutdown()).await;
 }
 
-/// The next connection, with the addresses of its two ends.
+/// The next connection, with the addresses of client and server.
 async fn accept(listener: &TcpListener) -> Option<(TcpStream, [IpAddr; 2])> {
     let ip = |it: SocketAddr| it.ip().to_canonical();
     match listener.accept().await {

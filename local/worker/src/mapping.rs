@@ -1,11 +1,10 @@
-//! The event source mapping: receives batches from a queue, hands each to a function, and acts on its answer.
+//! The event source mapping: receives batches from a queue, invokes a function with each, and acts on its answer.
 //!
-//! It works through the AWS SDK only, so that the same code drives the local endpoint and real SQS. In reading order:
-//! `poller` receives and forms batches; `event` is what the function gets; `response` is what its answer means;
-//! `acknowledge` deletes and releases.
+//! It uses only the AWS SDK, so the same code works on the local endpoint and on real SQS. In reading order: `poller` receives and
+//! forms batches; `event` is the function's input; `response` interprets its answer; `acknowledge` deletes and releases messages.
 //!
-//! **Invariant**: a message is deleted only when the function's answer says that it succeeded, and the visibility of a
-//! failed one is never touched: it is the function's. Only what the end of the mapping interrupts is given back at once.
+//! **Invariant**: a message is deleted only if the function's answer reports success. The mapping never changes the visibility of a
+//! failed message, because the function may have set it. Only messages that a shutdown interrupts are released at once.
 
 mod acknowledge;
 mod event;
@@ -30,48 +29,41 @@ use self::response::ResponseError;
 use crate::clock::Clock;
 use uuid::Uuid;
 
-/// What the mapping connects, and how much at a time.
+/// The settings of a mapping.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The queue's URL.
     pub queue_url: String,
     /// The queue's ARN, which the function sees.
     pub queue_arn: String,
-    /// The most messages of one batch: 1 to 10,000, and over 10 only with a window.
+    /// The most messages of a batch: 1 to 10,000; over 10 only with a window.
     pub batch_size: usize,
-    /// How long a batch waits to become full after its first message came: up to five minutes.
+    /// How long a batch waits to fill up after its first message: up to five minutes.
     pub batching_window: Duration,
-    /// The most invocations at a time.
+    /// The most concurrent invocations.
     pub maximum_concurrency: usize,
     /// How long an invocation may take before it is cancelled.
     pub function_timeout: Duration,
-    /// How long one receive waits for a message, up to 20 s in whole seconds; so long may the end of `run` take at worst.
+    /// How long one receive waits for a message: up to 20 s, in whole seconds. [`Mapping::run`] may take this long to stop.
     pub receive_wait: Duration,
-    /// How long invocations may go on after the shutdown's signal.
+    /// How long invocations may continue after the shutdown signal.
     pub drain: Duration,
 }
 
-/// Why a mapping cannot be.
+/// Why the settings of a mapping are not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// The batch size is out of range.
     #[error("the batch size must be 1 to 10,000")]
     BatchSize,
-    /// The batching window is out of range.
     #[error(
         "the batching window must be at most 300 s, and at least 1 s for batches of more than 10 messages"
     )]
     BatchingWindow,
-    /// Nothing could ever run.
     #[error("the maximum concurrency must be at least 1")]
     MaximumConcurrency,
-    /// No function could ever finish.
     #[error("the function's timeout must be more than 0")]
     FunctionTimeout,
-    /// SQS refuses longer waits.
     #[error("a receive can wait 20 s at most")]
     ReceiveWait,
-    /// The ARN is not a queue's.
     #[error("the queue's ARN must look like arn:aws:sqs:region:account:name")]
     QueueArn,
 }
@@ -140,13 +132,13 @@ where
         })
     }
 
-    /// Receives only while `admission` says that it may. A receive that has begun goes on.
+    /// Receives only while `admission` is true. A receive in progress continues.
     #[must_use]
     pub fn admitted_by(self, admission: watch::Receiver<bool>) -> Self {
         Self { admission, ..self }
     }
 
-    /// Receives and invokes until `shutdown`; then lets invocations finish for a while and cancels the rest.
+    /// Receives and invokes until `shutdown`; then lets invocations finish for [`Config::drain`], and cancels the rest.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let stopping = CancellationToken::new();
         let stop = async {
@@ -162,7 +154,7 @@ where
         let mut invocations = JoinSet::new();
         let mut poller = Poller::new(&self, &stopping);
         loop {
-            // Receive only what can be started at once: a waiting message would lose its visibility and a receive.
+            // Receive only what can start at once: a message that waits here would use up its visibility timeout and a receive.
             let slot = tokio::select! {
                 () = stopping.cancelled() => break,
                 slot = Arc::clone(&slots).acquire_owned() => slot,
@@ -191,8 +183,9 @@ where
         let request_id = Uuid::now_v7().to_string();
         let succeeded = match self.call(&batch, &request_id, cancelled).await {
             Ok(failed) => {
-                let has_failed = |it: &Message| {
-                    it.message_id()
+                let has_failed = |message: &Message| {
+                    message
+                        .message_id()
                         .is_some_and(|id| failed.iter().any(|it| it == id))
                 };
                 batch.into_iter().filter(|it| !has_failed(it)).collect()
@@ -257,7 +250,7 @@ where
     }
 }
 
-/// An error and what caused it, in a line.
+/// An error and its causes, in one line.
 fn with_causes(err: &dyn std::error::Error) -> String {
     std::iter::successors(Some(err), |it| it.source())
         .map(ToString::to_string)
@@ -285,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_told_with_its_cause() {
+    fn a_failure_is_shown_with_its_cause() {
         let cause = std::io::Error::other("exit status 137");
         assert_eq!(
             with_causes(&Failure::Function(cause.into())),

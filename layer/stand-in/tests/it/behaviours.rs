@@ -24,7 +24,7 @@ fn stderr_of(name: &str, expected_code: i32) -> String {
 }
 
 #[test]
-fn a_file_of_certificates_must_hold_some() {
+fn a_certificate_file_must_contain_certificates() {
     let cli = Cli::new();
     for (pem, code) in [
         (None, 3),
@@ -42,7 +42,7 @@ fn a_file_of_certificates_must_hold_some() {
 }
 
 #[test]
-fn every_behaviour_ends_as_its_table_says() {
+fn every_behaviour_ends_as_the_table_says() {
     for behaviour in behaviour::all() {
         let cli = Cli::new();
         let mut command = cli.named(behaviour.name);
@@ -138,7 +138,7 @@ fn other_names_pass_and_only_the_last_component_counts() {
 }
 
 #[test]
-fn errors_say_what_the_real_ones_say() {
+fn errors_have_the_words_of_the_real_cli() {
     for (name, code, words) in [
         (
             "bad-token",
@@ -235,7 +235,7 @@ fn a_grandchild_holds_the_streams_of_a_run_that_has_passed() {
 }
 
 #[test]
-fn what_leaves_files_leaves_them_and_what_does_not_is_clean() {
+fn only_leftovers_leaves_files() {
     let cli = Cli::new();
     assert_eq!(cli.run(&mut cli.named("pass")).code(), Some(0));
     for name in ["work", "home", "tmp"] {

@@ -124,7 +124,7 @@ fn sums(amd64: String, arm64: String) -> String {
 }
 
 #[test]
-fn pin_shows_both_published_sums_and_writes_them() {
+fn pin_shows_both_published_checksums_and_writes_them() {
     if !has("curl") {
         return;
     }
@@ -150,7 +150,7 @@ fn pin_shows_both_published_sums_and_writes_them() {
 }
 
 #[test]
-fn pin_keeps_the_lock_when_a_sum_is_missing_or_is_none() {
+fn pin_keeps_the_lock_if_a_checksum_is_missing_or_invalid() {
     if !has("curl") {
         return;
     }
@@ -185,7 +185,7 @@ fn pin_keeps_the_lock_when_a_sum_is_missing_or_is_none() {
 }
 
 #[test]
-fn pin_takes_only_a_version_and_a_date() {
+fn pin_accepts_only_a_version_and_a_date() {
     let layer = Layer::new();
     for arguments in [
         &[][..],
@@ -233,7 +233,7 @@ fn fetch_builds_the_tree_from_the_network() {
 }
 
 #[test]
-fn fetch_takes_a_local_file_without_the_network() {
+fn fetch_accepts_a_local_file_without_the_network() {
     let layer = Layer::new();
     let file = layer.path("local binary");
     fs::write(&file, BINARY).unwrap();
@@ -320,7 +320,7 @@ fn fetch_keeps_the_good_binary_when_a_bad_one_follows() {
 }
 
 #[test]
-fn fetch_takes_only_its_own_arguments() {
+fn fetch_accepts_only_its_own_arguments() {
     let layer = Layer::new();
     for arguments in [
         &[][..],

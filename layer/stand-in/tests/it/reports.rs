@@ -115,7 +115,7 @@ fn findings_are_counted_by_entry_and_fixable_by_version() {
 }
 
 #[test]
-fn policies_say_what_the_behaviour_says() {
+fn policies_match_the_behaviour() {
     assert_eq!(policies("pass")["globalEvaluation"], "passed");
     assert_eq!(policies("fail")["globalEvaluation"], "failed");
     assert_eq!(policies("accepted")["globalEvaluation"], "accepted");
@@ -143,7 +143,7 @@ fn policies_say_what_the_behaviour_says() {
 }
 
 #[test]
-fn named_policies_are_evaluated_beside_the_one_that_always_is() {
+fn named_policies_are_evaluated_besides_the_default_one() {
     let cli = Cli::new();
     let run = cli.run(&mut cli.with(&["--policy=nist", "--policy=my own"], "fail"));
     let evaluations = run.json()["result"]["policies"]["evaluations"].clone();
@@ -164,7 +164,7 @@ fn named_policies_are_evaluated_beside_the_one_that_always_is() {
 }
 
 #[test]
-fn a_report_names_the_image_that_was_asked_for() {
+fn a_report_names_the_requested_image() {
     let metadata = |name: &str| run(name).json()["result"]["metadata"].clone();
     let pass = metadata("pass");
     assert_eq!(
@@ -190,7 +190,7 @@ fn a_report_names_the_image_that_was_asked_for() {
 }
 
 #[test]
-fn a_tag_alone_gets_a_digest_made_of_its_text() {
+fn a_tag_alone_gets_a_digest_of_its_text() {
     let cli = Cli::new();
     let report = cli.run(&mut cli.scan("pull://a.io/postgres:13")).json();
     assert_eq!(
@@ -207,7 +207,7 @@ fn a_tag_alone_gets_a_digest_made_of_its_text() {
 }
 
 #[test]
-fn a_result_has_an_address() {
+fn a_result_has_a_url() {
     let cli = Cli::new();
     let info = cli.run(&mut cli.named("pass")).json()["info"].clone();
     let id = info["resultId"].as_str().unwrap();

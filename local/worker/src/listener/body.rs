@@ -1,7 +1,7 @@
-//! The body of a request: limited in time, and together with all others in memory.
+//! The body of a request: limited in time, and, together with all other bodies, in memory.
 //!
-//! **Invariant**: what strangers make us hold does not grow with their number. Most deliveries are below [`FREE`] bytes, and
-//! no flood of others keeps those out.
+//! **Invariant**: memory for bodies doesn't grow with the number of clients. Most deliveries are smaller than [`FREE`], and a flood of
+//! larger ones doesn't keep them out.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,24 +18,23 @@ use tokio::time::Sleep;
 use super::Refusal;
 use super::places::{Place, Wait};
 
-/// This much of each body is not counted. With as many connections as may be that is 16 MiB.
+/// The uncounted bytes of each body: 16 MiB with the most connections.
 const FREE: usize = 32 * 1024;
 
-/// How long a body may take, however little of it is missing.
+/// The timeout of a body.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The memory that the bodies of all requests share.
+/// The memory that all bodies share.
 #[derive(Clone)]
 pub(super) struct Memory(Arc<Semaphore>);
 
 impl Memory {
-    /// Room for so many bytes.
     pub(super) fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes)))
     }
 }
 
-/// What one body holds of the memory, until the request is answered.
+/// One body's share of the memory, until the request is answered.
 pub(super) struct Share {
     memory: Memory,
     state: Mutex<State>,
@@ -55,7 +54,7 @@ impl Share {
         })
     }
 
-    /// Why the body was cut off, if it was.
+    /// Why the body was cut off.
     pub(super) fn cut(&self) -> Option<Refusal> {
         self.state().cut
     }
@@ -77,7 +76,7 @@ impl Share {
     }
 }
 
-/// A body that is cut off when it takes too long or too much.
+/// A body that is cut off when it exceeds its time or the memory.
 pub(super) struct LimitedBody {
     body: Incoming,
     share: Arc<Share>,
@@ -87,7 +86,7 @@ pub(super) struct LimitedBody {
 }
 
 impl LimitedBody {
-    /// While something of it is missing, the connection waits for its client.
+    /// Marks the connection as waiting for its client until the body is complete.
     pub(super) fn new(body: Incoming, share: Arc<Share>, place: Arc<Place>) -> Self {
         if body.is_end_stream() {
             place.keep();
@@ -119,7 +118,7 @@ impl LimitedBody {
             _ => 0,
         };
         if bytes > 0 && !self.body.is_end_stream() {
-            // Its client was not silent: the wait begins anew.
+            // The client sent something, so its wait starts again.
             self.place.wait(Wait::Body);
         }
         let counted = |read: usize| read.saturating_sub(FREE);
@@ -162,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_all_bodies_hold_is_limited_and_given_back() {
+    fn the_memory_of_all_bodies_is_limited_and_returned() {
         const SHARED: usize = 1024;
         let memory = Memory::new(SHARED);
         let one = Share::of(&memory);

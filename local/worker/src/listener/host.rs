@@ -1,7 +1,7 @@
-//! The host that a request is for, and the guard of what is for this machine only.
+//! The host of a request, and the guard of routes that are for this machine only.
 //!
-//! A browser on this machine reaches loopback addresses, and runs pages of strangers. Two ways lead from such a page to a
-//! listener: a name of the stranger's own that is made to point here ("DNS rebinding"), and a request to another site.
+//! A browser on this machine runs strangers' pages and can reach loopback addresses. Such a page can attack a listener in two ways:
+//! by a host name that it makes point here ("DNS rebinding"), and by cross-site requests.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use url::Url;
 
 use super::{Caller, Refusal, Refuse};
 
-/// The authority in a request's `Host`, as RFC 9112, section 3.2, wants it: exactly one, which only HTTP/1.0 may leave out.
-/// An absolute request target must not name another one.
+/// The authority in a request's `Host`. RFC 9112, section 3.2, requires exactly one; only HTTP/1.0 may omit it. An absolute request
+/// target must have the same authority.
 pub(super) fn authority(head: &Parts) -> Result<Option<Authority>, Refusal> {
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -31,7 +31,7 @@ pub(super) fn authority(head: &Parts) -> Result<Option<Authority>, Refusal> {
     }
 }
 
-/// A host, with or without a port, that is one to every reader, also to those that make a URL of it.
+/// A host with an optional port. It must also be valid in a URL, so that all readers agree on it.
 fn parse(host: &HeaderValue) -> Option<Authority> {
     let authority: Authority = host.to_str().ok()?.parse().ok()?;
     let has_user = authority.as_str().contains('@');
@@ -39,7 +39,7 @@ fn parse(host: &HeaderValue) -> Option<Authority> {
     (is_url && !has_user).then_some(authority)
 }
 
-/// The names that a guard admits beside `localhost`.
+/// The host names that a guard admits besides `localhost`.
 #[derive(Clone, Debug, Default)]
 pub struct AllowedHosts(Arc<[String]>);
 
@@ -50,8 +50,8 @@ impl FromIterator<String> for AllowedHosts {
 }
 
 impl AllowedHosts {
-    /// Guards routes: they answer only for `localhost`, for the address of this machine that the connection was made to, and for
-    /// these names, whatever the port; and no page of another site, but a navigation to `/`, where people are shown what they may see. `refuse` answers the others.
+    /// Guards routes: they answer only for `localhost`, the connection's address of this machine, and these names, on any port. They
+    /// refuse cross-site requests, except a navigation to `/`. `refuse` answers refused requests.
     pub fn guard(&self, router: Router, refuse: &Refuse) -> Router {
         let (hosts, refuse) = (self.clone(), Arc::clone(refuse));
         router.layer(from_fn(move |request: Request, next: Next| {
@@ -91,7 +91,7 @@ impl AllowedHosts {
     }
 }
 
-/// Source: Fetch Metadata Request Headers, and RFC 6454 for `Origin`.
+/// Sources: "Fetch Metadata Request Headers", and RFC 6454 for `Origin`.
 fn is_from_another_site(headers: &HeaderMap, host: &Authority) -> bool {
     let is_same_site = |it: &HeaderValue| it == "same-origin" || it == "none";
     let is_same_origin = |it: &HeaderValue| {
@@ -103,7 +103,7 @@ fn is_from_another_site(headers: &HeaderMap, host: &Authority) -> bool {
     !sites.all(is_same_site) || !origins.all(is_same_origin)
 }
 
-/// Whether a person follows a link to the page for people: the page that it is on can't read the answer.
+/// Whether a person follows a link to `/`. The page with the link can't read the answer.
 fn is_navigation(request: &Request) -> bool {
     let is =
         |name: HeaderName, value: &str| request.headers().get(name).is_some_and(|it| it == value);
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_one_to_every_reader_or_none() {
+    fn a_host_is_valid_for_every_reader_or_refused() {
         for host in [
             "localhost",
             "LOCALHOST:8080",
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_one_host_and_its_target_no_other() {
+    fn a_request_has_one_host_and_its_target_the_same() {
         let none = Request::get("/");
         assert_eq!(authority_of(none), Err(Refusal::BadHost));
         let old = Request::get("/").version(Version::HTTP_10);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_admits_the_address_that_was_reached_localhost_and_allowed_names_at_any_port() {
+    fn a_guard_admits_the_reached_address_localhost_and_allowed_names_on_any_port() {
         for (local, host) in [
             ("127.0.0.1", "127.0.0.1:9324"),
             ("127.0.0.1", "LocalHost:18080"),
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guard_admits_no_page_of_another_site_but_a_navigation() {
+    fn a_guard_refuses_cross_site_requests_except_navigation() {
         let navigation = [
             ("sec-fetch-mode", "navigate"),
             ("sec-fetch-dest", "document"),

@@ -1,8 +1,7 @@
-//! The places of a listener, one for each connection, and which connection leaves its own when none is free.
+//! The places of a listener, one for each connection, and which connection leaves if none is free.
 //!
-//! **Invariant**: a connection keeps its place as long as its request is being answered. While it waits for its client, a newer
-//! connection may have the place, so that nobody is kept out by silence. It leaves by itself, after it has looked for what its
-//! client may have sent meanwhile.
+//! **Invariant**: a connection keeps its place while its request is being answered. While it waits for its client, a newer connection
+//! can replace it, so that silent clients keep nobody out. Before it leaves, it checks whether its client has sent something.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -16,10 +15,10 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The log says at most so often that connections left their places.
+/// How often to log at most that connections were replaced.
 const REPORTED: Duration = Duration::from_mins(1);
 
-/// What a connection waits for its client to do.
+/// What a connection expects of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Wait {
     /// To send the head of its first request.
@@ -32,31 +31,31 @@ pub(super) enum Wait {
     Request,
 }
 
-/// For what a connection waits, and since when: a number that is another one for each wait, and grows.
+/// What a connection waits for, and the number of this wait. Numbers grow, so a smaller number has waited longer.
 type Turn = (Wait, u64);
 
-/// All places of a listener.
 pub(super) struct Places {
     limit: usize,
     state: Mutex<State>,
-    /// A place is free, or who could leave one has changed.
+    /// A place may be free, or the candidates for leaving have changed.
     changed: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    taken: usize,
+    occupied: usize,
     turns: u64,
     waiting: BTreeMap<Wait, BTreeMap<u64, Arc<Notify>>>,
-    /// Whose turn it is to leave; no other connection is asked meanwhile.
+    /// The wait whose connection was asked to leave; only one is asked at a time.
     asked: Option<u64>,
+    /// Connections that left since the last report.
     left: u64,
     reported: Option<Instant>,
 }
 
 impl State {
-    /// Chooses who leaves: an idle connection that was answered, else one of those that wait for what most wait for; of these
-    /// the one that has waited longest. So strangers who are slow in one way cost nobody a place who is doing something else.
+    /// Chooses the connection that leaves: the oldest idle connection that was answered, else the oldest of those with the most
+    /// common wait. So clients that are slow in one way don't cost a place to clients that wait for something else.
     fn choose(&mut self) -> Option<(u64, Arc<Notify>)> {
         let idle = self.waiting.get_mut(&Wait::Request);
         let idle = idle.and_then(BTreeMap::pop_first);
@@ -78,10 +77,10 @@ impl Places {
         })
     }
 
-    /// Takes a place for a new connection, which waits for the head of a request. If none is free, a connection that waits for its
-    /// client leaves its own; while all are being answered, this waits for one of them.
-    pub(super) async fn take(self: &Arc<Self>) -> Arc<Place> {
-        while !self.try_take() {
+    /// Acquires a place for a new connection, which waits for the head of a request. If none is free, a connection that waits for its
+    /// client leaves. If all connections are being answered, this waits for one of them.
+    pub(super) async fn acquire(self: &Arc<Self>) -> Arc<Place> {
+        while !self.try_acquire() {
             self.changed.notified().await;
         }
         let place = Arc::new(Place {
@@ -93,11 +92,11 @@ impl Places {
         place
     }
 
-    /// Takes a free place, or asks a connection to leave its own.
-    fn try_take(&self) -> bool {
+    /// Acquires a free place, or asks a connection to leave.
+    fn try_acquire(&self) -> bool {
         let mut state = lock(&self.state);
-        if state.taken < self.limit {
-            state.taken += 1;
+        if state.occupied < self.limit {
+            state.occupied += 1;
             return true;
         }
         if state.asked.is_none()
@@ -118,22 +117,22 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// From now on the connection waits for its client, and may have to leave.
+    /// From now on, the connection waits for its client and may be asked to leave.
     pub(super) fn wait(&self, wait: Wait) {
-        self.stand(Some(wait));
+        self.set_wait(Some(wait));
     }
 
-    /// From now on its request is being answered.
+    /// From now on, the connection's request is being answered, and it keeps its place.
     pub(super) fn keep(&self) {
-        self.stand(None);
+        self.set_wait(None);
     }
 
-    /// Ends when the connection should look whether it still waits, and leave if so.
+    /// Completes when the connection should leave, if [`Self::leaves`] confirms it.
     pub(super) async fn asked(&self) {
         self.asked.notified().await;
     }
 
-    /// Whether the connection waits for what it waited for when it was asked to leave. It has then left its place.
+    /// Whether the connection still has the wait for which it was asked to leave. If so, it counts as left.
     pub(super) fn leaves(&self) -> bool {
         let turn = lock(&self.turn);
         let mut state = lock(&self.places.state);
@@ -155,7 +154,7 @@ impl Place {
         true
     }
 
-    fn stand(&self, wait: Option<Wait>) {
+    fn set_wait(&self, wait: Option<Wait>) {
         let mut turn = lock(&self.turn);
         let mut state = lock(&self.places.state);
         if let Some((wait, number)) = turn.take() {
@@ -176,7 +175,7 @@ impl Place {
         self.places.changed.notify_one();
     }
 
-    /// What was written has left: if that was an answer, the client may send another request.
+    /// Everything was written. If that was an answer, the connection waits for the next request.
     fn flushed(&self) {
         let is_answered = matches!(*lock(&self.turn), Some((Wait::Answer, _)));
         if is_answered {
@@ -188,7 +187,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.keep();
-        lock(&self.places.state).taken -= 1;
+        lock(&self.places.state).occupied -= 1;
         self.places.changed.notify_one();
     }
 }
@@ -197,7 +196,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The stream of a connection, which shows when an answer has been written.
+/// The stream of a connection, which notices when an answer has been written.
 pub(super) struct Stream {
     pub(super) tcp: TcpStream,
     pub(super) place: Arc<Place>,
@@ -234,7 +233,7 @@ impl AsyncWrite for Stream {
         self.tcp.is_write_vectored()
     }
 
-    /// Hyper asks for this when it has handed on everything it had to write.
+    /// Hyper calls this after it has written everything.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.place.flushed();
         Pin::new(&mut self.tcp).poll_flush(context)
@@ -251,30 +250,30 @@ mod tests {
 
     use super::*;
 
-    fn take(places: &Arc<Places>) -> Option<Arc<Place>> {
-        places.take().now_or_never()
+    fn acquire(places: &Arc<Places>) -> Option<Arc<Place>> {
+        places.acquire().now_or_never()
     }
 
-    /// Has a new request come, which is being answered from then on, and tells which of `waiting` leaves.
+    /// A new connection comes, and its request is answered from then on. Returns which of `waiting` leaves for it.
     fn displaced(
         places: &Arc<Places>,
         waiting: &mut Vec<(&'static str, Arc<Place>)>,
     ) -> &'static str {
-        assert!(take(places).is_none());
+        assert!(acquire(places).is_none());
         let is_asked =
             |it: &(_, Arc<Place>)| it.1.asked().now_or_never().is_some() && it.1.leaves();
         let chosen = waiting.iter().position(is_asked).unwrap();
         let (name, place) = waiting.remove(chosen);
         drop(place);
-        // It stays for the rest of the test.
-        let served = take(places).unwrap();
+        // The new connection stays for the rest of the test.
+        let served = acquire(places).unwrap();
         served.keep();
         std::mem::forget(served);
         name
     }
 
     #[test]
-    fn an_idle_connection_leaves_first_and_then_the_oldest_of_the_commonest_kind() {
+    fn an_idle_connection_leaves_first_then_the_oldest_of_the_most_common_wait() {
         let places = Places::new(6);
         let names = [
             "youngest head",
@@ -284,7 +283,7 @@ mod tests {
             "young head",
             "idle",
         ];
-        let mut waiting: Vec<_> = names.map(|it| (it, take(&places).unwrap())).into();
+        let mut waiting: Vec<_> = names.map(|it| (it, acquire(&places).unwrap())).into();
         waiting[0].1.wait(Wait::Head);
         waiting[1].1.wait(Wait::Body);
         waiting[2].1.wait(Wait::Answer);
@@ -296,32 +295,32 @@ mod tests {
         for _ in 0..3 {
             displaced(&places, &mut waiting);
         }
-        // Who is being answered stays.
-        assert!(waiting.is_empty() && take(&places).is_none());
+        // Connections that are being answered stay.
+        assert!(waiting.is_empty() && acquire(&places).is_none());
     }
 
     #[test]
-    fn a_connection_whose_request_has_come_meanwhile_stays_and_the_next_one_leaves() {
+    fn a_connection_whose_request_has_arrived_stays_and_the_next_one_leaves() {
         let places = Places::new(2);
-        let (first, second) = (take(&places).unwrap(), take(&places).unwrap());
-        assert!(take(&places).is_none());
+        let (first, second) = (acquire(&places).unwrap(), acquire(&places).unwrap());
+        assert!(acquire(&places).is_none());
         first.keep();
         assert!(first.asked().now_or_never().is_some() && !first.leaves());
-        assert!(take(&places).is_none());
+        assert!(acquire(&places).is_none());
         assert!(second.asked().now_or_never().is_some() && second.leaves());
-        assert!(take(&places).is_none());
+        assert!(acquire(&places).is_none());
         drop(second);
-        assert!(take(&places).is_some());
+        assert!(acquire(&places).is_some());
     }
 
     #[test]
     fn a_place_is_free_again_when_its_connection_ends() {
         let places = Places::new(1);
         for _ in 0..3 {
-            let place = take(&places).unwrap();
+            let place = acquire(&places).unwrap();
             place.keep();
-            assert!(take(&places).is_none());
+            assert!(acquire(&places).is_none());
         }
-        assert!(take(&places).is_some());
+        assert!(acquire(&places).is_some());
     }
 }

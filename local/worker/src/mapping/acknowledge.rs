@@ -1,4 +1,4 @@
-//! Giving messages back: deleted when done, visible at once when never started or interrupted.
+//! Deletes processed messages, and releases messages that were not started or were interrupted.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use tokio_util::sync::CancellationToken;
 use super::poller::backoff;
 use crate::clock::Clock;
 
-/// The entries of one SQS batch.
+/// The most entries of an SQS batch.
 const CHUNK: usize = 10;
 
-/// A delete that fails means that the work is done again, so it is worth some tries.
+/// Without a delete, the message is processed again, so a failed delete is worth some retries.
 const DELETE_ATTEMPTS: u32 = 6;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Deletes messages whose work is done; stops trying again once `cancelled`.
+/// Deletes processed messages. Stops retrying once `cancelled`.
 pub(super) async fn delete(
     client: &Client,
     queue_url: &str,
@@ -52,7 +52,7 @@ pub(super) async fn delete(
     }
 }
 
-/// Tries to delete messages, and returns those worth another try.
+/// Deletes messages, and returns those to retry.
 async fn delete_once<'a>(
     client: &Client,
     queue_url: &str,
@@ -76,7 +76,7 @@ async fn delete_once<'a>(
                     "could not delete a processed message: {}",
                     failure.code()
                 );
-                // SQS will refuse again what it calls our fault.
+                // A retry can't succeed if SQS blames the sender.
                 (!failure.sender_fault())
                     .then(|| failure.id().parse().ok())
                     .flatten()
@@ -99,7 +99,7 @@ async fn delete_once<'a>(
     }
 }
 
-/// Makes messages that were received, and whose work is not done, visible again.
+/// Makes unprocessed messages visible again.
 pub(super) async fn release(client: &Client, queue_url: &str, messages: &[Message]) {
     for chunk in messages.chunks(CHUNK) {
         let entries = chunk.iter().enumerate().filter_map(|(index, message)| {

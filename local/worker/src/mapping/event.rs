@@ -1,4 +1,4 @@
-//! The event a function gets, as Lambda writes it.
+//! The function's input, in the form that Lambda writes.
 
 use aws_sdk_sqs::types::{Message, MessageAttributeValue};
 use base64::Engine as _;
@@ -15,7 +15,7 @@ pub(super) fn region(queue_arn: &str) -> Option<&str> {
     }
 }
 
-/// Makes the event of a batch.
+/// The event for a batch.
 pub(super) fn from_messages(batch: &[Message], config: &Config) -> Value {
     let records: Vec<_> = batch
         .iter()

@@ -1,6 +1,6 @@
-//! Receiving, and forming batches.
+//! Receives messages and forms batches.
 //!
-//! **Invariant**: a receive that began is never dropped: its messages would be hidden with nobody to handle them.
+//! **Invariant**: a receive in progress is never dropped, because its messages would be hidden although nobody processes them.
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::{Config, Mapping};
 use crate::clock::Clock;
 
-/// Lambda's limit for the payload of a call.
+/// Lambda's limit for an event.
 const LARGEST_EVENT: usize = 6 << 20;
 
-/// What a record adds to its body and its message attributes, generously.
+/// A generous guess of a record's size without its body and message attributes.
 const RECORD_OVERHEAD: usize = 2 << 10;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub(super) struct Poller<'a> {
     config: &'a Config,
     clock: &'a Clock,
     stopping: &'a CancellationToken,
-    /// Messages that did not fit into the last event.
+    /// Messages that didn't fit into the last event.
     carried: Vec<Message>,
     failed_receives: u32,
     admission: watch::Receiver<bool>,
@@ -48,7 +48,7 @@ impl<'a> Poller<'a> {
         }
     }
 
-    /// Waits for messages and returns a batch of them; on shutdown it may be empty, or not full.
+    /// Waits for messages and returns a batch. On shutdown, the batch may be empty or incomplete.
     pub(super) async fn next_batch(&mut self) -> Vec<Message> {
         let mut batch = std::mem::take(&mut self.carried);
         let mut window_end = None;
@@ -64,7 +64,7 @@ impl<'a> Poller<'a> {
                     if remaining.is_zero() {
                         break;
                     }
-                    // SQS waits in whole seconds: sit out a fraction, then look once more.
+                    // SQS waits in whole seconds, so sleep for the fraction and receive once more.
                     if remaining < SECOND {
                         self.pause_until(end).await;
                     }
@@ -83,15 +83,15 @@ impl<'a> Poller<'a> {
         batch
     }
 
-    /// The messages received and not returned in a batch.
+    /// Received messages that are in no batch.
     pub(super) fn into_carried(self) -> Vec<Message> {
         self.carried
     }
 
-    /// Receives up to `count` messages; pauses after a failure, and says so once per outage.
+    /// Receives up to `count` messages. Pauses after a failure, and logs it once per outage.
     async fn receive(&mut self, count: usize, wait: Duration) -> Vec<Message> {
         tokio::select! {
-            // Whoever could forbid it and is gone forbids nothing any more.
+            // If the sender is gone, nothing can pause receiving any more.
             _ = self.admission.wait_for(|it| *it) => {}
             () = self.stopping.cancelled() => return Vec::new(),
         }
@@ -131,7 +131,7 @@ impl<'a> Poller<'a> {
         }
     }
 
-    /// Waits until so much time has passed on the mapping's clock.
+    /// Waits for an instant of the mapping's clock, or for shutdown.
     async fn pause_until(&self, elapsed: Duration) {
         tokio::select! {
             () = self.clock.sleep_until(elapsed) => {}
@@ -140,7 +140,8 @@ impl<'a> Poller<'a> {
     }
 }
 
-/// The pause after a failure that followed `failures` others: half to all of a doubling time, so that many do not return at once.
+/// The pause after a failure that followed `failures` others. The time doubles, and jitter takes up to half of it away, so that many
+/// clients don't return at once.
 pub(super) fn backoff(failures: u32, shortest: Duration, longest: Duration) -> Duration {
     let full = shortest
         .saturating_mul(2_u32.saturating_pow(failures))

@@ -1,4 +1,4 @@
-//! What a function's answer means, with `ReportBatchItemFailures` on.
+//! Interprets a function's answer, with `ReportBatchItemFailures` enabled.
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/dg/services-sqs-errorhandling.html>, "Success and failure conditions".
 
@@ -19,7 +19,7 @@ pub(super) enum ResponseError {
     UnknownIdentifier,
 }
 
-/// The ids of the messages that failed, of a batch with these ids.
+/// The ids of the failed messages of a batch.
 pub(super) fn failed(batch: &[&str], response: &Value) -> Result<Vec<String>, ResponseError> {
     let failures = match response {
         Value::Null => return Ok(Vec::new()),

@@ -1,4 +1,4 @@
-//! Dead letters as values: what each says, folded by scan request, filtered and counted.
+//! Dead letters as values: read from messages, grouped by scan, filtered and counted.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,31 +13,27 @@ use serde::Serialize;
 use crate::args::dlq::{DlqFilterArgs, UNKNOWN};
 use crate::output;
 
-/// Stands for the reason where neither the letter nor the ledger tells one.
-
 /// A message of a dead-letter queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Letter {
-    /// SQS's id of the message.
+pub(crate) struct DeadLetterMessage {
     pub(crate) message_id: String,
-    /// Its body, which is anything; empty where nobody wants to see it.
+    /// Any text; empty if it was dropped by [`Self::without_body`].
     pub(crate) body: String,
-    /// The scan request that the body is, if it is one.
-    message: Option<QueueMessage>,
-    /// Its message attributes that are text.
+    /// The scan in the body, if the body is one.
+    scan: Option<QueueMessage>,
+    /// The message attributes that are text.
     pub(crate) attributes: BTreeMap<String, String>,
-    /// The queue SQS moved it from, if SQS did.
+    /// The queue that SQS moved the message from. None if the scanner sent it here.
     pub(crate) moved_from: Option<String>,
-    /// When it was sent: to this queue, or to the one SQS moved it from.
+    /// When the message was sent: to this queue, or to the queue that SQS moved it from.
     pub(crate) sent_at: Timestamp,
-    /// The scan request's id: the body's, else what the scanner wrote beside it.
+    /// From the body, else from the attribute that the scanner wrote.
     pub(crate) scan_id: Option<ScanId>,
-    /// When it failed, if the scanner wrote it.
+    /// From the attribute that the scanner wrote.
     failed_at: Option<Timestamp>,
 }
 
-impl Letter {
-    /// Reads what a message tells.
+impl DeadLetterMessage {
     pub(crate) fn new(
         message_id: String,
         body: String,
@@ -45,25 +41,27 @@ impl Letter {
         moved_from: Option<String>,
         sent_at: Timestamp,
     ) -> Self {
-        let told = || ScanId::try_from(attributes.get("scanhook.scan_id")?.clone()).ok();
-        let message = QueueMessage::parse(&body).ok();
-        let scan_id = message.as_ref().map(|it| it.scan_id.clone());
-        let failed_at = attributes
-            .get("scanhook.failed_at")
-            .and_then(|it| it.parse().ok());
+        let attribute = |name| attributes.get(name).map(String::as_str);
+        let scan = QueueMessage::parse(&body).ok();
+        let scan_id = scan
+            .as_ref()
+            .map(|it| it.scan_id.clone())
+            .or_else(|| ScanId::try_from(attribute("scanhook.scan_id")?.to_owned()).ok());
+        let failed_at = attribute("scanhook.failed_at").and_then(|it| it.parse().ok());
         Self {
-            scan_id: scan_id.or_else(told),
+            scan_id,
             failed_at,
             message_id,
             body,
-            message,
+            scan,
             attributes,
             moved_from,
             sent_at,
         }
     }
 
-    /// The same without what only `show` and `export` print: a body may have a megabyte, and a queue any number of them.
+    /// Drops the body, which only `show` and `export` print. A body can be a megabyte, and a queue can have any number of
+    /// messages.
     #[must_use]
     pub(crate) fn without_body(self) -> Self {
         Self {
@@ -76,7 +74,7 @@ impl Letter {
         self.attributes.get(name).map(String::as_str)
     }
 
-    /// The scan's id, else SQS's id of the message.
+    /// The scan's id, else the SQS message id.
     fn id(&self) -> &str {
         self.scan_id
             .as_ref()
@@ -84,117 +82,111 @@ impl Letter {
     }
 }
 
-/// All dead letters of one scan request, with what the ledger knows of it.
+/// A scan that was given up: all its messages, and its records in the ledger.
 #[derive(Debug, Clone)]
-pub(crate) struct Case {
+pub(crate) struct DeadLetter {
     /// In the order in which they failed; at least one.
-    letters: Vec<Letter>,
-    message: Option<QueueMessage>,
+    messages: Vec<DeadLetterMessage>,
+    scan: Option<QueueMessage>,
     records: Vec<ScanRecord>,
 }
 
-impl Case {
-    /// The letters, in the order in which they failed.
-    pub(crate) fn letters(&self) -> &[Letter] {
-        &self.letters
+impl DeadLetter {
+    /// The messages, in the order in which they failed.
+    pub(crate) fn messages(&self) -> &[DeadLetterMessage] {
+        &self.messages
     }
 
-    /// The scan request, if its last letter tells one.
-    pub(crate) fn message(&self) -> Option<&QueueMessage> {
-        self.message.as_ref()
+    /// The scan in the newest message, if there is one.
+    pub(crate) fn scan(&self) -> Option<&QueueMessage> {
+        self.scan.as_ref()
     }
 
-    /// What the ledger knows of it, one record for each platform.
+    /// The ledger's records, one for each platform.
     pub(crate) fn records(&self) -> &[ScanRecord] {
         &self.records
     }
 
-    /// The same with what the ledger knows of it.
     #[must_use]
     pub(crate) fn with_records(self, records: Vec<ScanRecord>) -> Self {
         Self { records, ..self }
     }
 
-    fn last(&self) -> &Letter {
-        match self.letters.last() {
-            Some(letter) => letter,
-            None => unreachable!("a case is made of a letter"),
+    fn newest(&self) -> &DeadLetterMessage {
+        match self.messages.last() {
+            Some(message) => message,
+            None => unreachable!("a dead letter has a message"),
         }
     }
 
-    /// What people call it by: the scan's id, else SQS's id of the message.
+    /// The scan's id, else the SQS message id.
     pub(crate) fn id(&self) -> String {
-        self.last().id().to_owned()
+        self.newest().id().to_owned()
     }
 
-    /// The record that tells of a failure, if one does.
     fn failed_record(&self) -> Option<&ScanRecord> {
         let mut records = self.records.iter();
         records.find(|it| it.verdict == Some(RecordVerdict::Error))
     }
 
-    /// Why it is here: what the last letter says, else what the ledger says.
+    /// The reason in the newest message, else in the ledger.
     pub(crate) fn reason(&self) -> &str {
-        let ledger = || Some(self.failed_record()?.reason.as_ref()?.as_str());
-        let told = self.last().attribute("scanhook.reason").or_else(ledger);
-        told.unwrap_or(UNKNOWN)
+        let in_ledger = || Some(self.failed_record()?.reason.as_ref()?.as_str());
+        let in_message = self.newest().attribute("scanhook.reason");
+        in_message.or_else(in_ledger).unwrap_or(UNKNOWN)
     }
 
-    /// When it failed for the last time, as far as anything tells.
+    /// The time of the last failure: from the newest message, else from the ledger, else the time when the message was sent.
     fn last_failed_at(&self) -> Timestamp {
-        let ledger = || self.failed_record()?.finished_at;
-        let told = self.last().failed_at.or_else(ledger);
-        told.unwrap_or(self.last().sent_at)
+        let in_ledger = || self.failed_record()?.finished_at;
+        let in_message = self.newest().failed_at;
+        in_message
+            .or_else(in_ledger)
+            .unwrap_or(self.newest().sent_at)
     }
 
-    /// Whether it has been scanned since it failed, so that nothing is left to do.
+    /// Whether every platform got a verdict after the failure, so that nothing is left to scan.
     pub(crate) fn is_scanned_since(&self) -> bool {
-        let failed_at = self.last().failed_at;
+        let failed_at = self.newest().failed_at;
         let is_later = |it: &ScanRecord| {
             it.state == State::Done && failed_at.is_none_or(|failed| it.finished_at > Some(failed))
         };
         !self.records.is_empty() && self.records.iter().all(is_later)
     }
 
-    /// What scripts and tables show.
-    pub(crate) fn view(&self) -> CaseView<'_> {
-        let last = self.last();
-        let failed = self.failed_record();
-        let ledger = |it: &ScanRecord| it.detail.clone();
-        let attempts = last
+    /// The fields that JSON and tables show.
+    pub(crate) fn view(&self) -> DeadLetterView<'_> {
+        let newest = self.newest();
+        let failed_record = self.failed_record();
+        let detail = newest.attribute("scanhook.detail").map(str::to_owned);
+        let attempts = newest
             .attribute("scanhook.attempts")
             .and_then(|it| it.parse().ok());
-        let message = self.message.as_ref();
-        CaseView {
+        let scan = self.scan.as_ref();
+        let message_ids = self.messages.iter().map(|it| it.message_id.as_str());
+        DeadLetterView {
             id: self.id(),
-            scan_id: last.scan_id.clone(),
-            message_ids: self
-                .letters
-                .iter()
-                .map(|it| it.message_id.as_str())
-                .collect(),
+            scan_id: newest.scan_id.clone(),
+            message_ids: message_ids.collect(),
             reason: self.reason(),
-            detail: last
-                .attribute("scanhook.detail")
-                .map(str::to_owned)
-                .or_else(|| failed.and_then(ledger)),
-            attempts: attempts.or_else(|| failed.map(|it| it.attempts)),
-            source: message.map(|it| it.source.as_str()),
-            image: message.map(|it| it.image.name()),
-            tag: message.and_then(|it| it.image.pin.tag()),
-            digest: message.and_then(|it| it.image.pin.digest()),
-            received_at: message.map(|it| it.event.received_at),
-            first_failed_at: self.letters.first().and_then(|it| it.failed_at),
+            detail: detail.or_else(|| failed_record?.detail.clone()),
+            attempts: attempts.or_else(|| failed_record.map(|it| it.attempts)),
+            source: scan.map(|it| it.source.as_str()),
+            image: scan.map(|it| it.image.name()),
+            tag: scan.and_then(|it| it.image.pin.tag()),
+            digest: scan.and_then(|it| it.image.pin.digest()),
+            received_at: scan.map(|it| it.event.received_at),
+            first_failed_at: self.messages.first().and_then(|it| it.failed_at),
             last_failed_at: self.last_failed_at(),
             scanned_since: self.is_scanned_since(),
         }
     }
 }
 
-/// A case in JSON; its fields are stable.
+/// A dead letter in JSON; its fields are stable.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct CaseView<'a> {
-    /// The scan's id, else SQS's id of the message.
+pub(crate) struct DeadLetterView<'a> {
+    /// The scan's id, else the SQS message id.
     pub(crate) id: String,
     pub(crate) scan_id: Option<ScanId>,
     pub(crate) message_ids: Vec<&'a str>,
@@ -206,49 +198,48 @@ pub(crate) struct CaseView<'a> {
     pub(crate) image: Option<String>,
     pub(crate) tag: Option<&'a Tag>,
     pub(crate) digest: Option<&'a Digest>,
-    /// When the webhook took the delivery.
+    /// When the webhook received the delivery.
     pub(crate) received_at: Option<Timestamp>,
-    /// What the oldest letter tells.
+    /// From the oldest message.
     pub(crate) first_failed_at: Option<Timestamp>,
-    /// What the newest letter tells, else the ledger, else when the letter was sent.
+    /// From the newest message, else from the ledger, else the time when the message was sent.
     pub(crate) last_failed_at: Timestamp,
-    /// Whether it was scanned after it failed.
+    /// Whether every platform got a verdict after the failure.
     pub(crate) scanned_since: bool,
 }
 
-impl CaseView<'_> {
-    /// The image as people name it; what is no message has none.
+impl DeadLetterView<'_> {
+    /// The image with tag or digest; `-` if the message is not a scan.
     pub(crate) fn reference(&self) -> String {
         let name = self.image.as_deref().unwrap_or("-");
         output::image(name, self.tag, self.digest)
     }
 }
 
-/// Puts the letters of each scan request together; oldest failure first.
-pub(crate) fn fold(letters: Vec<Letter>) -> Vec<Case> {
-    let mut by_id: BTreeMap<String, Vec<Letter>> = BTreeMap::new();
-    for letter in letters {
+/// Makes one dead letter of all messages of a scan; oldest failure first.
+pub(crate) fn group_by_scan(messages: Vec<DeadLetterMessage>) -> Vec<DeadLetter> {
+    let mut by_id: BTreeMap<String, Vec<DeadLetterMessage>> = BTreeMap::new();
+    for message in messages {
         by_id
-            .entry(letter.id().to_owned())
+            .entry(message.id().to_owned())
             .or_default()
-            .push(letter);
+            .push(message);
     }
-    let mut cases: Vec<_> = by_id
-        .into_values()
-        .map(|mut letters| {
-            letters.sort_by_key(|it| (it.failed_at.unwrap_or(it.sent_at), it.message_id.clone()));
-            Case {
-                message: letters.last().and_then(|it| it.message.clone()),
-                letters,
-                records: Vec::new(),
-            }
-        })
-        .collect();
-    cases.sort_by_key(Case::last_failed_at);
-    cases
+    let mut dead_letters: Vec<_> = by_id.into_values().map(of_one_scan).collect();
+    dead_letters.sort_by_key(DeadLetter::last_failed_at);
+    dead_letters
 }
 
-/// Which cases are meant.
+fn of_one_scan(mut messages: Vec<DeadLetterMessage>) -> DeadLetter {
+    messages.sort_by_key(|it| (it.failed_at.unwrap_or(it.sent_at), it.message_id.clone()));
+    DeadLetter {
+        scan: messages.last().and_then(|it| it.scan.clone()),
+        messages,
+        records: Vec::new(),
+    }
+}
+
+/// Which dead letters are selected.
 #[derive(Debug)]
 pub(crate) struct Filter {
     ids: BTreeSet<String>,
@@ -259,7 +250,6 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// Reads the flags.
     pub(crate) fn new(args: &DlqFilterArgs, now: Timestamp) -> anyhow::Result<Self> {
         let set = |values: &[String]| values.iter().cloned().collect();
         let images = if args.image.is_empty() {
@@ -276,7 +266,7 @@ impl Filter {
         })
     }
 
-    /// The one case with that id.
+    /// Selects the one dead letter with that id.
     pub(crate) fn of(id: &str) -> Self {
         Self {
             ids: BTreeSet::from([id.to_owned()]),
@@ -287,7 +277,6 @@ impl Filter {
         }
     }
 
-    /// Whether every case is meant.
     pub(crate) fn is_everything(&self) -> bool {
         self.ids.is_empty()
             && self.reasons.is_empty()
@@ -296,50 +285,49 @@ impl Filter {
             && self.since.is_none()
     }
 
-    /// Whether a case is meant.
-    pub(crate) fn admits(&self, case: &Case) -> bool {
-        self.may_admit(case)
-            && is_in(&self.reasons, case.reason())
-            && self.since.is_none_or(|it| case.last_failed_at() >= it)
+    pub(crate) fn admits(&self, dead_letter: &DeadLetter) -> bool {
+        self.may_admit(dead_letter)
+            && is_in(&self.reasons, dead_letter.reason())
+            && self
+                .since
+                .is_none_or(|it| dead_letter.last_failed_at() >= it)
     }
 
-    /// Whether a case can be meant, whatever the ledger knows of it.
-    pub(crate) fn may_admit(&self, case: &Case) -> bool {
-        let is_named = self.ids.is_empty()
-            || self.ids.contains(&case.id())
-            || case
-                .letters
-                .iter()
-                .any(|it| self.ids.contains(&it.message_id));
-        let message = case.message.as_ref();
-        let is_image = |globs: &GlobSet| {
-            message.is_some_and(|it| {
-                let name = it.image.name();
-                let tagged = it.image.pin.tag().map(|tag| format!("{name}:{tag}"));
-                globs.is_match(&name) || tagged.is_some_and(|it| globs.is_match(it))
-            })
-        };
-        is_named
-            && is_in(&self.sources, message.map_or("", |it| it.source.as_str()))
-            && self.images.as_ref().is_none_or(is_image)
+    /// Whether the filter can select a dead letter, judged without the ledger's records.
+    pub(crate) fn may_admit(&self, dead_letter: &DeadLetter) -> bool {
+        let scan = dead_letter.scan.as_ref();
+        let is_selected = self.ids.is_empty() || self.ids.iter().any(|id| has_id(dead_letter, id));
+        is_selected
+            && is_in(&self.sources, scan.map_or("", |it| it.source.as_str()))
+            && self
+                .images
+                .as_ref()
+                .is_none_or(|globs| scan.is_some_and(|scan| is_image_in(globs, scan)))
     }
 
-    /// The ids that were asked for and are in none of the cases.
-    pub(crate) fn unknown_ids<'a>(&'a self, cases: &[Case]) -> Vec<&'a str> {
-        let is_unknown = |id: &&String| {
-            let has =
-                |it: &Case| it.id() == **id || it.letters.iter().any(|it| it.message_id == **id);
-            !cases.iter().any(has)
-        };
+    /// The requested ids that no dead letter has.
+    pub(crate) fn unknown_ids<'a>(&'a self, dead_letters: &[DeadLetter]) -> Vec<&'a str> {
+        let is_unknown = |id: &&str| !dead_letters.iter().any(|it| has_id(it, id));
         self.ids
             .iter()
-            .filter(is_unknown)
             .map(String::as_str)
+            .filter(is_unknown)
             .collect()
     }
 }
 
-/// Whether a value is one of those that were asked for, or none was.
+/// Whether an id is that of the dead letter or of one of its messages.
+fn has_id(dead_letter: &DeadLetter, id: &str) -> bool {
+    dead_letter.id() == id || dead_letter.messages.iter().any(|it| it.message_id == id)
+}
+
+fn is_image_in(globs: &GlobSet, scan: &QueueMessage) -> bool {
+    let name = scan.image.name();
+    let tagged = scan.image.pin.tag().map(|tag| format!("{name}:{tag}"));
+    globs.is_match(&name) || tagged.is_some_and(|it| globs.is_match(it))
+}
+
+/// Whether a value is in a set; every value is in an empty one.
 fn is_in(set: &BTreeSet<String>, value: &str) -> bool {
     set.is_empty() || set.contains(value)
 }
@@ -353,25 +341,24 @@ fn globs(patterns: &[String]) -> anyhow::Result<GlobSet> {
     globs.build().context("--image")
 }
 
-/// The cases of one reason.
+/// The dead letters of one reason, counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Group {
     pub(crate) reason: String,
-    /// Scan requests.
+    /// Dead letters; the JSON's older word.
     pub(crate) requests: usize,
-    /// Messages in the queue.
     pub(crate) messages: usize,
     pub(crate) sources: BTreeSet<String>,
     pub(crate) first_failed_at: Timestamp,
     pub(crate) last_failed_at: Timestamp,
 }
 
-/// Counts the cases of each reason, the most frequent first.
-pub(crate) fn groups(cases: &[Case]) -> Vec<Group> {
-    let mut groups: BTreeMap<&str, Group> = BTreeMap::new();
-    for case in cases {
-        let view = case.view();
-        let group = groups.entry(view.reason).or_insert_with(|| Group {
+/// Counts the dead letters of each reason, the most frequent first.
+pub(crate) fn groups(dead_letters: &[DeadLetter]) -> Vec<Group> {
+    let mut by_reason: BTreeMap<&str, Group> = BTreeMap::new();
+    for dead_letter in dead_letters {
+        let view = dead_letter.view();
+        let group = by_reason.entry(view.reason).or_insert_with(|| Group {
             reason: view.reason.to_owned(),
             requests: 0,
             messages: 0,
@@ -380,13 +367,13 @@ pub(crate) fn groups(cases: &[Case]) -> Vec<Group> {
             last_failed_at: Timestamp::MIN,
         });
         group.requests += 1;
-        group.messages += case.letters.len();
+        group.messages += dead_letter.messages.len();
         group.sources.extend(view.source.map(str::to_owned));
         let first = view.first_failed_at.unwrap_or(view.last_failed_at);
         group.first_failed_at = group.first_failed_at.min(first);
         group.last_failed_at = group.last_failed_at.max(view.last_failed_at);
     }
-    let mut groups: Vec<_> = groups.into_values().collect();
+    let mut groups: Vec<_> = by_reason.into_values().collect();
     groups.sort_by_key(|it| std::cmp::Reverse(it.requests));
     groups
 }
@@ -399,27 +386,32 @@ mod tests {
         format!("2026-11-21T{text}:00Z").parse().unwrap()
     }
 
-    fn letter(id: &str, scan_id: &str, attributes: &[(&str, &str)]) -> Letter {
+    fn message(id: &str, scan_id: &str, attributes: &[(&str, &str)]) -> DeadLetterMessage {
         let body = format!(
             r#"{{"version":1,"scan_id":"{scan_id}","source":"prod","image":{{"registry":"h.io","repository":"team/app","tag":"1","digest":null}},"event":{{"id":null,"type":"push","actor":null,"occurred_at":null,"received_at":"2026-11-21T08:00:00Z"}}}}"#
         );
         let attributes = attributes
             .iter()
             .map(|(name, value)| (format!("scanhook.{name}"), (*value).to_owned()));
-        Letter::new(id.to_owned(), body, attributes.collect(), None, at("08:00"))
+        DeadLetterMessage::new(id.to_owned(), body, attributes.collect(), None, at("08:00"))
     }
 
-    fn failed(id: &str, scan_id: &str, reason: &str, time: &str) -> Letter {
+    fn failed(id: &str, scan_id: &str, reason: &str, time: &str) -> DeadLetterMessage {
         let time = at(time).to_string();
-        letter(
+        message(
             id,
             scan_id,
             &[("reason", reason), ("failed_at", &time), ("attempts", "3")],
         )
     }
 
-    fn record(case: &Case, state: &str, verdict: &str, finished_at: &str) -> ScanRecord {
-        let record = ScanRecord::begin(case.message().unwrap(), 4, at("08:00"));
+    fn record(
+        dead_letter: &DeadLetter,
+        state: &str,
+        verdict: &str,
+        finished_at: &str,
+    ) -> ScanRecord {
+        let record = ScanRecord::begin(dead_letter.scan().unwrap(), 4, at("08:00"));
         let mut json = serde_json::to_value(record).unwrap();
         json["state"] = state.into();
         json["verdict"] = verdict.into();
@@ -445,15 +437,15 @@ mod tests {
     }
 
     #[test]
-    fn letters_of_one_scan_are_one_case_with_the_last_reason() {
-        let cases = fold(vec![
+    fn messages_of_one_scan_are_one_dead_letter_with_the_newest_reason() {
+        let dead_letters = group_by_scan(vec![
             failed("m2", "01A", "timeout", "11:00"),
             failed("m3", "01B", "network", "10:30"),
             failed("m1", "01A", "network", "10:00"),
         ]);
-        let shown: Vec<_> = cases
+        let shown: Vec<_> = dead_letters
             .iter()
-            .map(|it| (it.id(), it.reason().to_owned(), it.letters().len()))
+            .map(|it| (it.id(), it.reason().to_owned(), it.messages().len()))
             .collect();
         assert_eq!(
             shown,
@@ -462,7 +454,7 @@ mod tests {
                 ("01A".into(), "timeout".into(), 2)
             ]
         );
-        let view = cases[1].view();
+        let view = dead_letters[1].view();
         assert_eq!(view.message_ids, ["m1", "m2"]);
         assert_eq!(
             (view.first_failed_at, view.last_failed_at),
@@ -475,34 +467,37 @@ mod tests {
     }
 
     #[test]
-    fn the_ledger_tells_the_reason_that_a_letter_does_not() {
-        let case = fold(vec![letter("m1", "01A", &[])]).remove(0);
-        assert_eq!(case.reason(), UNKNOWN);
-        let told = record(&case, "retrying", "error", "09:00");
-        let case = case.with_records(vec![told]);
-        assert_eq!(case.reason(), "network");
+    fn the_ledger_has_the_reason_if_the_message_has_none() {
+        let dead_letter = group_by_scan(vec![message("m1", "01A", &[])]).remove(0);
+        assert_eq!(dead_letter.reason(), UNKNOWN);
+        let failed = record(&dead_letter, "retrying", "error", "09:00");
+        let dead_letter = dead_letter.with_records(vec![failed]);
+        assert_eq!(dead_letter.reason(), "network");
         assert_eq!(
-            (case.view().attempts, case.view().last_failed_at),
+            (
+                dead_letter.view().attempts,
+                dead_letter.view().last_failed_at
+            ),
             (Some(4), at("09:00"))
         );
-        assert!(!case.is_scanned_since());
+        assert!(!dead_letter.is_scanned_since());
     }
 
     #[test]
-    fn a_verdict_after_the_failure_leaves_nothing_to_do() {
-        let case = fold(vec![failed("m1", "01A", "network", "10:00")]).remove(0);
+    fn a_verdict_after_the_failure_leaves_nothing_to_scan() {
+        let dead_letter = group_by_scan(vec![failed("m1", "01A", "network", "10:00")]).remove(0);
         for (state, finished_at, expected) in [
             ("done", "10:01", true),
             ("done", "09:59", false),
             ("dead_letter", "10:01", false),
             ("in_progress", "10:01", false),
         ] {
-            let record = record(&case, state, "passed", finished_at);
-            let one = case.clone().with_records(vec![record.clone()]);
+            let record = record(&dead_letter, state, "passed", finished_at);
+            let one = dead_letter.clone().with_records(vec![record.clone()]);
             assert_eq!(one.is_scanned_since(), expected, "{state} {finished_at}");
-            let open = self::record(&case, "retrying", "error", "10:02");
+            let open = self::record(&dead_letter, "retrying", "error", "10:02");
             assert!(
-                !case
+                !dead_letter
                     .clone()
                     .with_records(vec![record, open])
                     .is_scanned_since(),
@@ -512,10 +507,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_a_case_of_its_own() {
+    fn a_message_that_is_not_a_scan_is_a_dead_letter_of_its_own() {
         let attributes = BTreeMap::from([("scanhook.reason".to_owned(), "bad_message".to_owned())]);
         let garbage = |id: &str| {
-            Letter::new(
+            DeadLetterMessage::new(
                 id.to_owned(),
                 "nonsense".to_owned(),
                 attributes.clone(),
@@ -523,19 +518,19 @@ mod tests {
                 at("08:00"),
             )
         };
-        let cases = fold(vec![garbage("m1"), garbage("m2")]);
-        let ids: Vec<_> = cases.iter().map(Case::id).collect();
+        let dead_letters = group_by_scan(vec![garbage("m1"), garbage("m2")]);
+        let ids: Vec<_> = dead_letters.iter().map(DeadLetter::id).collect();
         assert_eq!(ids, ["m1", "m2"]);
-        assert_eq!(cases[0].view().reference(), "-");
-        assert!(filter(|it| it.reason = vec!["bad_message".into()]).admits(&cases[0]));
-        assert!(!filter(|it| it.source = vec!["prod".into()]).admits(&cases[0]));
-        assert!(!filter(|it| it.image = vec!["**".into()]).admits(&cases[0]));
+        assert_eq!(dead_letters[0].view().reference(), "-");
+        assert!(filter(|it| it.reason = vec!["bad_message".into()]).admits(&dead_letters[0]));
+        assert!(!filter(|it| it.source = vec!["prod".into()]).admits(&dead_letters[0]));
+        assert!(!filter(|it| it.image = vec!["**".into()]).admits(&dead_letters[0]));
     }
 
     #[test]
-    fn every_filter_must_match_and_of_its_values_one() {
-        let case = fold(vec![failed("m1", "01A", "network", "10:00")]).remove(0);
-        let admits = |set: fn(&mut DlqFilterArgs)| filter(set).admits(&case);
+    fn filters_are_anded_and_their_values_ored() {
+        let dead_letter = group_by_scan(vec![failed("m1", "01A", "network", "10:00")]).remove(0);
+        let admits = |set: fn(&mut DlqFilterArgs)| filter(set).admits(&dead_letter);
         assert!(filter(|_| ()).is_everything() && admits(|_| ()));
         assert!(admits(|it| it.ids = vec!["x".into(), "01A".into()]));
         assert!(admits(|it| it.ids = vec!["m1".into()]));
@@ -548,9 +543,9 @@ mod tests {
             it.reason = vec!["network".into()];
             it.source = vec!["dev".into()];
         }));
-        let by_ledger = filter(|it| it.reason = vec!["timeout".into()]);
-        let by_letter = filter(|it| it.source = vec!["dev".into()]);
-        assert!(by_ledger.may_admit(&case) && !by_letter.may_admit(&case));
+        let by_reason = filter(|it| it.reason = vec!["timeout".into()]);
+        let by_source = filter(|it| it.source = vec!["dev".into()]);
+        assert!(by_reason.may_admit(&dead_letter) && !by_source.may_admit(&dead_letter));
         assert!(admits(|it| it.since = Some("2h".parse().unwrap())));
         assert!(!admits(|it| it.since = Some("1h".parse().unwrap())));
         for (glob, expected) in [
@@ -562,21 +557,21 @@ mod tests {
             ("**/app:2", false),
         ] {
             let args = filter(|it| it.image = vec![glob.to_owned()]);
-            assert_eq!(args.admits(&case), expected, "{glob}");
+            assert_eq!(args.admits(&dead_letter), expected, "{glob}");
         }
-        let asked = filter(|it| it.ids = vec!["01A".into(), "m1".into(), "01X".into()]);
-        assert_eq!(asked.unknown_ids(&[case]), ["01X"]);
+        let requested = filter(|it| it.ids = vec!["01A".into(), "m1".into(), "01X".into()]);
+        assert_eq!(requested.unknown_ids(&[dead_letter]), ["01X"]);
     }
 
     #[test]
-    fn groups_count_requests_and_messages_of_each_reason() {
-        let cases = fold(vec![
+    fn groups_count_dead_letters_and_messages_of_each_reason() {
+        let dead_letters = group_by_scan(vec![
             failed("m1", "01A", "network", "10:00"),
             failed("m2", "01A", "network", "10:10"),
             failed("m3", "01B", "network", "09:00"),
             failed("m4", "01C", "timeout", "11:00"),
         ]);
-        let shown: Vec<_> = groups(&cases)
+        let shown: Vec<_> = groups(&dead_letters)
             .into_iter()
             .map(|it| (it.reason, it.requests, it.messages, it.first_failed_at))
             .collect();
