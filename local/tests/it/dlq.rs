@@ -1,5 +1,6 @@
 //! `scanhook dlq` on the queue of a `serve` that runs, and of one that does not. The proofs do it on other servers too.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::slow_sqs::{self, Fate};
-use crate::world::{Place, Ran, wait_for};
+use crate::world::{Place, Ran, Serve, exchange, wait_for};
 
 /// A place with four dead letters of two reasons, and one of no scan.
 fn place_with_dead_letters() -> Place {
@@ -473,4 +474,121 @@ fn an_interrupted_move_is_cancelled_and_a_killed_commands_move_is_waited_for() {
     assert!(depth("scanhook-dlq") > 0);
     done(&place.run(&["dlq", "redrive", "--rate=500", "--yes", "--output=json"]));
     assert_eq!((depth("scanhook"), depth("scanhook-dlq")), (20, 0));
+}
+
+#[test]
+fn a_look_at_large_letters_takes_bounded_memory() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    // Tabs have twice the size in JSON.
+    let body = "\\t".repeat(1 << 20);
+    let message = format!(r#"{{"QueueUrl":"/000000000000/scanhook-dlq","MessageBody":"{body}"}}"#);
+    for _ in 0..40 {
+        serve.sqs("SendMessage", &message);
+    }
+    let before = serve.memory("VmHWM");
+    assert_eq!(ids(&list(&place, &[])).len(), 40);
+    assert_eq!(serve.get("/").status, 200);
+    let grown = serve.memory("VmHWM") - before;
+    assert!(
+        grown < 32 << 10,
+        "the server took {grown} KiB more for 40 MiB of letters"
+    );
+}
+
+/// How often each scan is in a queue.
+fn scans_in(serve: &Serve, queue: &str) -> BTreeMap<String, usize> {
+    let (mut scans, mut after) = (BTreeMap::new(), String::new());
+    loop {
+        let head = format!(
+            "GET /000000000000/{queue}{after} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        );
+        let page = exchange(serve.sqs_address, &head, b"").unwrap().body;
+        let page: Value = serde_json::from_str(&page).unwrap();
+        for message in page["messages"].as_array().unwrap() {
+            let body: Value = serde_json::from_str(message["body"].as_str().unwrap()).unwrap();
+            let scan_id = body["scan_id"].as_str().unwrap().to_owned();
+            *scans.entry(scan_id).or_default() += 1;
+        }
+        match page["next"].as_str() {
+            Some(next) => after = format!("?after={next}"),
+            None => return scans,
+        }
+    }
+}
+
+/// So many messages can a killed process leave in both queues.
+const IN_BOTH: usize = 40;
+
+#[test]
+fn a_redrive_that_is_interrupted_loses_nothing_and_doubles_only_what_a_kill_cut_short() {
+    let place = Place::new();
+    let serve = place.serve(&["--no-scan"]);
+    let attribute = |value: &str| json!({"DataType": "String", "StringValue": value});
+    let letter = |team: usize, number: usize| {
+        let body = json!({
+            "version": 1, "scan_id": format!("01TEAM{team}N{number:03}"), "source": format!("team-{team}"),
+            "image": {"registry": "harbor.example.com", "repository": "prod/pass", "tag": "1", "digest": null},
+            "event": {"id": null, "type": "push", "actor": null, "occurred_at": null, "received_at": "2026-11-21T20:00:00Z"},
+        });
+        json!({
+            "QueueUrl": "/000000000000/scanhook-dlq", "MessageBody": body.to_string(),
+            "MessageAttributes": {"scanhook.reason": attribute("network")},
+        })
+    };
+    let moments = [
+        (Signal::INT, 0),
+        (Signal::KILL, 0),
+        (Signal::INT, 20),
+        (Signal::KILL, 10),
+        (Signal::KILL, 50),
+    ];
+    for team in 0..moments.len() {
+        for number in 0..60 {
+            serve.sqs("SendMessage", &letter(team, number).to_string());
+        }
+    }
+    let mut twice = 0;
+    for (team, (signal, arrived)) in moments.into_iter().enumerate() {
+        let before = scans_in(&serve, "scanhook").len();
+        let flag = format!("--source=team-{team}");
+        let redrive = ["dlq", "redrive", &flag, "--hide=2s", "--yes"];
+        let mut command = place.command(&[&redrive[..], &["--rate=50"]].concat());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        wait_for("a part", || {
+            let is_time = scans_in(&serve, "scanhook").len() >= before + arrived;
+            is_time.then_some(())
+        });
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        child.wait().unwrap();
+        let (dead, source) = (
+            scans_in(&serve, "scanhook-dlq"),
+            scans_in(&serve, "scanhook"),
+        );
+        let all: BTreeSet<_> = dead.keys().chain(source.keys()).collect();
+        assert_eq!(all.len(), 60 * moments.len(), "{signal:?} after {arrived}");
+        let both = dead.keys().filter(|it| source.contains_key(*it)).count();
+        let may_double = signal == Signal::KILL;
+        assert!(
+            both <= if may_double { IN_BOTH } else { 0 },
+            "{signal:?}: {both}"
+        );
+        let strangers = |it: &&String| !it.starts_with(&format!("01TEAM{team}"));
+        assert_eq!(source.keys().filter(strangers).count(), 60 * team);
+
+        wait_for("what was held", || {
+            let again = place.run(&[&redrive[..], &["--rate=500"]].concat());
+            assert_eq!(again.code, Some(0), "{}", again.stderr);
+            let dead = scans_in(&serve, "scanhook-dlq");
+            dead.keys().all(|it| strangers(&it)).then_some(())
+        });
+        let source = scans_in(&serve, "scanhook");
+        assert_eq!(source.len(), 60 * (team + 1));
+        let doubled = source.values().filter(|it| **it > 1).count();
+        assert!(doubled - twice <= if may_double { IN_BOTH } else { 0 });
+        twice = doubled;
+    }
+    assert!(scans_in(&serve, "scanhook-dlq").is_empty());
 }

@@ -13,6 +13,7 @@ mod collector;
 mod commands;
 mod confined;
 mod dlq;
+mod faults;
 mod flood;
 mod kill;
 mod operations;
