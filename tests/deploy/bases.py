@@ -13,16 +13,15 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import oci
 from containers import buildah, inspect
-from harness import ROOT, Proof, Workshop, base_environment, free_port, run_proof
-from registry import REPOSITORY, TAG, start_registry
+from harness import ROOT, Proof, Workshop, base_environment, free_port, run_proof, serving
+from registry import REPOSITORY, TAG, start_images
 
 TOOLS = "prod/tools"
 STAND_INS = {
@@ -74,7 +73,7 @@ class Tree:
 
 def prove(proof: Proof, shop: Workshop) -> None:
     host = f"127.0.0.1:{free_port()}"
-    first = start_registry(shop, host, host)
+    _, first = start_images(shop, host)
     tools = push(shop, host, TOOLS, "tools")
     base, other = f"{host}/{REPOSITORY}:{TAG}", f"{host}/{TOOLS}:{TAG}"
     tree = Tree(shop.directory / "clone", base, other)
@@ -125,7 +124,7 @@ def prove(proof: Proof, shop: Workshop) -> None:
         image = f"{address}/lambda/provided:al2023"
         built = tree.build(BASE=image)
         proof.true("is asked for one", f"sam: {address}/lambda/provided@{digest} " in built.stdout, built.stderr)
-        proof.equal("for this repository", asked, ["/token?service=the%20registry&scope=repository:lambda/provided:pull"])
+        proof.equal("for this repository", asked, ["the registry repository:lambda/provided:pull"])
     with public_registry(b"<html>log in</html>") as (address, _):
         built = tree.build(BASE=f"{address}/lambda/provided:al2023")
         proof.true("what is no manifest is not locked", built.returncode == 1 and "answers no manifest" in built.stderr, built.stderr)
@@ -156,37 +155,19 @@ def is_built_from_the_digest(proof: Proof, shop: Workshop, printed: str) -> None
 
 @contextmanager
 def public_registry(manifest: bytes) -> Iterator[tuple[str, list[str]]]:
+    """One that wants a token; and what its token server is asked."""
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path.startswith("/token"):
-                asked.append(self.path)
-                self.answer(200, b'{"token": "fake-token", "expires_in": 60}')
-            elif self.headers["Authorization"] == "Bearer fake-token" and self.path == "/v2/lambda/provided/manifests/al2023":
-                self.answer(200, manifest)
-            else:
-                self.answer(401, b"{}")
+    def answer(_method: str, path: str, query: dict[str, list[str]], headers: Any) -> tuple[int, dict[str, str], bytes]:
+        if path == "/token":
+            asked.append(f"{query['service'][0]} {query['scope'][0]}")
+            return 200, {}, b'{"token": "fake-token", "expires_in": 60}'
+        if headers["Authorization"] == "Bearer fake-token" and path == "/v2/lambda/provided/manifests/al2023":
+            return 200, {}, manifest
+        return 401, {"WWW-Authenticate": f'Bearer realm="http://{headers["Host"]}/token",service="the registry"'}, b"{}"
 
-        def answer(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            if status == 401:
-                realm = f"http://127.0.0.1:{server.server_port}/token"
-                self.send_header("WWW-Authenticate", f'Bearer realm="{realm}",service="the registry"')
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(answer) as address:
+        yield address, asked
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from any_registry import new_digest, proxy
 from containers import BASE, PODMAN, build, buildah, inspect, make_base, podman, start_container
 from deliveries import DEBIAN, HARBOR, harbor_push
 from harness import ROOT, Proof, Workshop, base_environment, free_port, http, listens, run_proof, until
-from lambda_emulator import Function, failed_identifiers, http_event, sqs_event, sqs_variables
+from lambda_emulator import Function, failed_identifiers, sqs_event, sqs_variables
 from mirror import VERSION, mirror, staged
-from registry import REPOSITORY, start_registry, tag_only_push
+from registry import REPOSITORY, start_images, tag_only_push
 from serve import DEAD_LETTERS, QUEUE, start_server, text_attributes
 from stage import API_TOKEN, CONFIG, TOKENS
 
@@ -107,7 +107,7 @@ def files_of(image: str) -> dict[str, int]:
 def scans_as_lambda_runs_it(proof: Proof, shop: Workshop) -> None:
     proof.part("the image at work: root read-only, only /tmp writable, user 12345, no capabilities")
     images = f"127.0.0.1:{free_port()}"
-    digest = start_registry(shop, images, images)
+    _, digest = start_images(shop, images)
     configured = CONFIG.replace("sources:", SOURCE.format(images=images), 1)
     configured = configured.replace("registries: {", f'registries: {{ "{images}": {{ insecure: true }},', 1)
     server = start_server(shop, configured, "--no-scan", env=base_environment(**TOKENS, **API_TOKEN))

@@ -8,13 +8,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from harness import ROOT, TARGET, base_environment
+from harness import ROOT, TARGET, base_environment, serving
 
 VERSION = "9.9.9"
 STAND_IN = TARGET / "debug" / "sysdig-cli-scanner-stand-in"
@@ -29,24 +27,11 @@ def mirror() -> Iterator[tuple[str, dict[str, bytes]]]:
         files[path] = content
         files[f"{path}.sha256"] = f"{hashlib.sha256(content).hexdigest()}  sysdig-cli-scanner\n".encode()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            content = files.get(self.path)
-            self.send_response(200 if content is not None else 404)
-            self.send_header("content-length", str(len(content or b"")))
-            self.end_headers()
-            self.wfile.write(content or b"")
+    def answer(_method: str, path: str, _query: object, _headers: object) -> tuple[int, dict[str, str], bytes]:
+        return (200, {}, files[path]) if path in files else (404, {}, b"")
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", files
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(answer) as address:
+        yield f"http://{address}", files
 
 
 def staged(context: Path, url: str) -> Path:

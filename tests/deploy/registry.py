@@ -6,10 +6,10 @@ Python 3.11, standard library only.
 from __future__ import annotations
 
 import json
-import subprocess
 
 import oci
-from harness import Workshop, answers, base_environment, until
+from docker_registry import Registry, start_registry
+from harness import Workshop
 
 REPOSITORY, TAG = "prod/tagged", "1.0"
 
@@ -19,19 +19,11 @@ def tag_only_push() -> bytes:
     return json.dumps({"repository": REPOSITORY, "tag": TAG}).encode()
 
 
-def start_registry(shop: Workshop, listen: str, host: str) -> str:
-    """Starts a registry that is `host` for its clients, pushes the image, and tells its digest."""
-    config = shop.directory / "images.yml"
-    config.write_text(
-        f"version: 0.1\nlog: {{ level: warn }}\nstorage: {{ filesystem: {{ rootdirectory: {shop.directory}/images }} }}\n"
-        f"http: {{ addr: '{listen}' }}\n"
-    )
-    shop.start("images", ["docker-registry", "serve", config])
-    until("the registry answers", lambda: answers(f"http://{host}/v2/"))
+def start_images(shop: Workshop, listen: str) -> tuple[Registry, str]:
+    """Starts a registry and pushes the image; and its digest."""
+    registry = start_registry(shop, "images", listen=listen)
     layout = oci.Layout(shop.directory / "layout")
     image = layout.image("a file")
     layout.tag(image, TAG)
-    push = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]
-    push += [f"oci:{layout.directory}:{TAG}", f"docker://{host}/{REPOSITORY}:{TAG}"]
-    subprocess.run(push, env=base_environment(HOME=str(shop.directory)), check=True)
-    return image["digest"]
+    registry.push(layout, TAG, REPOSITORY)
+    return registry, image["digest"]

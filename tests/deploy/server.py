@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-from pathlib import Path
 
 import kubernetes_validate
 import yaml
@@ -21,7 +20,7 @@ from cloudcoil.models.keda import v1alpha1 as keda
 from any_registry import new_digest, proxy
 from containers import BASE, build, inspect, make_base, podman, start_container
 from deliveries import HARBOR, harbor_push
-from harness import ROOT, Proof, Workshop, answers, base_environment, free_port, http, run_proof, until
+from harness import ROOT, Proof, Workshop, answers, free_port, http, run_proof, until
 from mirror import mirror, staged
 from serve import SCANHOOK
 from stage import API_TOKEN, CONFIG, TOKENS

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -28,7 +27,8 @@ from deliveries import JSON, harbor_push
 from harness import ROOT, TARGET, Answer, Proof, Workshop, base_environment, http, listens, run_proof, until
 from image import RECIPE
 from mirror import mirror, staged
-from registry import REPOSITORY, start_registry, tag_only_push
+from docker_registry import start_registry
+from registry import REPOSITORY, start_images, tag_only_push
 
 STACK = "scanhook"
 BRIDGE = "10.88.0.1"
@@ -102,13 +102,8 @@ class Cloud:
         run = [*PODMAN, "run", "--rm", "--network", "podman", "--entrypoint", "true", BASE]
         subprocess.run(run, env={**os.environ, **settings}, check=True, capture_output=True)
         listen("0.0.0.0", 80)
-        self.digest = start_registry(self.shop, "0.0.0.0:5000", "127.0.0.1:5000")
-        store = self.shop.directory / "registry.yml"
-        store.write_text(
-            f"version: 0.1\nstorage: {{ filesystem: {{ rootdirectory: {self.shop.directory}/registry }} }}\n"
-            f"http: {{ addr: '127.0.0.1:443', tls: {{ certificate: {certificate}, key: {key} }} }}\n"
-        )
-        self.shop.start("registry", ["docker-registry", "serve", store])
+        _, self.digest = start_images(self.shop, "0.0.0.0:5000")
+        start_registry(self.shop, "ecr", server=f", tls: {{ certificate: {certificate}, key: {key} }}", listen="127.0.0.1:443")
         variables = base_environment(
             DOCKER_HOST=f"unix://{self.socket}",
             BIND_HOST="0.0.0.0",
@@ -120,7 +115,7 @@ class Cloud:
             HOME=str(self.shop.directory),
         )
         self.shop.start("ministack", [Path(sys.executable).with_name("ministack")], variables)
-        until("ministack and the registry listen", lambda: listens(GATEWAY) and listens(443))
+        until("ministack listens", lambda: listens(GATEWAY))
         with zipfile.ZipFile(TARGET / "lambda/webhook/bootstrap.zip") as archive:
             archive.extractall(self.shop.directory / "webhook")
         (self.shop.directory / "webhook/bootstrap").chmod(0o755)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """`scanhook serve` on bad days: nothing acknowledged is lost, and readiness, figures and log each name the cause.
 
-The disk is full or becomes read-only, the clock is set by five days, the process is stopped, the ledger is locked, the queue holds
-large messages. It mounts file systems, so it runs as root on Linux; the clock needs Debian's `faketime`.
+The disk is full or becomes read-only, and the clock is set by five days. A locked ledger, a process that is stopped and a queue of large
+messages are tested in `local/tests/it`. It mounts file systems, so it runs as root on Linux; the clock needs Debian's `faketime`.
 
 Python 3.11, standard library only.
 """
@@ -13,20 +13,15 @@ import contextlib
 import json
 import os
 import re
-import resource
-import signal
-import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from any_registry import new_digest, proxy
 from deliveries import EVENTS_V1, distribution_push
-from harness import PATIENCE, Proof, Workshop, base_environment, http, require_binaries, require_programs, run_proof, until
-from serve import DEAD_LETTERS, QUEUE, SCANHOOK, Server, link_stand_in, start_server
+from harness import Proof, Workshop, base_environment, http, require_binaries, require_programs, run_proof, until
+from serve import QUEUE, SCANHOOK, Server, link_stand_in, start_server
 
 CONFIG = """
 registries: { debian.example.com: { insecure: true } }
@@ -246,110 +241,15 @@ def clock(proof: Proof, shop: Workshop) -> None:
     server.process.terminate()
 
 
-def stopped(proof: Proof, shop: Workshop) -> None:
-    proof.part("a process that is stopped")
-    server = start_server(shop, CONFIG, "--scanner-cli", shop.directory / "cli/sysdig-cli-scanner", env=ENV)
-    accepted = push_many(server, 5)
-    os.kill(server.process.popen.pid, signal.SIGSTOP)
-    command = ["curl", "-s", "-m", "2", f"{server.url}/readyz"]
-    proof.equal("a probe has no answer", subprocess.run(command, env=ENV).returncode, 28)
-    time.sleep(3)
-    os.kill(server.process.popen.pid, signal.SIGCONT)
-    until("readiness", lambda: is_ready(server))
-
-    def scanned() -> bool:
-        return accepted <= {it["scan_id"] for it in server.scans() if it["verdict"] == "passed"}
-
-    until("verdicts", scanned)
-    proof.true("then it goes on, and everything is scanned", True)
-    server.process.terminate()
-
-
-def locked(proof: Proof, shop: Workshop) -> None:
-    proof.part("a ledger that is locked")
-    server = start_server(shop, CONFIG, "--scanner-cli", shop.directory / "cli/sysdig-cli-scanner", env=ENV)
-    ledger = sqlite3.connect(server.data / "ledger.sqlite", isolation_level=None)
-    ledger.execute("BEGIN EXCLUSIVE")
-    accepted = push_many(server, 2)
-    names(proof, server, "ledger", "locked")
-
-    def finished() -> set[str]:
-        return {it["scan_id"] for it in server.lines("scan.finished") if it["verdict"] == "passed"}
-
-    until("verdicts", lambda: finished() >= accepted)
-    proof.true("scans go on", True)
-    lines = [it["message"] for it in server.lines("ledger.unavailable")]
-    said = [it for it in lines if it.startswith("the ledger did not take a record: ") and "wait in memory" in it]
-    proof.true("the log says that records wait", bool(said), lines)
-    ledger.execute("ROLLBACK")
-    ledger.close()
-    until("readiness", lambda: is_ready(server))
-
-    def recorded() -> bool:
-        return accepted <= {it["scan_id"] for it in server.scans() if it["verdict"] == "passed"}
-
-    until("the records", recorded)
-    proof.true("their records are in the ledger afterwards", True)
-    proof.true("and the log says so", bool(server.lines("ledger.caught_up")))
-    try:
-        queue = sqlite3.connect(server.data / "queue.sqlite", timeout=0)
-        queue.execute("BEGIN EXCLUSIVE")
-        outcome = "locked by another"
-    except sqlite3.OperationalError as err:
-        outcome = str(err)
-    proof.equal("nobody can lock the queue's file", outcome, "database is locked")
-    server.process.terminate()
-
-
-MESSAGES = 40
-"""As many, of a megabyte each."""
-
-BOUND = 32 << 20
-"""Memory that a look at them may take: a page, its JSON (twice as large here) and some copies of both."""
-
-
-def large_messages(proof: Proof, shop: Workshop) -> None:
-    proof.part("a queue of large messages")
-    server = start_server(shop, CONFIG, "--no-scan", env=ENV, data=shop.directory / "large")
-    for _ in range(MESSAGES):
-        server.sqs.send(DEAD_LETTERS, "\t" * (1 << 20))
-
-    def peak() -> int:
-        status = Path(f"/proc/{server.process.popen.pid}/status").read_text()
-        [peak] = [it.split()[1] for it in status.splitlines() if it.startswith("VmHWM")]
-        return int(peak) << 10
-
-    before = peak()
-    messages, pages, url = 0, 0, f"{server.sqs.url}/000000000000/{DEAD_LETTERS}"
-    path: str | None = url
-    while path:
-        page = http("GET", path).json()
-        messages, pages = messages + len(page["messages"]), pages + 1
-        path = f"{url}?after={page['next']}" if page["next"] else None
-    proof.equal("every message is on a page", messages, MESSAGES)
-    proof.equal("a page ends at four megabytes", pages, MESSAGES // 4)
-    http("GET", f"{server.url}/")
-    grown = peak() - before
-    proof.true(f"the server takes {grown >> 20} MiB for {pages} pages", grown < BOUND, grown)
-    command = [SCANHOOK, "dlq", "list", "--data-dir", server.data]
-    subprocess.run(command, env=ENV, check=True, capture_output=True, timeout=PATIENCE * 2)
-    taken = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10
-    proof.true(f"no command takes more than {taken >> 20} MiB", taken < 3 * BOUND, taken)
-    server.process.terminate()
-
-
 def prove(proof: Proof, shop: Workshop) -> None:
     clock(proof, shop)
-    stopped(proof, shop)
-    locked(proof, shop)
     disk_full(proof, shop)
     read_only(proof, shop)
-    large_messages(proof, shop)
 
 
 def main() -> int:
     require_binaries(SCANHOOK)
-    require_programs(faketime="faketime", curl="curl", mount="mount")
+    require_programs(faketime="faketime", mount="mount")
     if os.geteuid() != 0:
         sys.exit("run this as root: it mounts file systems")
     return run_proof("bad days", prove)

@@ -24,18 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import oci
-from backfill import digest_of, push_blob, put, start_registry
-from harness import (
-    Disproved,
-    Proof,
-    Workshop,
-    base_environment,
-    http,
-    require_binaries,
-    require_programs,
-    run_proof,
-    until,
-)
+from docker_registry import Registry, digest_of, start_registry
+from harness import Disproved, Proof, Workshop, base_environment, http, require_binaries, require_programs, run_proof, until
+from real_registry import outcome
 from serve import DEAD_LETTERS, QUEUE, SCANHOOK, Server, link_stand_in, start_server
 
 INDEXES = 40
@@ -146,7 +137,7 @@ class Generator:
     """Pushes indexes by chance. Each has an image for the wanted platform, and at most eight entries for it at all depths."""
 
     chance: random.Random
-    host: str
+    registry: Registry
     images: dict[str, str] = field(default_factory=dict)
     artifacts: set[str] = field(default_factory=set)
     wanted: str = ""
@@ -154,7 +145,7 @@ class Generator:
     count: int = 0
 
     def __post_init__(self) -> None:
-        self.layer = push_blob(self.host, REPOSITORY, b"a layer")
+        self.layer = self.registry.push_blob(REPOSITORY, b"a layer")
 
     def index(self, number: int) -> Index:
         self.wanted = self.chance.choice(sorted(SPELLINGS))
@@ -223,7 +214,7 @@ class Generator:
     def _push_manifest(self, media_type: str, config_type: str, layer_types: list[str]) -> tuple[str, dict[str, Any]]:
         """Each has a config of its own, by which it is known again."""
         self.count += 1
-        config = push_blob(self.host, REPOSITORY, json.dumps({"os": "linux", "architecture": "amd64", "count": self.count}).encode())
+        config = self.registry.push_blob(REPOSITORY, json.dumps({"os": "linux", "architecture": "amd64", "count": self.count}).encode())
         layers = [{"mediaType": it, **self.layer} for it in layer_types]
         content = {"schemaVersion": 2, "mediaType": media_type, "config": {"mediaType": config_type, **config}, "layers": layers}
         if not config_type:
@@ -241,8 +232,7 @@ class Generator:
 
     def _push(self, media_type: str, content: Any, tag: str | None = None) -> dict[str, Any]:
         body = json.dumps(content).encode()
-        digest = digest_of(body)
-        put(f"http://{self.host}/v2/{REPOSITORY}/manifests/{tag or digest}", media_type, body)
+        digest = self.registry.put(REPOSITORY, media_type, body, tag)
         return {"mediaType": media_type, "digest": digest, "size": len(body)}
 
     def _often(self, share: float) -> bool:
@@ -365,10 +355,11 @@ def event(host: str, index: Index) -> dict[str, Any]:
 
 
 def prove(proof: Proof, shop: Workshop, indexes: int, seed: int) -> None:
-    host = start_registry(shop)
+    registry = start_registry(shop)
+    host = registry.host
     witnesses = start_witnesses(shop, host)
     server = start_scanhook(shop, host)
-    generator = Generator(random.Random(seed), host)
+    generator = Generator(random.Random(seed), registry)
 
     proof.part(f"{indexes} indexes (--seed {seed})")
     generated = [generator.index(it) for it in range(indexes)]
@@ -379,8 +370,7 @@ def prove(proof: Proof, shop: Workshop, indexes: int, seed: int) -> None:
 
     scans: dict[str, list[tuple[str, str]]] = {it.tag: [] for it in generated}
     for record in server.scans(limit=20 * indexes):
-        outcome = record["verdict"] if record["reason"] is None else f"{record['verdict']}: {record['reason']}"
-        scans[record["tag"]].append((record["digest"], outcome))
+        scans[record["tag"]].append((record["digest"], outcome(record)))
     for index in generated:
         expected = sorted((it, "passed") for it in taken[index.tag])
         shown = f"linux/{index.wanted} of {json.dumps(index.content, indent=1)}\n  expected {expected}\n  but was  {scans[index.tag]}"

@@ -22,14 +22,12 @@ QUEUE_ARN = "arn:aws:sqs:us-east-1:000000000000:scanhook"
 TEXT_TYPES = ("text/", "application/json", "application/javascript", "application/xml")
 
 
-def find_emulator(argument: str | None) -> Path:
-    """The emulator that was named, else the one that the SAM CLI in the proofs' virtual environment brings along."""
-    if argument:
-        return Path(argument).resolve()
+def find_emulator() -> Path:
+    """The emulator that the SAM CLI in the proofs' virtual environment brings along."""
     machine = "arm64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
     found = list(VENV.glob(f"lib/python*/site-packages/samcli/local/rapid/aws-lambda-rie-{machine}"))
     if not found:
-        sys.exit("there is no aws-lambda-rie: tests/proofs/run installs it, or name one with --emulator")
+        sys.exit("there is no aws-lambda-rie: tests/proofs/run installs it")
     return found[0]
 
 

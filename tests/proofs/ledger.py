@@ -2,8 +2,8 @@
 """The ledger in DynamoDB: the suite that SQLite meets, on a DynamoDB-compatible server; then the scanner function, as the
 binary that is deployed, with that table, and `scanhook scans` reading it.
 
-The table is made as docs/reference/ledger.md describes it. PROOF_SERVERS is the directory of the Python that has moto;
-`tests/proofs/run` makes it, installs aws-lambda-rie and builds the binaries.
+The table is made as docs/reference/ledger.md describes it. `tests/proofs/run` installs moto and aws-lambda-rie, and builds
+the binaries.
 """
 
 from __future__ import annotations
@@ -14,95 +14,22 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import boto3
 import scanner_function
 from any_registry import new_digest
+from aws_server import TABLE, Moto, start_moto
 from deliveries import HARBOR, harbor_push
-from harness import (
-    BINARIES,
-    ROOT,
-    Process,
-    Proof,
-    Workshop,
-    base_environment,
-    free_port,
-    http,
-    require_binaries,
-    run_proof,
-    until,
-)
+from harness import BINARIES, ROOT, Proof, Workshop, base_environment, require_binaries, run_proof
 from lambda_emulator import Function, failed_identifiers, find_emulator, http_event, sqs_event
 from serve import DEAD_LETTERS, QUEUE, SCANHOOK, link_stand_in, start_server, text_attributes
 from stage import API_TOKEN, CONFIG, TOKENS, Stage
 
-SERVERS = Path(os.environ.get("PROOF_SERVERS", ""))
-TABLE = "scanhook-ledger"
 NOBODY = "127.0.0.1:1"
 
 
-@dataclass
-class Server:
-    """A DynamoDB-compatible server."""
-
-    process: Process
-    url: str
-
-    def create_table(self) -> None:
-        def key(hash_name: str, range_name: str) -> list[dict[str, str]]:
-            return [
-                {"AttributeName": hash_name, "KeyType": "HASH"},
-                {"AttributeName": range_name, "KeyType": "RANGE"},
-            ]
-
-        names = ("pk", "sk", "list_shard", "listed_at")
-        index = {
-            "IndexName": "by_time",
-            "KeySchema": key("list_shard", "listed_at"),
-            "Projection": {"ProjectionType": "ALL"},
-        }
-        self.client().create_table(
-            TableName=TABLE,
-            AttributeDefinitions=[{"AttributeName": it, "AttributeType": "S"} for it in names],
-            KeySchema=key("pk", "sk"),
-            GlobalSecondaryIndexes=[index],
-            BillingMode="PAY_PER_REQUEST",
-        )
-
-    def client(self) -> Any:
-        return boto3.client(
-            "dynamodb",
-            endpoint_url=self.url,
-            region_name="us-east-1",
-            aws_access_key_id="fake-access-key",
-            aws_secret_access_key="fake-secret-key",
-        )
-
-    def items(self) -> list[dict[str, Any]]:
-        return self.client().scan(TableName=TABLE)["Items"]
-
-
-def start_dynamodb(shop: Workshop) -> Server:
-    port = free_port()
-    script = ROOT / "tests/proofs/dynamodb_server.py"
-    process = shop.start("dynamodb", [SERVERS / "python", script, str(port)])
-    url = f"http://127.0.0.1:{port}"
-
-    def is_up() -> bool:
-        try:
-            return http("GET", f"{url}/moto-api/data.json").status == 200
-        except OSError:
-            return False
-
-    until("the DynamoDB server is up", is_up)
-    return Server(process, url)
-
-
 def prove(proof: Proof, shop: Workshop) -> None:
-    server = start_dynamodb(shop)
+    server = start_moto(shop)
     one_suite_holds_on_both_stores(proof, server)
     server.create_table()
     environment = base_environment(**TOKENS, **API_TOKEN)
@@ -112,7 +39,7 @@ def prove(proof: Proof, shop: Workshop) -> None:
     config = config.replace("timeout: 1s", "timeout: 15s")
     serve = start_server(shop, config, "--no-scan", env=environment)
     link_stand_in(shop.directory / "cli")
-    stage = Stage(proof, shop, find_emulator(None), BINARIES, serve)
+    stage = Stage(proof, shop, find_emulator(), BINARIES, serve)
     webhook = stage.start("webhook", 29, **TOKENS)
     variables = {"SCANHOOK_LEDGER_TABLE": TABLE, "AWS_ENDPOINT_URL_DYNAMODB": server.url}
     scanner = stage.start("scanner", 120, **API_TOKEN, **variables)
@@ -124,7 +51,7 @@ def prove(proof: Proof, shop: Workshop) -> None:
     stage.says_none_of(scanner, API_TOKEN)
 
 
-def one_suite_holds_on_both_stores(proof: Proof, server: Server) -> None:
+def one_suite_holds_on_both_stores(proof: Proof, server: Moto) -> None:
     proof.part("the suite of the ledger, on SQLite and on DynamoDB")
     # Of the workspace, so that the dependencies are those that were built for its tests.
     command = ["cargo", "test", "--quiet", "--locked", "--workspace", "--bin", "scanhook"]
@@ -163,7 +90,7 @@ def scan(stage: Stage, scanner: Function, messages: list[dict[str, Any]]) -> Non
 
 
 def six_deliveries_of_one_push_are_one_scan(
-    stage: Stage, webhook: Function, scanner: Function, server: Server
+    stage: Stage, webhook: Function, scanner: Function, server: Moto
 ) -> None:
     proof = stage.proof
     proof.part("the scanner function: six deliveries of one push")
@@ -172,7 +99,7 @@ def six_deliveries_of_one_push_are_one_scan(
     reasons = sorted(str(it.get("reason")) for it in lines)
     proof.equal("one scan, five repeated", reasons, ["None", *["repeated"] * 5])
     proof.equal("all with its verdict", {it["verdict"] for it in lines}, {"failed"})
-    items = server.items()
+    items = server.client("dynamodb").scan(TableName=TABLE)["Items"]
     claims = [it for it in items if it["pk"]["S"].startswith("claim#")]
     proof.equal("the table holds one claim", len(claims), 1)
     proof.equal("  which is done", json.loads(claims[0]["verdict"]["S"]), "failed")
@@ -184,13 +111,13 @@ def six_deliveries_of_one_push_are_one_scan(
     proof.equal("nobody warned of the ledger", scanner.lines("ledger.unavailable"), [])
 
 
-def scans(server: Server, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+def scans(server: Moto, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     environment = base_environment(AWS_ENDPOINT_URL_DYNAMODB=server.url)
     command = [str(SCANHOOK), "scans", *arguments, "--table", TABLE, "--output", "json"]
     return subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def the_commands_read_the_table(proof: Proof, server: Server) -> None:
+def the_commands_read_the_table(proof: Proof, server: Moto) -> None:
     proof.part("scanhook scans --table")
     listed = json.loads(scans(server, "list").stdout)
     proof.equal("lists all six", len(listed), 6)
@@ -246,7 +173,7 @@ def a_message_cannot_ask_the_doctor(stage: Stage, scanner: Function) -> None:
     proof.equal("it is no message", told, (body, "bad_message"))
 
 
-def without_the_table_scans_go_on(stage: Stage, webhook: Function, scanner: Function, server: Server) -> None:
+def without_the_table_scans_go_on(stage: Stage, webhook: Function, scanner: Function, server: Moto) -> None:
     proof = stage.proof
     proof.part("the scanner function: the ledger does not answer")
     messages = push(stage, webhook, "prod/pass", new_digest(), 2)
@@ -266,8 +193,6 @@ def without_the_table_scans_go_on(stage: Stage, webhook: Function, scanner: Func
 
 def main() -> int:
     require_binaries(SCANHOOK, BINARIES / "webhook", BINARIES / "scanner")
-    if not (SERVERS / "python").is_file():
-        sys.exit("PROOF_SERVERS names no environment with moto: tests/proofs/run makes it")
     with scanner_function.own_scratch():
         return run_proof("the ledger: one suite on SQLite and DynamoDB, and the function with its table", prove)
 

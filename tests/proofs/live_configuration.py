@@ -2,8 +2,7 @@
 """Both functions as they are deployed, with their configuration in moto's SSM, where it is changed while they run: a change is
 in effect within the two minutes that docs/deploying.md promises, and a wrong one changes nothing.
 
-Run by the Python of a virtual environment that has boto3; PROOF_SERVERS is the directory of moto_server, and BINARIES that
-of the functions. `tests/proofs/run` makes all of it.
+`tests/proofs/run` installs moto and aws-lambda-rie, and builds the functions.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ import time
 from typing import Any
 
 from any_registry import new_digest, proxy
+from aws_server import start_moto
 from deliveries import JSON, harbor_push
-from harness import BINARIES, Proof, Workshop, free_port, listens, require_binaries, run_proof, until
+from harness import BINARIES, Proof, Workshop, require_binaries, run_proof, until
 from lambda_emulator import Function, find_emulator, http_event, sqs_event, start_function
-from secret_stores import SERVERS, client
 from serve import link_stand_in
 
 CONFIGURATION = "/scanhook/config"
@@ -60,11 +59,8 @@ def queues(sqs: Any) -> tuple[str, str]:
 
 
 def prove(proof: Proof, shop: Workshop) -> None:
-    port = free_port()
-    endpoint = f"http://127.0.0.1:{port}"
-    shop.start("moto", [SERVERS / "moto_server", "-H", "127.0.0.1", "-p", str(port)])
-    until("moto listens", lambda: listens(port))
-    ssm, sqs = client("ssm", endpoint), client("sqs", endpoint)
+    moto = start_moto(shop)
+    ssm, sqs = moto.client("ssm"), moto.client("sqs")
     for name, value in SECRETS.items():
         ssm.put_parameter(Name=name, Value=value, Type="SecureString")
 
@@ -76,12 +72,12 @@ def prove(proof: Proof, shop: Workshop) -> None:
     queue, dead = queues(sqs)
     cli = link_stand_in(shop.directory / "cli").parent
     variables = {
-        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ENDPOINT_URL": moto.url,
         "SCANHOOK_CONFIG": f"ssm:{CONFIGURATION}",
         "SCANHOOK_QUEUE_URL": queue,
         "PATH": f"{cli}:/usr/bin:/bin",
     }
-    emulator = find_emulator(None)
+    emulator = find_emulator()
     webhook = start_function(shop, emulator, BINARIES / "webhook", 29, **variables)
     # A scratch space of its own: other proofs run beside this one.
     own = {"SCANHOOK_DLQ_URL": dead, "TMPDIR": str(shop.directory), **proxy()}
@@ -121,10 +117,6 @@ def prove(proof: Proof, shop: Workshop) -> None:
 
 
 def main() -> int:
-    if not (SERVERS / "moto_server").is_file():
-        print("SKIPPED: moto is not installed, so no configuration is changed", file=sys.stderr)
-        print("\n0 passed, 0 failed")
-        return 0
     require_binaries(BINARIES / "webhook", BINARIES / "scanner")
     return run_proof("the configuration in SSM, changed while both functions run", prove)
 

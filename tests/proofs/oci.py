@@ -67,11 +67,6 @@ class Layout:
         config = self._json(HELM_CONFIG, {"name": name, "version": "1.0.0", "apiVersion": "v2"})
         return self._manifest(config, self._blob(HELM_LAYER, gzip.compress(_archive(name), mtime=0)))
 
-    def artifact(self, config_type: str, layer_type: str, content: str) -> Descriptor:
-        """Something that is no image, by the type of its config or of its layer."""
-        config = {} if config_type != CONFIG else {"architecture": "", "os": "", "config": {}, "rootfs": {"type": "layers"}}
-        return self._manifest(self._json(config_type, config), self._blob(layer_type, content.encode()))
-
     def tag(self, descriptor: Descriptor, tag: str) -> None:
         """Gives a manifest or index a name in this layout."""
         self._tagged.append({**descriptor, "annotations": {"org.opencontainers.image.ref.name": tag}})

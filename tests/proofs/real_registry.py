@@ -8,93 +8,24 @@ Needs the Debian packages docker-registry and skopeo; `tests/proofs/run` builds 
 from __future__ import annotations
 
 import secrets
-import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import oci
-from backfill import put
-from harness import (
-    Book,
-    Process,
-    Proof,
-    Workshop,
-    answers,
-    base_environment,
-    free_port,
-    http,
-    require_binaries,
-    require_programs,
-    run_proof,
-    until,
-)
+from docker_registry import Registry, start_registry
+from harness import Book, Proof, Workshop, base_environment, free_port, http, require_binaries, require_programs, run_proof, until
 from serve import DEAD_LETTERS, QUEUE, SCANHOOK, Server, link_stand_in, start_server
 
-MANIFESTS = ", ".join([oci.MANIFEST, oci.INDEX, "application/vnd.docker.distribution.manifest.v2+json"])
 
-
-SOCI = "application/vnd.amazon.soci.index.v2+json"
-
-
-@dataclass
-class Registry:
-    """Debian's docker-registry, notifying scanhook of everything: blobs, pulls and deletes too."""
-
-    shop: Workshop
-    host: str
-    debug: str
-
-    def push(self, layout: oci.Layout, tag: str, repository: str, *options: str, to: str | None = None) -> None:
-        """Pushes what a layout has under a tag, by this tag, by another one or by its digest."""
-        to = to or tag
-        self._skopeo(
-            "copy",
-            "--dest-tls-verify=false",
-            *options,
-            f"oci:{layout.directory}:{tag}",
-            f"docker://{self.host}/{repository}{'@' if ':' in to else ':'}{to}",
-        )
-
-    def pull(self, repository: str, tag: str) -> None:
-        self._skopeo("inspect", "--tls-verify=false", f"docker://{self.host}/{repository}:{tag}")
-
-    def delete(self, repository: str, tag: str) -> None:
-        self._skopeo("delete", "--tls-verify=false", f"docker://{self.host}/{repository}:{tag}")
-
-    def digest(self, repository: str, tag: str) -> str | None:
-        """The digest that the registry tells for a tag."""
-        url = f"http://{self.host}/v2/{repository}/manifests/{tag}"
-        return http("HEAD", url, {"accept": MANIFESTS}).headers.get("docker-content-digest")
-
-    def deliveries(self) -> dict[str, Any]:
-        """The registry's own count of its notifications."""
-        [endpoint] = http("GET", f"{self.debug}/debug/vars").json()["registry"]["notifications"]["endpoints"]
-        return endpoint["Metrics"]
-
-    def _skopeo(self, *arguments: str) -> None:
-        environment = base_environment(HOME=str(self.shop.directory))
-        command = ["skopeo", "--insecure-policy", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError(f"skopeo {arguments[0]}: {done.stderr}")
-
-
-def start_registry(shop: Workshop, port: int, webhook: str, token: str) -> tuple[Registry, Process]:
+def start_notifying(shop: Workshop, port: int, webhook: str, token: str) -> tuple[Registry, Callable[[], dict[str, Any]]]:
+    """Starts a registry that notifies scanhook of everything, blobs, pulls and deletes too; and its own count of that."""
     debug = free_port()
-    config = shop.directory / "registry.yml"
-    config.write_text(f"""
-version: 0.1
-log: {{ level: warn }}
-storage:
-  filesystem: {{ rootdirectory: "{shop.directory}/registry" }}
-  delete: {{ enabled: true }}
-http:
-  addr: 127.0.0.1:{port}
-  debug: {{ addr: "127.0.0.1:{debug}" }}
+    notifications = f"""
 notifications:
   events: {{ includereferences: true }}
   endpoints:
@@ -104,11 +35,14 @@ notifications:
       timeout: 5s
       threshold: 3
       backoff: 100ms
-""")
-    process = shop.start("registry", ["docker-registry", "serve", config])
-    registry = Registry(shop, f"127.0.0.1:{port}", f"http://127.0.0.1:{debug}")
-    until("docker-registry answers", lambda: answers(f"http://127.0.0.1:{port}/v2/"))
-    return registry, process
+"""
+    registry = start_registry(shop, more=notifications, server=f', debug: {{ addr: "127.0.0.1:{debug}" }}', listen=f"127.0.0.1:{port}")
+
+    def deliveries() -> dict[str, Any]:
+        [endpoint] = http("GET", f"http://127.0.0.1:{debug}/debug/vars").json()["registry"]["notifications"]["endpoints"]
+        return endpoint["Metrics"]
+
+    return registry, deliveries
 
 
 @dataclass
@@ -130,17 +64,13 @@ def record_runs(directory: Path) -> Cli:
     return cli
 
 
-def listed(descriptor: oci.Descriptor, platform: str, **marks: Any) -> oci.Descriptor:
-    """An entry of an index."""
-    names = ("os", "architecture", "variant")
-    bare = {key: descriptor[key] for key in ("mediaType", "digest", "size")}
-    return {**bare, "platform": dict(zip(names, platform.split("/"), strict=False)), **marks}
+def outcome(record: dict[str, Any]) -> str:
+    return record["verdict"] if record["reason"] is None else f"{record['verdict']}: {record['reason']}"
 
 
 def scan_of(record: dict[str, Any]) -> tuple[str, str, str, str]:
     """What tells one scan from another: image, tag, digest and what came of it."""
-    outcome = record["verdict"] if record["reason"] is None else f"{record['verdict']}: {record['reason']}"
-    return (record["image"].split("/", 1)[1], record["tag"], record["digest"], outcome)
+    return (record["image"].split("/", 1)[1], record["tag"], record["digest"], outcome(record))
 
 
 def settled(server: Server) -> list[tuple[str, str, str, str]]:
@@ -160,7 +90,7 @@ scanner: {{ api_token: "env:PROOF_API_TOKEN" }}
 """
     env = base_environment(PROOF_TOKEN=token, PROOF_API_TOKEN="fake-api-token")
     server = start_server(shop, config, "--scanner-cli", cli.program, env=env)
-    registry, _ = start_registry(shop, port, f"{server.url}/webhooks/debian", token)
+    registry, deliveries = start_notifying(shop, port, f"{server.url}/webhooks/debian", token)
     layout = oci.Layout(shop.directory / "layout")
     expected: list[tuple[str, str, str, str]] = []
 
@@ -205,36 +135,6 @@ scanner: {{ api_token: "env:PROOF_API_TOKEN" }}
     skipped("a Helm chart", "not_an_image", 3, lambda: registry.push(layout, "chart", "team/chart"))
     proof.true("the registry has the chart", registry.digest("team/chart", "chart") is not None)
 
-    proof.part("an index with a decoy")
-    first_image, marked, arm64 = layout.image("decoy"), layout.image("marked"), layout.image("other", "arm64")
-    foreign = layout.artifact("application/vnd.nobody.knows.v1+json", oci.LAYER, "foreign")
-    soci = layout.artifact(SOCI, "application/octet-stream", "soci")
-    # Without its `artifactType`, which skopeo drops from an index.
-    entries = [
-        listed(soci, "linux/amd64", annotations={"com.amazon.soci.image-manifest-digest": marked["digest"]}),
-        listed(first_image, "linux/amd64/v1"),
-        listed(foreign, "linux/amd64"),
-        listed(marked, "linux/x86_64", annotations={"vnd.docker.reference.type": "attestation-manifest"}),
-        listed(arm64, "linux/arm64"),
-    ]
-    index = layout.index(*entries)
-    # Nothing but its form makes it a signature's.
-    shaped = index["digest"].replace(":", "-")
-    layout.tag(index, shaped)
-    registry.push(layout, shaped, "team/decoy", "--all")
-    taken_for_amd64 = [it["digest"] for it in (first_image, foreign, marked)]
-    scanned("each image that could run as linux/amd64", "team/decoy", shaped, "passed", index["digest"], *taken_for_amd64)
-
-    hidden = layout.image("hidden")
-    inner = layout.index(listed(arm64, "linux/arm64"), hidden)
-    layout.tag(inner, "inner")
-    registry.push(layout, "inner", "team/decoy", "--all", to=inner["digest"])
-    # skopeo copies no nested indexes, so the outer one is put there by itself.
-    outer = layout.index(listed(inner, "linux/amd64"), listed(arm64, "linux/arm64"))
-    content = (layout.directory / "blobs" / "sha256" / outer["digest"].removeprefix("sha256:")).read_bytes()
-    put(f"http://{registry.host}/v2/team/decoy/manifests/nested", oci.INDEX, content)
-    scanned("the image in a nested index", "team/decoy", "nested", "passed", outer["digest"], hidden["digest"])
-
     proof.part("the same and the moved")
     runs = len(cli.runs())
     registry.push(layout, "1.0", "team/app")
@@ -255,8 +155,8 @@ scanner: {{ api_token: "env:PROOF_API_TOKEN" }}
     scanned("an image in Docker's format", "team/docker", "1.1", "passed", docker_digest)
 
     proof.part("what is no push")
-    skipped("a pull", "not_a_push", 1, lambda: registry.pull("team/app", "1.0"))
-    skipped("a delete", "not_a_push", 1, lambda: registry.delete("team/app", "1.0"))
+    skipped("a pull", "not_a_push", 1, lambda: registry.skopeo("inspect", "--tls-verify=false", f"docker://{registry.host}/team/app:1.0"))
+    skipped("a delete", "not_a_push", 1, lambda: registry.skopeo("delete", "--tls-verify=false", f"docker://{registry.host}/team/app:1.0"))
     proof.equal("the registry has it no more", registry.digest("team/app", "1.0"), None)
 
     proof.part("a push while scanhook is down")
@@ -264,7 +164,7 @@ scanner: {{ api_token: "env:PROOF_API_TOKEN" }}
     late = layout.image("late")
     layout.tag(late, "late")
     registry.push(layout, "late", "team/late")
-    until("the registry's attempts while nobody listens", lambda: registry.deliveries()["Errors"] > 0)
+    until("the registry's attempts while nobody listens", lambda: deliveries()["Errors"] > 0)
     down = server
     addresses = [urlsplit(it).netloc for it in (down.url, down.sqs.url)]
     server = start_server(
@@ -279,8 +179,8 @@ scanner: {{ api_token: "env:PROOF_API_TOKEN" }}
     registry.push(layout, "last", "team/last")
     scanned("the last image", "team/last", "last", "passed", last["digest"])
     both = [down, server]
-    until("each event of the registry was taken", lambda: registry.deliveries()["Events"] == len(taken(both)))
-    metrics = registry.deliveries()
+    until("each event of the registry was taken", lambda: deliveries()["Events"] == len(taken(both)))
+    metrics = deliveries()
     proof.equal("each event of the registry was taken", len(taken(both)), metrics["Successes"])
     proof.equal("none waits in the registry", metrics["Pending"], 0)
     proof.equal("scanhook refused none", [line for it in both for line in it.lines("delivery.refused")], [])

@@ -11,12 +11,8 @@ record panics whose repository ends in `/panic`.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
-import function_start
 import scanner_function
 import webhook_function
 from harness import BINARIES, Proof, Workshop, base_environment, require_binaries, run_proof
@@ -25,31 +21,17 @@ from serve import SCANHOOK, link_stand_in, start_server
 from stage import API_TOKEN, CONFIG, TOKENS, Stage
 
 
-def prove_with(emulator: Path, binaries: Path) -> Callable[[Proof, Workshop], None]:
-    def prove(proof: Proof, shop: Workshop) -> None:
-        server = start_server(shop, CONFIG, "--no-scan", env=base_environment(**TOKENS, **API_TOKEN))
-        link_stand_in(shop.directory / "cli")
-        stage = Stage(proof, shop, emulator, binaries, server)
-        function_start.what_keeps_one_from_starting_is_told(stage)
-        # Each function gets its own secrets only.
-        webhook = stage.start("webhook", 29, **TOKENS)
-        webhook_function.prove(stage, webhook)
-        scanner_function.prove(stage, webhook)
-
-    return prove
-
-
-def main() -> int:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--emulator", help="aws-lambda-rie, if not that of the proofs' virtual environment")
-    arguments.add_argument("--binaries", type=Path, default=BINARIES, help="where webhook and scanner are")
-    given = arguments.parse_args()
-    binaries = given.binaries.resolve()
-    require_binaries(SCANHOOK, binaries / "webhook", binaries / "scanner")
-    with scanner_function.own_scratch():
-        prove = prove_with(find_emulator(given.emulator), binaries)
-        return run_proof("aws-lambda-rie: both functions, event by event and batch by batch", prove)
+def prove(proof: Proof, shop: Workshop) -> None:
+    server = start_server(shop, CONFIG, "--no-scan", env=base_environment(**TOKENS, **API_TOKEN))
+    link_stand_in(shop.directory / "cli")
+    stage = Stage(proof, shop, find_emulator(), BINARIES, server)
+    # Each function gets its own secrets only.
+    webhook = stage.start("webhook", 29, **TOKENS)
+    webhook_function.prove(stage, webhook)
+    scanner_function.prove(stage, webhook)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    require_binaries(SCANHOOK, BINARIES / "webhook", BINARIES / "scanner")
+    with scanner_function.own_scratch():
+        sys.exit(run_proof("aws-lambda-rie: both functions, event by event and batch by batch", prove))

@@ -20,7 +20,6 @@ from harness import Proof, descendants
 from lambda_emulator import Function, failed_identifiers, http_event, sqs_event
 from serve import DEAD_LETTERS, QUEUE, text_attributes
 from stage import API_TOKEN, Stage
-from webhook_function import is_answered
 
 SCRATCH = Path("/tmp/scanhook")
 """Where the scanner function writes; the only writable place that Lambda has."""
@@ -43,8 +42,6 @@ def prove(stage: Stage, webhook: Function) -> None:
     scanner = stage.start("scanner", 120, **API_TOKEN)
     a_batch_fails_record_by_record(stage, webhook, scanner)
     failures_end_in_the_dead_letter_queue(stage, scanner)
-    an_outage_of_sqs_loses_nothing(stage, webhook, scanner)
-    a_lost_dead_letter_queue_loses_nothing(stage, webhook, scanner)
     stage.says_none_of(scanner, API_TOKEN)
     # Two can't share the scratch space.
     scanner.process.end()
@@ -76,7 +73,7 @@ def repository_of(message: dict[str, Any]) -> str:
     return repository.removeprefix("prod/")
 
 
-def queue_batch(stage: Stage, webhook: Function, hidden: int = 60) -> Batch:
+def queue_batch(stage: Stage, webhook: Function) -> Batch:
     """Has the webhook queue nine images, adds a malformed message, and receives all ten."""
     for name in ["panic", "hang-ignoring-term", *VERDICTS]:
         push = http_event("POST", "/webhooks/harbor", HARBOR, harbor_push(f"prod/{name}", new_digest()))
@@ -84,7 +81,7 @@ def queue_batch(stage: Stage, webhook: Function, hidden: int = 60) -> Batch:
         if answer["statusCode"] != 202:
             raise RuntimeError(f"prod/{name} was not queued: {answer}")
     stage.server.sqs.send(QUEUE, MALFORMED)
-    return Batch(stage.server.sqs.receive(QUEUE, 10, hidden))
+    return Batch(stage.server.sqs.receive(QUEUE, 10))
 
 
 def invoke_scanner(stage: Stage, scanner: Function, messages: list[dict[str, Any]], event: dict[str, Any]) -> set[str]:
@@ -153,54 +150,6 @@ def failures_end_in_the_dead_letter_queue(stage: Stage, scanner: Function) -> No
         proof.equal("  each with its scan's id", {it["scanhook.scan_id"] for it in letters.values()}, scan_ids)
     proof.equal("the queue is empty", sqs.depth(QUEUE), 0)
     proof.equal("so is the dead-letter queue", sqs.depth(DEAD_LETTERS), 0)
-    leaves_nothing_behind(proof, scanner)
-
-
-def an_outage_of_sqs_loses_nothing(stage: Stage, webhook: Function, scanner: Function) -> None:
-    proof = stage.proof
-    proof.part("both: SQS does not answer at all")
-    batch = queue_batch(stage, webhook, hidden=12)
-    proof.equal("`scanhook serve` ended in order", stage.server.process.terminate(), 0)
-    push = http_event("POST", "/webhooks/harbor", HARBOR, harbor_push("prod/pass", new_digest()))
-    began = time.monotonic()
-    answer = webhook.invoke(push)
-    took = time.monotonic() - began
-    is_answered(proof, "the webhook answers 503", answer, 503)
-    proof.true("  within Harbor's patience of 3 s", took < 3, took)
-    proof.true("  and says when to try again", int(answer["headers"]["retry-after"]) > 0)
-    failed = failed_identifiers(scanner.invoke(batch.event()))
-    three = {batch.of("malformed"), batch.of("hang-ignoring-term"), batch.of("panic")}
-    proof.equal("the scanner names the malformed, the hanging and the panicking one", failed, three)
-
-    stage.restart_server()
-    delete_others(stage, batch.messages, failed)
-    sqs = stage.server.sqs
-    proof.equal("when SQS is back, no dead letter was written", sqs.depth(DEAD_LETTERS), 0)
-    proof.equal("and the three are still there", sqs.depth(QUEUE), 3)
-    is_answered(proof, "the same webhook process answers 202", webhook.invoke(push), 202)
-    messages = sqs.receive(QUEUE, 4)
-    failed = invoke_scanner(stage, scanner, messages, sqs_event(messages))
-    proof.equal("the same scanner process names two", failed, three - {batch.of("malformed")})
-    [letter] = sqs.take(DEAD_LETTERS, 1)
-    told = (letter["Body"], text_attributes(letter)["scanhook.reason"], text_attributes(letter)["scanhook.attempts"])
-    proof.equal("and the malformed one is a dead letter now", told, (MALFORMED, "bad_message", "2"))
-    sqs.call("PurgeQueue", QueueUrl=sqs.queue_url(QUEUE))
-    leaves_nothing_behind(proof, scanner)
-
-
-def a_lost_dead_letter_queue_loses_nothing(stage: Stage, webhook: Function, scanner: Function) -> None:
-    proof, sqs = stage.proof, stage.server.sqs
-    proof.part("scanner: the dead-letter queue is gone, the queue is not")
-    batch = queue_batch(stage, webhook)
-    sqs.call("DeleteQueue", QueueUrl=sqs.queue_url(DEAD_LETTERS))
-    three = {batch.of("malformed"), batch.of("hang-ignoring-term"), batch.of("panic")}
-    failed = invoke_scanner(stage, scanner, batch.messages, batch.event())
-    proof.equal("the answer names the malformed, the hanging and the panicking one", failed, three)
-    proof.equal("the three are still in the queue", sqs.depth(QUEUE), 3)
-    messages = sqs.receive(QUEUE, 3, patience=10)
-    proof.equal("and come back within seconds", {it["MessageId"] for it in messages}, three)
-    for message in messages:
-        sqs.delete(QUEUE, message)
     leaves_nothing_behind(proof, scanner)
 
 

@@ -2,38 +2,23 @@
 """The webhook as it is deployed, with its configuration and its secrets in moto's SSM and Secrets Manager, which are
 rotated while it runs, and its messages in moto's SQS; all of it over TLS.
 
-Run by the Python of a virtual environment that has boto3; PROOF_SERVERS is the directory of moto_server, and BINARIES that
-of the webhook. `tests/proofs/run` makes all of it.
+`tests/proofs/run` installs moto and aws-lambda-rie, and builds the webhook.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import boto3
 from any_registry import new_digest
+from aws_server import start_moto
 from deliveries import DEBIAN, JSON, distribution_push, harbor_push
-from harness import (
-    BINARIES,
-    Proof,
-    Workshop,
-    base_environment,
-    free_port,
-    listens,
-    require_binaries,
-    require_programs,
-    run_proof,
-    until,
-)
+from harness import BINARIES, Proof, Workshop, base_environment, free_port, require_binaries, require_programs, run_proof, until
 from lambda_emulator import Function, find_emulator, http_event, start_function
 
-SERVERS = Path(os.environ.get("PROOF_SERVERS", Path(sys.executable).parent))
 NAME, PARAMETER, CONFIGURATION = "scanhook/webhook", "/scanhook/webhook/debian", "/scanhook/config"
 CONFIG = f"""
 sources:
@@ -51,18 +36,6 @@ def certificate(directory: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def client(service: str, endpoint: str, trusted: Path | None = None) -> Any:
-    keys = base_environment()
-    return boto3.client(
-        service,
-        endpoint_url=endpoint,
-        verify=str(trusted) if trusted else None,
-        region_name=keys["AWS_REGION"],
-        aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"],
-    )
-
-
 def harbor(webhook: Function, token: str) -> int:
     headers = {"content-type": JSON, "Authorization": token}
     event = http_event("POST", "/webhooks/harbor", headers, harbor_push("prod/api", new_digest()))
@@ -76,20 +49,16 @@ def debian(webhook: Function, token: str) -> int:
 
 
 def prove(proof: Proof, shop: Workshop) -> None:
-    port = free_port()
-    endpoint = f"https://127.0.0.1:{port}"
-    trusted, key = certificate(shop.directory)
-    shop.start("moto", [SERVERS / "moto_server", "-H", "127.0.0.1", "-p", str(port), "-s", "-c", trusted, "-k", key])
-    until("moto listens", lambda: listens(port))
-    manager, ssm, sqs = (client(it, endpoint, trusted) for it in ("secretsmanager", "ssm", "sqs"))
+    moto = start_moto(shop, certificate(shop.directory))
+    manager, ssm, sqs = (moto.client(it) for it in ("secretsmanager", "ssm", "sqs"))
     old, new = ([secrets.token_hex(32), secrets.token_hex(32)] for _ in range(2))
     url = sqs.create_queue(QueueName="scanhook")["QueueUrl"]
     manager.create_secret(Name=NAME, SecretString=json.dumps({"harbor": old[0]}))
     ssm.put_parameter(Name=PARAMETER, Value=old[1], Type="SecureString")
     ssm.put_parameter(Name=CONFIGURATION, Value=CONFIG, Type="String")
-    variables = {"AWS_ENDPOINT_URL": endpoint, "SCANHOOK_QUEUE_URL": url, "SCANHOOK_CONFIG": f"ssm:{CONFIGURATION}"}
-    trusting = {**variables, "SSL_CERT_FILE": str(trusted)}
-    webhook = start_function(shop, find_emulator(None), BINARIES / "webhook", 29, **trusting)
+    variables = {"AWS_ENDPOINT_URL": moto.url, "SCANHOOK_QUEUE_URL": url, "SCANHOOK_CONFIG": f"ssm:{CONFIGURATION}"}
+    trusting = {**variables, "SSL_CERT_FILE": str(moto.trusted)}
+    webhook = start_function(shop, find_emulator(), BINARIES / "webhook", 29, **trusting)
 
     proof.part("the configuration and the secrets are those of the stores")
     proof.equal("Secrets Manager, a key: 202", harbor(webhook, old[0]), 202)
@@ -128,10 +97,6 @@ def prove(proof: Proof, shop: Workshop) -> None:
 
 
 def main() -> int:
-    if not (SERVERS / "moto_server").is_file():
-        print("SKIPPED: moto is not installed, so no store is rotated", file=sys.stderr)
-        print("\n0 passed, 0 failed")
-        return 0
     require_programs(openssl="openssl")
     require_binaries(BINARIES / "webhook")
     return run_proof("secrets and configuration in SSM and Secrets Manager, rotated while the webhook runs", prove)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import BINARIES, PATIENCE, Disproved, Process, Workshop, answers, http, until
+from harness import BINARIES, PATIENCE, Disproved, Process, Workshop, answers, base_environment, http, until
 
 SCANHOOK = BINARIES / "scanhook"
 
@@ -152,6 +152,13 @@ def start_server(
     url, sqs = until("the addresses of `scanhook serve`", addresses).groups()
     until("`scanhook serve` is ready", lambda: answers(f"{url}/readyz"))
     return Server(process, config_file, data, url, Sqs(sqs), env)
+
+
+def start_queues(shop: Workshop) -> Server:
+    """Starts a `scanhook serve` of which only the SQS endpoint is used."""
+    source = 'kind: distribution, registry: registry.example.com, auth: [{ type: bearer, secret: "env:PROOF_TOKEN" }]'
+    config = f'sources: {{ any: {{ {source} }} }}\nscanner: {{ api_token: "env:PROOF_TOKEN" }}\n'
+    return start_server(shop, config, "--no-scan", env=base_environment(PROOF_TOKEN="fake-token-0123456789"))
 
 
 def link_stand_in(directory: Path) -> Path:

@@ -9,12 +9,11 @@ import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from any_registry import proxy
 from harness import Proof, Workshop
 from lambda_emulator import Function, sqs_variables, start_function
-from serve import DEAD_LETTERS, QUEUE, Server, start_server
+from serve import DEAD_LETTERS, QUEUE, Server
 
 BODY_LIMIT = 1 << 20
 ATTEMPTS = 4
@@ -60,12 +59,6 @@ class Stage:
             **variables,
         }
         return start_function(self.shop, self.emulator, self.binaries / name, timeout, **own)
-
-    def restart_server(self) -> None:
-        """Starts `scanhook serve` again where it was."""
-        addresses = [urlsplit(it).netloc for it in (self.server.url, self.server.sqs.url)]
-        env, [listen, sqs_listen] = self.server.env, addresses
-        self.server = start_server(self.shop, CONFIG, "--no-scan", env=env, listen=listen, sqs_listen=sqs_listen)
 
     def says_none_of(self, function: Function, tokens: dict[str, str]) -> None:
         """Claims that no secret is in a function's log."""

@@ -9,19 +9,7 @@ import json
 from typing import Any
 
 from any_registry import new_digest
-from deliveries import (
-    DEBIAN,
-    FORM,
-    HARBOR,
-    HUB_PATH,
-    JSON,
-    as_form,
-    distribution_push,
-    ghcr_push,
-    harbor_push,
-    hub_push,
-    signature,
-)
+from deliveries import DEBIAN, FORM, HARBOR, HUB_PATH, JSON, as_form, distribution_push, ghcr_push, harbor_push, hub_push, signature
 from harness import Proof
 from lambda_emulator import Function, http_event
 from serve import QUEUE
@@ -93,20 +81,14 @@ def others_are_answered(stage: Stage, webhook: Function) -> None:
         ("a delete", 200, http_event("POST", harbor, HARBOR, deleted)),
         ("a ping", 200, http_event("POST", "/webhooks/ghcr", signed_ping, ping)),
         ("a wrong token", 401, http_event("POST", harbor, wrong, push)),
-        ("no token", 401, http_event("POST", harbor, {"content-type": JSON}, push)),
         ("a signature of another body", 401, http_event("POST", "/webhooks/ghcr", signed_ping, ping + b" ")),
-        ("a wrong path token", 401, http_event("POST", f"{HUB_PATH}0", {"content-type": JSON}, hub_push("a/b"))),
         ("no payload", 400, http_event("POST", harbor, HARBOR, b"{}")),
         ("bytes that are no UTF-8", 400, http_event("POST", harbor, HARBOR, b"\xff\xfe\x00", True)),
-        ("no body", 400, http_event("POST", harbor, HARBOR, None)),
-        ("an unknown source", 404, http_event("POST", "/webhooks/nobody", HARBOR, push)),
         ("an unknown route", 404, http_event("POST", "/", HARBOR, push)),
         ("another method", 405, http_event("GET", harbor, HARBOR, None)),
-        ("OPTIONS", 405, http_event("OPTIONS", harbor, {}, None)),
         ("the longest body, read and understood as no payload", 400, http_event("POST", harbor, HARBOR, fits)),
         ("a byte more, as text", 413, http_event("POST", harbor, HARBOR, too_long)),
         ("a byte more, as base64", 413, http_event("POST", harbor, HARBOR, too_long, True)),
-        ("a byte more without a credential", 413, http_event("POST", harbor, {"content-type": JSON}, too_long)),
         ("a compressed body", 415, http_event("POST", harbor, {**HARBOR, "content-encoding": "gzip"}, push, True)),
     ]
     refusals = set()
