@@ -1,4 +1,4 @@
-//! A program that measures itself: it is run again with a mode and a count, under callgrind or by itself.
+//! For a program that measures itself: runs it again with a mode and a count, under callgrind or alone.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -9,7 +9,7 @@
 
 use std::process::{Command, Stdio};
 
-/// Between two runs with these counts everything but the measured work is the same.
+/// Two runs with these counts differ only in the measured work.
 const COUNTS: [u64; 2] = [100, 600];
 
 const VALGRIND: [&str; 3] = [
@@ -24,12 +24,12 @@ pub fn instructions(mode: &str) -> u64 {
     (many - few) / (COUNTS[1] - COUNTS[0])
 }
 
-/// The time of one round of `mode`, as the program itself prints it after `nanoseconds:`, the mean of so many.
+/// The mean time of one of `count` rounds of `mode`, which the program prints after `nanoseconds:`.
 pub fn nanoseconds(mode: &str, count: u64) -> u64 {
     number_after(&run(&[], mode, count), "nanoseconds:")
 }
 
-/// Runs this program with this mode and count, under `before` if that is not empty, and returns what it printed.
+/// Runs this program with a mode and a count, prefixed by the command `before`, and returns its output.
 fn run(before: &[&str], mode: &str, count: u64) -> String {
     let myself = std::env::current_exe().unwrap();
     let mut words: Vec<_> = before.iter().map(|it| (*it).to_owned()).collect();

@@ -1,4 +1,4 @@
-//! A client of HTTP/1.1 that costs next to nothing, so that what is measured is the server.
+//! A minimal HTTP/1.1 client, so that measurements show the cost of the server.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -9,11 +9,11 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Sends a whole request, and reads a response that has a `Content-Length`: its status and its body.
+/// Sends a request, and reads a response with a `Content-Length`. Returns status and body.
 ///
 /// # Panics
 ///
-/// If the server hangs up or answers otherwise.
+/// If the server closes the connection or sends another form of answer.
 pub async fn exchange(
     stream: &mut TcpStream,
     buffer: &mut Vec<u8>,

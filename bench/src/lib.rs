@@ -1,4 +1,4 @@
-//! What the measurements are made on, [`payloads`] of the size that registries send, and with: [`callgrind`] and a lean [`http`].
+//! For benchmarks: [`payloads`] of the size that registries send, and the tools [`callgrind`] and a lean [`http`].
 
 pub mod callgrind;
 pub mod http;

@@ -1,13 +1,13 @@
-//! Deliveries as registries write them, made after their documented formats.
+//! Deliveries in the registries' documented formats.
 
 use serde_json::{Value, json};
 
-/// A digest that nobody else has.
+/// A unique digest.
 fn digest(number: usize) -> String {
     format!("sha256:{number:064x}")
 }
 
-/// A user or an organisation with all its addresses, as GitHub sends it at every mention.
+/// A user or an organisation with all its URLs, as GitHub sends it at every mention.
 fn account(login: &str, kind: &str) -> Value {
     let api = format!("https://api.github.com/users/{login}");
     json!({
@@ -22,7 +22,7 @@ fn account(login: &str, kind: &str) -> Value {
     })
 }
 
-/// A repository with all its addresses.
+/// A repository with all its URLs.
 fn repository() -> Value {
     let repository = "https://api.github.com/repos/example-team/checkout-service";
     let addresses = [
@@ -63,7 +63,7 @@ fn repository() -> Value {
         "teams_url",
         "trees_url",
     ];
-    let mut told = json!({
+    let mut value = json!({
         "id": 987_654_321, "node_id": "R_kgDOExample", "name": "checkout-service",
         "full_name": "example-team/checkout-service", "private": true, "owner": account("example-team", "Organization"),
         "html_url": "https://github.com/example-team/checkout-service", "description": "Takes the money", "fork": false,
@@ -73,13 +73,13 @@ fn repository() -> Value {
         "has_pages": false, "forks_count": 0, "archived": false, "disabled": false, "open_issues_count": 12,
         "license": null, "topics": ["payments", "service"], "visibility": "private", "default_branch": "main",
     });
-    if let Value::Object(told) = &mut told {
-        told.extend(addresses.map(|it| {
+    if let Value::Object(members) = &mut value {
+        members.extend(addresses.map(|it| {
             let address = format!("{repository}/{}", it.trim_end_matches("_url"));
             (it.to_owned(), address.into())
         }));
     }
-    told
+    value
 }
 
 /// A `package` event of GitHub for a tagged image, about 12 KB.
@@ -151,7 +151,7 @@ pub fn ghcr_of(number: usize) -> Vec<u8> {
     body.into_bytes()
 }
 
-/// What a `package` event must hold at least, another image for each number.
+/// The smallest valid `package` event, with another image for each number.
 pub fn short_ghcr_of(number: usize) -> Vec<u8> {
     let hook = json!({
         "action": "published",
@@ -168,8 +168,8 @@ pub fn short_ghcr_of(number: usize) -> Vec<u8> {
     hook.to_string().into_bytes()
 }
 
-/// A `PUSH_ARTIFACT` notification of Harbor in its default format, about 4 KB: eleven tags at once. A Harbor of today
-/// tells one resource at a time, in a tenth of that; more of them are more work, and so the harder case.
+/// A `PUSH_ARTIFACT` notification of Harbor in its default format, about 4 KB: eleven tags at once. Current versions
+/// of Harbor send one resource at a time, in a tenth of that size; several resources are more work.
 pub fn harbor() -> Vec<u8> {
     let repository = "production/payments/checkout-service";
     let resources: Vec<_> = (0..11)

@@ -1,5 +1,4 @@
-//! What one delivery costs, in instructions and in time: `delivery table` measures and prints, `delivery MODE COUNT`
-//! is what it measures.
+//! The cost of one delivery, in instructions and in time: `delivery table` measures and prints; it runs `delivery MODE COUNT`.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -44,7 +43,7 @@ sources:
   harbor: { kind: harbor, registry: harbor.platform.example.com, auth: [{ type: token, secret: "env:SECRET" }] }
 "#;
 
-/// What is measured, one at a time.
+/// The measured steps.
 const MODES: [&str; 6] = [
     "ghcr-parse",
     "hmac",
@@ -54,12 +53,12 @@ const MODES: [&str; 6] = [
     "harbor-decide",
 ];
 
-/// How often the work is done for its time.
+/// The repetitions of a time measurement.
 const TIMED: u64 = 20_000;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // The line that each delivery leaves in the log is a part of its cost.
+    // The log line of a delivery is a part of its cost.
     logs::init(&scanhook_config::environment(), "bench", Format::Json).unwrap();
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
@@ -72,7 +71,7 @@ async fn main() {
     }
 }
 
-/// Does what `mode` says so many times, and returns how long one took.
+/// Repeats the step `mode`, and returns the mean time in nanoseconds.
 async fn work(mode: &str, count: u64) -> u128 {
     let (ghcr, harbor) = (
         Bytes::from(payloads::ghcr()),
@@ -173,7 +172,7 @@ fn decide_once(source: &Source, delivery: &VerifiedDelivery) {
     assert_eq!(black_box(selected).requests.len(), 11);
 }
 
-/// Everything from the request to the answer, with its line in the log.
+/// From the request to the answer, with the log line.
 async fn deliver(router: &mut Router, webhook: &Webhook, request: &Request<Bytes>) {
     let request = request.clone().map(Body::from);
     let response = router.call(request).await.unwrap();

@@ -1,4 +1,4 @@
-//! The least that a function of this kind can be: `lambda_http` and `axum`, one route, nothing else.
+//! The smallest comparable function: `lambda_http` and `axum` with one route.
 
 use axum::Router;
 use axum::routing::get;

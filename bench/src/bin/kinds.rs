@@ -1,5 +1,5 @@
-//! What each kind's parser and the selection cost beside the bare parse of the same body: `kinds table` measures and prints
-//! a table, `kinds KIND-STEP COUNT` is what it measures.
+//! The cost of each kind's parser and selection, compared with the bare parse of the same body: `kinds table` measures and prints;
+//! it runs `kinds KIND-STEP COUNT`.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -24,8 +24,8 @@ use serde_json::json;
 
 const SECRET: &str = "fake-secret-of-a-measurement";
 
-/// What is counted of each kind: serde into its structs; parsing and selection; verification, by the credential that is
-/// the best of those that need no signature.
+/// The measured steps of each kind: serde into its structs; parsing and selection; verification, with the best credential that
+/// isn't a signature.
 const STEPS: [&str; 3] = ["bare", "decide", "verify"];
 
 fn main() {
@@ -40,8 +40,7 @@ fn main() {
     }
 }
 
-/// The delivery of this kind that is measured: GitHub's and Harbor's in full length, the others' as `scanhook send` writes
-/// them.
+/// The measured delivery of a kind: full-length ones for GitHub and Harbor, those of `scanhook send` for the others.
 fn delivery(kind: &Kind) -> (HeaderMap, Bytes) {
     let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
     let image = format!(
@@ -74,7 +73,7 @@ fn source(kind: &Kind) -> Source {
     source.source
 }
 
-/// Does what `step` says so many times.
+/// Repeats a step.
 fn work(kind: &Kind, step: &str, count: u64) {
     let (mut headers, body) = delivery(kind);
     let source = source(kind);

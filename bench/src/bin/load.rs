@@ -1,6 +1,6 @@
-//! A closed loop of signed deliveries: `load ADDRESS PATH BODY CONNECTIONS SECONDS IDS` keeps so many connections busy for so
-//! long, waits for the answers that are still due, and prints one line of JSON. The ids of the scans that were accepted go
-//! to the file IDS. The secret is in the environment variable `SECRET`.
+//! A closed loop of signed deliveries: `load ADDRESS PATH BODY CONNECTIONS SECONDS IDS` keeps the connections busy for that time,
+//! waits for the outstanding answers and prints one line of JSON. It writes the ids of accepted scans to the file IDS. The secret is
+//! in the environment variable `SECRET`.
 #![expect(
     clippy::unwrap_used,
     clippy::string_slice,
@@ -21,10 +21,10 @@ use sha2::Sha256;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// As many different deliveries are sent in turn.
+/// The number of different deliveries, sent in turn.
 const DELIVERIES: usize = 64;
 
-/// What one connection saw.
+/// The results of one connection.
 #[derive(Default)]
 struct Seen {
     took: Vec<Duration>,
@@ -32,7 +32,7 @@ struct Seen {
     ids: Vec<String>,
 }
 
-/// One core loads, the other serves.
+/// Runs on one core, because the server runs on the other.
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -68,11 +68,11 @@ async fn main() {
     all.took.sort_unstable();
     let count = all.took.len();
     let micros = |share: usize| all.took[(count * share / 1000).min(count - 1)].as_micros();
-    let told = json!({
+    let summary = json!({
         "requests": count, "refused": all.refused, "accepted_ids": all.ids.len(), "seconds": elapsed,
         "p50_us": micros(500), "p99_us": micros(990), "p999_us": micros(999),
     });
-    println!("{told}");
+    println!("{summary}");
 }
 
 fn payload(body: &str, number: usize) -> Vec<u8> {
@@ -98,7 +98,7 @@ fn request(address: &str, path: &str, body: &[u8], secret: &str) -> Vec<u8> {
     request
 }
 
-/// Sends one delivery after the other, each after the answer to the one before.
+/// Sends deliveries, each after the answer to the previous one.
 async fn deliver(
     mut stream: TcpStream,
     deliveries: &[Vec<u8>],

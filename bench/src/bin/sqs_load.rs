@@ -1,6 +1,6 @@
-//! Clients of an SQS endpoint: `sqs_load ADDRESS QUEUE fill COUNT` sends so many messages in batches of ten;
-//! `sqs_load ADDRESS QUEUE cycle CLIENTS SECONDS` has so many clients send, receive and delete one message after the other, and
-//! prints one line of JSON.
+//! Clients of an SQS endpoint. `sqs_load ADDRESS QUEUE fill COUNT` sends messages in batches of ten.
+//! `sqs_load ADDRESS QUEUE cycle CLIENTS SECONDS` runs clients that send, receive and delete messages in turn, and prints one line of
+//! JSON.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// As long as a message of the webhook.
+/// A body of the size of the webhook's messages.
 const BODY: usize = 700;
 
 struct Client {
@@ -57,7 +57,7 @@ impl Client {
         self.call("SendMessage", json!({"MessageBody": "m".repeat(BODY)}))
             .await;
         let received = self.call("ReceiveMessage", json!({})).await;
-        // Another client may have been faster; then there is one less to delete.
+        // Another client may have received the message; then there is nothing to delete.
         if let Some(handle) = received["Messages"][0]["ReceiptHandle"].as_str() {
             self.call("DeleteMessage", json!({"ReceiptHandle": handle}))
                 .await;
@@ -109,9 +109,9 @@ async fn cycle(address: &str, queue: &str, clients: usize, seconds: f64) {
     let mut took: Vec<_> = tasks.join_all().await.concat();
     let elapsed = start.elapsed().as_secs_f64();
     took.sort_unstable();
-    let told = json!({
+    let summary = json!({
         "cycles": took.len(), "seconds": elapsed, "p50_us": took[took.len() / 2].as_micros(),
         "p99_us": took[took.len() * 99 / 100].as_micros(),
     });
-    println!("{told}");
+    println!("{summary}");
 }

@@ -1,4 +1,4 @@
-//! How long a function takes from the start of its process to its first call of `/next`, beside a bare one:
+//! The time from the start of a function's process to its first call of `/next`, compared with a bare function:
 //! `start RUNS WEBHOOK HELLO`.
 #![expect(
     clippy::unwrap_used,
@@ -81,7 +81,7 @@ fn main() {
             bytes as f64 / 1e6
         );
     }
-    // Other work on the machine lengthens most starts, and all by as much: the first decile has the least of it.
+    // Other load on the machine lengthens most starts of both programs. The first decile has the least of it.
     let ratio = |percent| milliseconds(&times[0], percent) / milliseconds(&times[1], percent);
     println!(
         "ratio      {:>17.2} {:>12.2}\n\nat most 1.50; size at most 12 MB; {runs} starts of each, in turn",
@@ -90,7 +90,7 @@ fn main() {
     );
 }
 
-/// The time that so many percent of the starts did not exceed.
+/// A percentile of the starts.
 fn milliseconds(sorted: &[Duration], percent: usize) -> f64 {
     sorted[sorted.len() * percent / 100].as_secs_f64() * 1e3
 }
@@ -116,7 +116,7 @@ fn end(mut child: Child) {
     child.wait().unwrap();
 }
 
-/// A server that tells when it is asked for an event, and never gives one.
+/// A server that reports each request for an event, and never answers one.
 fn serve_next(calls: Sender<Instant>) -> String {
     serve(move |_: &TcpStream, request: &str| {
         if request.starts_with("GET /2018-06-01/runtime/invocation/next") {
@@ -125,7 +125,7 @@ fn serve_next(calls: Sender<Instant>) -> String {
     })
 }
 
-/// Serves one connection after the other, since a program that is measured has one; returns host and port.
+/// Serves one connection at a time, because a measured program has only one. Returns host and port.
 fn serve(answer: impl Fn(&TcpStream, &str) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -137,7 +137,7 @@ fn serve(answer: impl Fn(&TcpStream, &str) + Send + 'static) -> String {
     address
 }
 
-/// Reads requests from a connection until it ends. Each fits into one read, but for a body that may follow.
+/// Reads requests from a connection until it ends. Each head fits into one read; a body may follow.
 fn converse(mut stream: TcpStream, answer: impl Fn(&TcpStream, &str)) {
     let mut buffer = vec![0; 16 << 10];
     let mut request = String::new();

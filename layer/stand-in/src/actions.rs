@@ -1,4 +1,4 @@
-//! What some behaviours do besides printing and reporting. An action that returns continues as `pass`.
+//! What some behaviours do besides printing and reporting. After the action, the run continues as `pass`.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -36,7 +36,7 @@ pub(crate) fn want_login(run: &mut Run<'_>) -> Result<(), Stop> {
     }
 }
 
-/// Fails as `network` until it finds its own mark in the database's directory.
+/// Fails as `network`, unless an earlier run left its mark in the database's directory.
 pub(crate) fn fail_once(run: &mut Run<'_>) -> Result<(), Stop> {
     let mark = run.database.directory.join(mark(run, "flaky"));
     if mark.exists() {
@@ -46,7 +46,7 @@ pub(crate) fn fail_once(run: &mut Run<'_>) -> Result<(), Stop> {
     Err(run::stop(3, NETWORK, &run.options.image))
 }
 
-/// Spoils a database that an earlier run had fetched; one that it fetched itself will do.
+/// Spoils a database that an earlier run fetched. Accepts one that this run fetched.
 pub(crate) fn spoil_stale_database(run: &mut Run<'_>) -> Result<(), Stop> {
     if !run.database.cached {
         return Ok(());
@@ -57,7 +57,7 @@ pub(crate) fn spoil_stale_database(run: &mut Run<'_>) -> Result<(), Stop> {
     ))
 }
 
-/// The name of a file by which a behaviour remembers an image.
+/// The file by which a behaviour remembers an image.
 fn mark(run: &Run<'_>, behaviour: &str) -> PathBuf {
     format!(
         ".stand-in-{behaviour}-{}",
@@ -73,7 +73,7 @@ pub(crate) fn fill_disk(run: &mut Run<'_>) -> Result<(), Stop> {
         path.display()
     ));
     match pour(&mut File::create(path)?, 64) {
-        // A disk that is really full says the same.
+        // A disk that is really full gives the same error.
         Ok(()) | Err(_) => Err(stop),
     }
 }
@@ -112,7 +112,7 @@ pub(crate) fn leave_grandchild(_: &mut Run<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Hangs; the line that says so comes from the child, when it ignores SIGTERM already.
+/// Hangs. The child prints the line that announces it, once it ignores SIGTERM.
 pub(crate) fn hang_with_grandchild(_: &mut Run<'_>) -> Result<(), Stop> {
     shell(HANG_IGNORING_TERM).spawn()?;
     thread::sleep(HOUR);
@@ -144,7 +144,7 @@ pub(crate) fn flood_stdout(_: &mut Run<'_>) -> Result<(), Stop> {
     Ok(pour(&mut io::stdout(), 100)?)
 }
 
-/// Writes that many megabytes, in lines.
+/// Writes this many megabytes, in lines.
 fn pour(into: &mut dyn Write, megabytes: u64) -> io::Result<()> {
     let line = [b"Analyzing ".repeat(99), b"file 0001\n".to_vec()].concat();
     for _ in 0..megabytes * 1000 {

@@ -1,16 +1,15 @@
-//! What the stand-in can be asked to show: one table, chosen from by the last component of the repository.
+//! The table of behaviours. The last component of the repository selects one.
 
 use crate::actions::{self, Action, NETWORK, UNAUTHORIZED};
 use crate::report::Shape;
 
-/// One thing that the real CLI does, or that a broken one might do.
+/// Something that the real CLI does, or that a broken one could do.
 #[derive(Debug)]
 pub struct Behaviour {
-    /// The last component of the repository that asks for it.
+    /// The last component of the repository that selects it.
     pub name: &'static str,
-    /// How its process ends.
     pub ends: Ends,
-    /// What it shows, in a few words.
+    /// A short description, for the README.
     pub about: &'static str,
     pub(crate) act: Act,
 }
@@ -20,7 +19,7 @@ pub struct Behaviour {
 pub enum Ends {
     /// With this exit code.
     Code(u8),
-    /// With 3 the first time, with 0 when the same image is scanned again.
+    /// With 3 the first time, and with 0 when the same image is scanned again.
     Second,
     /// By a SIGKILL of its own.
     Killed,
@@ -33,22 +32,22 @@ pub use crate::actions::STILL_SCANNING;
 /// What a behaviour does that the others don't.
 #[derive(Debug)]
 pub(crate) enum Act {
-    /// Says this at that stage, and ends.
+    /// Prints this at that stage, and stops.
     Stops(Stage, &'static str),
-    /// Does this while it loads the image; then reports as `pass`.
+    /// Does this while it loads the image; then reports like `pass`.
     Does(Action),
-    /// Reports this.
+    /// Writes a report of this shape.
     Reports(Shape),
 }
 
-/// A stage at which a run can stop.
+/// The stages at which a run can stop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Stage {
     Database,
     Image,
 }
 
-/// Every behaviour; the first is that of all other names.
+/// Every behaviour. The first is also the behaviour of all other names.
 pub fn all() -> &'static [Behaviour] {
     ALL
 }

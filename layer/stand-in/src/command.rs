@@ -1,7 +1,7 @@
 //! The command line: what scanhook passes to the CLI, and nothing else.
 //!
-//! Stricter than the real one, so that nothing is passed by mistake: every flag is there, has a value of its own that means
-//! something, and is given once but for `--policy`; the image comes last.
+//! Stricter than the real CLI, so that no mistake passes: every flag is required once (except `--policy`) with a valid value, and the
+//! image comes last.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub(crate) enum Request {
     Scan(Box<Options>),
 }
 
-/// One scan, as asked for.
+/// The arguments of one scan.
 #[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) image: Image,
@@ -29,7 +29,7 @@ pub(crate) struct Options {
     pub(crate) cache: PathBuf,
 }
 
-/// An image in a registry, as written, and its parts.
+/// An image reference and its parts.
 #[derive(Debug)]
 pub(crate) struct Image {
     /// The reference as given, without `pull://`.
@@ -50,14 +50,14 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Request, Stop> {
     else {
         return Err(Stop::usage("exactly one image name is required, 0 given"));
     };
-    let mut take = |name: &str, is_valid: fn(&str) -> bool| {
-        let mut values = flags.extract_if(.., |it| it.split('=').next() == Some(name));
-        let value = values
+    let mut required = |name: &str, is_valid: fn(&str) -> bool| {
+        let mut occurrences = flags.extract_if(.., |it| it.split('=').next() == Some(name));
+        let flag = occurrences
             .next()
             .ok_or_else(|| Stop::usage(format!("the required flag `{name}' was not specified")))?;
-        let value = value.strip_prefix(name).unwrap_or_default();
-        match value.strip_prefix('=').unwrap_or(value) {
-            _ if values.next().is_some() => Err(Stop::usage(format!(
+        let rest = flag.strip_prefix(name).unwrap_or_default();
+        match rest.strip_prefix('=').unwrap_or(rest) {
+            _ if occurrences.next().is_some() => Err(Stop::usage(format!(
                 "flag `{name}' is given more than once"
             ))),
             value if is_valid(value) => Ok(value.to_owned()),
@@ -66,13 +66,13 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Request, Stop> {
             ))),
         }
     };
-    let api_url = take("--apiurl", is_http_url)?;
-    take("--console-log", str::is_empty)?;
-    take("--loglevel", |it| it == "info")?;
-    take("--output-schema", |it| it == "v1")?;
-    let report = take("--output", |it| it.starts_with("json-file=/"))?;
-    let database = take("--dbpath", |it| it.starts_with('/'))?;
-    let cache = take("--cachepath", |it| it.starts_with('/'))?;
+    let api_url = required("--apiurl", is_http_url)?;
+    required("--console-log", str::is_empty)?;
+    required("--loglevel", |it| it == "info")?;
+    required("--output-schema", |it| it == "v1")?;
+    let report = required("--output", |it| it.starts_with("json-file=/"))?;
+    let database = required("--dbpath", |it| it.starts_with('/'))?;
+    let cache = required("--cachepath", |it| it.starts_with('/'))?;
     let mut policies = Vec::new();
     for flag in flags {
         match flag.strip_prefix("--policy=") {
@@ -95,7 +95,7 @@ pub(crate) fn parse(arguments: Vec<OsString>) -> Result<Request, Stop> {
     })))
 }
 
-/// An image with its transport and its host, which scanhook never leaves out. The grammar is that of the distribution project.
+/// An image reference with transport and host, which scanhook never omits. The grammar is that of the distribution project.
 static IMAGE: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let word = "[a-z0-9]+(?:(?:[.]|_|__|-+)[a-z0-9]+)*";
     let label = "[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?";
@@ -122,7 +122,7 @@ impl Image {
         })
     }
 
-    /// The last component of the repository, which chooses the behaviour.
+    /// The last component of the repository, which selects the behaviour.
     pub(crate) fn name(&self) -> &str {
         self.repository
             .rsplit('/')
@@ -130,7 +130,7 @@ impl Image {
             .unwrap_or(&self.repository)
     }
 
-    /// The address of the image's manifest.
+    /// The URL of the image's manifest.
     pub(crate) fn manifest_url(&self) -> String {
         let wanted = self.digest.as_deref().or(self.tag.as_deref());
         format!(
@@ -161,7 +161,7 @@ mod tests {
 
     const DIGEST: &str = "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-    /// The arguments as scanhook passes them, with some replaced, left out or added.
+    /// The arguments of scanhook, with some replaced, removed or added.
     fn parsed(change: impl Fn(&mut Vec<String>)) -> Result<Options, Stop> {
         let mut words: Vec<String> = [
             "--apiurl=https://secure.sysdig.com",

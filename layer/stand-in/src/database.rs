@@ -1,6 +1,6 @@
-//! The vulnerability database and the analysis cache: files that one run at a time may hold.
+//! The vulnerability database and the analysis cache: files that one run at a time may use.
 //!
-//! **Invariant:** a file is locked from here to the end of the process, and held by no process it leaves behind.
+//! **Invariant:** a file stays locked until the process ends, and processes that it leaves behind don't keep the lock.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -10,7 +10,7 @@ use crate::stop::Stop;
 
 const CONTENT: &[u8] = b"vulnerability database of the stand-in\n";
 
-/// A database that is there and readable.
+/// A locked, readable database.
 pub(crate) struct Database {
     pub(crate) directory: PathBuf,
     pub(crate) file: File,
@@ -19,7 +19,7 @@ pub(crate) struct Database {
 }
 
 impl Database {
-    /// Locks the database of a directory, and fetches it if it is not there.
+    /// Locks the database of a directory, and fetches it if it doesn't exist.
     pub(crate) fn open(directory: &Path) -> Result<Self, Stop> {
         let unable =
             |reason: &str| Stop::error(format!("Unable to retrieve MainDB: {reason}. Exiting now"));
@@ -53,7 +53,7 @@ pub(crate) fn open_cache(directory: &Path) -> Result<File, Stop> {
         .map_err(|stop| Stop::error(format!("unable to open cache: {}", stop.words)))
 }
 
-/// Opens a file of a directory, both made if missing, for this process alone.
+/// Opens and locks a file of a directory. Creates both if they don't exist.
 fn locked(directory: &Path, name: &str) -> Result<File, Stop> {
     let path = directory.join(name);
     let opened = fs::create_dir_all(directory)

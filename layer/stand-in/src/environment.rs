@@ -1,16 +1,16 @@
-//! The environment variables the CLI reads.
+//! The environment variables that the CLI reads.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// What the stand-in reads of the environment; `everything` is only for printing it.
+/// The variables that the stand-in reads; `everything` is only for printing.
 pub(crate) struct Environment {
     pub(crate) token: String,
     pub(crate) registry_user: String,
     pub(crate) registry_password: String,
     pub(crate) home: Option<PathBuf>,
     pub(crate) temporary: PathBuf,
-    /// What to trust instead of the system's certificates, as every Go program reads it.
+    /// The certificates to trust in place of the system's: `SSL_CERT_FILE`, as in every Go program.
     pub(crate) certificates: Option<PathBuf>,
     pub(crate) everything: Vec<(OsString, OsString)>,
 }

@@ -1,4 +1,4 @@
-//! What the stand-in "finds" in every image.
+//! The packages and findings that the stand-in reports for every image.
 
 /// A package of the image.
 pub(crate) struct Package {
@@ -20,7 +20,7 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
-    /// What its id is made of: the same CVE occurs in several packages.
+    /// The seed of its id. It includes the package, because the same CVE occurs in several packages.
     pub(crate) fn seed(&self) -> String {
         format!("{} in {}", self.cve, self.package)
     }
@@ -34,7 +34,7 @@ pub(crate) const PACKAGES: [Package; 4] = [
     Package { name: "lodash", version: "4.17.20", kind: "javascript", path: Some("/app/node_modules/lodash/package.json") },
 ];
 
-/// The critical ones first. No real CVE is of such a year.
+/// Critical findings come first. No real CVE has such a year.
 #[rustfmt::skip] // A table reads by its rows.
 pub(crate) const FINDINGS: [Finding; 8] = [
     // One CVE in two packages: findings are counted by entry, not by name.
@@ -48,7 +48,7 @@ pub(crate) const FINDINGS: [Finding; 8] = [
     finding("CVE-2099-0007", "negligible", "openssl", None, None, 0.0),
 ];
 
-/// How many of the findings are critical.
+/// The number of critical findings.
 pub(crate) const CRITICAL: usize = 2;
 
 const fn finding(

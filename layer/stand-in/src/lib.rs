@@ -1,11 +1,11 @@
-//! A strict stand-in for `sysdig-cli-scanner`: takes its flags, environment and image forms, refuses all else, and shows the
-//! behaviour that the image's name asks for.
+//! A strict stand-in for `sysdig-cli-scanner`: accepts its flags, environment and image references, refuses everything else, and
+//! behaves as the image's name requests.
 //!
-//! **Invariant:** it opens no connection and scans nothing; every report and version it prints says `-stand-in`.
+//! **Invariant:** it opens no connection and scans nothing; every report and every printed version contains `-stand-in`.
 //!
-//! In reading order: [`lock`] is the pinned version it stands in for; `command` is the command line, `environment` what it
-//! reads beside it; [`behaviour`] the table of what it can show; `scan` is one run, `run` what it has, such as its
-//! `database`, and `actions` what some behaviours do; `report` is what it writes, made of `findings`.
+//! In reading order: [`lock`] (the pinned version), `command` (the command line), `environment` (the variables), [`behaviour`] (the
+//! table of behaviours), `scan` (one run), `run` (its state, such as its `database`), `actions` (what some behaviours do), `report`
+//! (the output, made of `findings`).
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -32,7 +32,7 @@ pub fn main() -> ExitCode {
     match run(std::env::args_os().collect(), &Environment::of_process()) {
         Ok(code) => ExitCode::from(code),
         Err(stop) => {
-            // With stderr closed there is nobody to tell; the exit code still does.
+            // If stderr is closed, the exit code still shows the failure.
             let _ = writeln!(std::io::stderr(), "{}", stop.words);
             ExitCode::from(stop.code)
         }

@@ -1,4 +1,4 @@
-//! The pin of `layer/sysdig-cli.lock`: the version of the CLI, its release date and its sums.
+//! The pin in `layer/sysdig-cli.lock`: the CLI's version, release date and checksums.
 
 const LOCK: &str = include_str!("../../sysdig-cli.lock");
 
@@ -10,7 +10,7 @@ pub fn value(key: &str) -> Option<&'static str> {
         .map(|(_, value)| value.trim_matches('"'))
 }
 
-/// The version the stand-in reports: the pinned one, marked so that its verdicts can't be taken for real ones.
+/// The pinned version, marked so that nobody mistakes the stand-in's verdicts for real ones.
 pub fn stand_in_version() -> String {
     format!("{}-stand-in", value("version").unwrap_or("0.0.0"))
 }

@@ -1,4 +1,4 @@
-//! The reports, in the shape of the v1 schema.
+//! The reports, in the v1 schema.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::run;
 /// The policy that is evaluated without being named.
 const ALWAYS: &str = "Sysdig Best Practices";
 
-/// What a report says, or how it is broken.
+/// The content of a report, or how it is broken.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Shape {
     Passed,
@@ -79,7 +79,7 @@ fn v1(options: &Options, shape: Shape, took: Duration) -> Value {
     json!({ "info": info, "scanner": { "name": "sysdig-cli-scanner", "version": lock::stand_in_version() }, "result": result })
 }
 
-/// What a report says of which image it is about.
+/// The part of a report that identifies the image.
 struct Identity {
     pull_string: String,
     digest: Option<String>,
@@ -204,14 +204,14 @@ fn vulnerability(finding: &Finding) -> Value {
     value
 }
 
-/// A score as the real reports have it: whole ones are integers.
+/// A score in the form of real reports: whole numbers are integers.
 fn score(score: f64) -> Value {
     let text = score.to_string();
     text.parse::<i64>()
         .map_or_else(|_| score.into(), Value::from)
 }
 
-/// The findings that go with a shape: the critical ones fail the policy.
+/// The findings of a shape. Critical findings fail the policy.
 fn findings(shape: Shape) -> &'static [Finding] {
     match shape {
         Shape::Clean => &[],
@@ -220,7 +220,7 @@ fn findings(shape: Shape) -> &'static [Finding] {
     }
 }
 
-/// The global evaluation, and that of the policy which always applies; the latter is `None` if there is none.
+/// The global evaluation, and the evaluation of the policy that always applies, if a policy is evaluated.
 fn evaluations(shape: Shape) -> (&'static str, Option<&'static str>) {
     match shape {
         Shape::NoPolicy | Shape::PoliciesAbsent | Shape::PoliciesNull => ("noPolicy", None),
@@ -315,7 +315,7 @@ fn risk_accepts(shape: Shape) -> Value {
     }
 }
 
-/// A report of the schema before v1, in so far as it differs.
+/// A report in the schema before v1, as far as it differs.
 fn v1beta3(options: &Options) -> Value {
     let severity = |it: &Finding| json!({ "value": it.severity });
     let vulnerabilities = |package: &Package| {
@@ -360,7 +360,7 @@ fn insert(object: &mut Value, name: &str, value: Option<impl Into<Value>>) {
     }
 }
 
-/// A map by the ids of its entries' seeds.
+/// A map of entries, keyed by the ids of their seeds.
 fn by_id(entries: impl Iterator<Item = (String, Value)>) -> Value {
     entries
         .map(|(seed, value)| (uuid(&seed), value))
@@ -372,7 +372,7 @@ fn digest(text: &str) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(text)))
 }
 
-/// An id of the usual form, always the same for a text.
+/// A UUID that depends only on the text.
 pub(crate) fn uuid(text: &str) -> String {
     let number = Sha256::digest(text)
         .iter()

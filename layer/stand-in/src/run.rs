@@ -1,4 +1,4 @@
-//! What one run has, and what it prints.
+//! The state of one run, and its output.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -10,11 +10,10 @@ use crate::database::Database;
 use crate::environment::Environment;
 use crate::stop::Stop;
 
-/// One run and what it holds.
 pub(crate) struct Run<'a> {
     pub(crate) options: &'a Options,
     pub(crate) environment: &'a Environment,
-    /// Locked until the end.
+    /// Locked until the process ends.
     pub(crate) cache: File,
     pub(crate) database: Database,
 }
@@ -24,7 +23,7 @@ pub(crate) fn progress(words: &str) -> Result<(), Stop> {
     Ok(writeln!(std::io::stderr(), "{} {words}", now())?)
 }
 
-/// The end of a run with these words about an image.
+/// Stops a run, with a message about the image.
 pub(crate) fn stop(code: u8, words: &str, image: &Image) -> Stop {
     let words = words
         .replace("{image}", &image.text)
@@ -34,7 +33,7 @@ pub(crate) fn stop(code: u8, words: &str, image: &Image) -> Stop {
     Stop { code, words }
 }
 
-/// The time of day.
+/// The current time.
 pub(crate) fn now() -> Timestamp {
     #[expect(
         clippy::disallowed_methods,

@@ -1,4 +1,4 @@
-//! One run: database, image, report, in the order and words of the real CLI.
+//! One run: database, image and report, in the order and with the words of the real CLI.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::report::{self, Shape};
 use crate::run::{self, Run, progress};
 use crate::stop::Stop;
 
-/// Scans as asked, and returns the exit code.
+/// Runs one scan, and returns the exit code.
 pub(crate) fn scan(options: &Options, environment: &Environment) -> Result<u8, Stop> {
     if environment.token.is_empty() {
         return Err(Stop::usage(
@@ -105,7 +105,7 @@ fn load_image(run: &mut Run<'_>, behaviour: &Behaviour) -> Result<(), Stop> {
     progress("Scan started...")
 }
 
-/// Stops with the words and the exit code of a behaviour that stops here.
+/// Stops if the behaviour stops at this stage.
 fn stop_at(stage: Stage, behaviour: &Behaviour, image: &Image) -> Result<(), Stop> {
     match (&behaviour.act, behaviour.ends) {
         (Act::Stops(at, words), Ends::Code(code)) if *at == stage => {
@@ -115,7 +115,7 @@ fn stop_at(stage: Stage, behaviour: &Behaviour, image: &Image) -> Result<(), Sto
     }
 }
 
-/// Refuses a directory nothing can be written to.
+/// Refuses a directory that is not writable.
 fn writable(variable: &str, directory: &Path) -> Result<(), Stop> {
     let probe = directory.join(format!(".sysdig-cli-scanner-{}", std::process::id()));
     File::create_new(&probe)
@@ -128,7 +128,7 @@ fn writable(variable: &str, directory: &Path) -> Result<(), Stop> {
         })
 }
 
-/// Refuses a file without certificates, with which nothing would be trusted. Go reports that at the first connection only.
+/// Refuses a file without certificates, because then nothing is trusted. Go reports this only at the first connection.
 fn holds_certificates(path: &Path) -> Result<(), Stop> {
     let pem = fs::read_to_string(path).unwrap_or_default();
     if pem.contains("-----BEGIN CERTIFICATE-----") {

@@ -1,8 +1,8 @@
-//! Why a run ends before its report.
+//! Why a run stops before its report.
 
 use std::io;
 
-/// The exit code of a run that ends early, and its last line on stderr.
+/// The exit code of a run that stops early, and its last line on stderr.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Stop {
     pub(crate) code: u8,
@@ -18,7 +18,7 @@ impl Stop {
         }
     }
 
-    /// Anything else that went wrong.
+    /// Any other failure.
     pub(crate) fn error(words: impl Into<String>) -> Self {
         Self {
             code: 3,
