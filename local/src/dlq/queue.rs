@@ -133,7 +133,7 @@ impl DeadLetterQueue {
             (Some(url), _) => url,
             (None, [url]) => url,
             (None, []) => {
-                bail!("this dead-letter queue has no source queue; name one with --destination")
+                bail!("no source queue is known; name the queue to send to with --destination")
             }
             (None, several) => bail!(
                 "this is the dead-letter queue of {} queues; name one with --destination: {}",

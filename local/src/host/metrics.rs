@@ -255,7 +255,7 @@ mod tests {
     /// The series in a text of queries, each with the text up to the next series: matchers, `by` and so on.
     fn queried(text: &str) -> Vec<(String, String)> {
         let parts = text.split("scanhook_").skip(1);
-        let name_end = |it: &str| it.find(|it: char| !it.is_ascii_lowercase() && it != '_');
+        let name_end = |part: &str| part.find(|it: char| !it.is_ascii_lowercase() && it != '_');
         let split = parts.map(|it| it.split_at(name_end(it).unwrap_or(it.len())));
         split
             .map(|(name, rest)| (format!("scanhook_{name}"), rest.to_owned()))

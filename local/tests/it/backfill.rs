@@ -1,4 +1,4 @@
-//! `scanhook backfill` of a registry on loopback: what is queued, what is not, and what an interruption or a failure costs.
+//! `scanhook backfill` of a registry on loopback: what it queues, and what interruptions and failures do.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,13 +26,13 @@ scanner: { api_url: "http://127.0.0.1:1", api_token: "env:SYSDIG" }
 retry: { attempts: 2, base: 1s, cap: 1s }
 "#;
 
-/// So many names are on a page.
+/// The names on one page.
 const PAGE: usize = 2;
 
-/// What it answers instead, by a part of what is asked.
+/// Other answers, by a part of the request's path.
 type Faults = Arc<Mutex<BTreeMap<&'static str, &'static str>>>;
 
-/// A registry with a catalog and lists of tags, in pages. `latest` names the content of `5`.
+/// A registry with a paged catalog and paged tag lists. `latest` is the same content as `5`.
 struct Registry {
     address: SocketAddr,
     faults: Faults,
@@ -53,7 +53,7 @@ impl Registry {
         Self { address, faults }
     }
 
-    /// Answers with this status line and these headers from now on, where that is asked.
+    /// From now on, answers requests for this path with this status line and these headers.
     fn fail(&self, path: &'static str, answer: &'static str) {
         self.faults.lock().unwrap().insert(path, answer);
     }
@@ -62,7 +62,7 @@ impl Registry {
         self.faults.lock().unwrap().clear();
     }
 
-    /// A place whose commands find this registry under every host name.
+    /// A place whose commands reach this registry under every host name.
     fn place(&self) -> Place {
         let mut place = Place::with(YAML);
         ask(&mut place, self.address);
@@ -70,7 +70,7 @@ impl Registry {
     }
 }
 
-/// Has the commands that are started from now on find that registry under every host name.
+/// Makes commands reach the registry under every host name.
 fn ask(place: &mut Place, registry: SocketAddr) {
     let proxy = format!("http://{registry}");
     place.environment.insert("http_proxy".to_owned(), proxy);
@@ -108,11 +108,11 @@ fn answer(mut stream: &TcpStream, faults: &Faults) {
     };
     let length = body.len();
     let head = format!("HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
-    // Whoever asked may have been killed meanwhile.
+    // The client may have been killed meanwhile.
     let _ = stream.write_all(format!("{head}{body}").as_bytes());
 }
 
-/// A page of the catalog, or of a repository's tags. Without any tag there is no list.
+/// A page of the catalog or of a repository's tags. A repository without tags has no list.
 fn list(path: &str, last: Option<&str>) -> (String, String) {
     let (member, names) = match path.strip_suffix("/tags/list") {
         Some(repository) => ("tags", tags(repository)),
@@ -146,11 +146,11 @@ fn backfill(place: &Place, arguments: &[&str]) -> Ran {
     )
 }
 
-/// The counts of a run that must end with this code: repositories, tags, filtered, known, repeated, queued.
+/// The counts of a run that must exit with this code: repositories, tags, filtered, known, repeated, queued.
 #[track_caller]
 fn counts(ran: &Ran, code: i32) -> Value {
     assert_eq!(ran.code, Some(code), "{}{}", ran.stdout, ran.stderr);
-    let told: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let summary: Value = serde_json::from_str(&ran.stdout).unwrap();
     let names = [
         "repositories",
         "tags",
@@ -159,10 +159,10 @@ fn counts(ran: &Ran, code: i32) -> Value {
         "repeated",
         "queued",
     ];
-    names.iter().map(|it| told[it].clone()).collect()
+    names.iter().map(|it| summary[it].clone()).collect()
 }
 
-/// What is in the queue of a server that has ended: repository, tag and digest.
+/// The queue of a stopped server: repository, tag and digest of each message.
 fn queued(place: &Place) -> Vec<String> {
     let messages = place.messages("scanhook");
     let mut images: Vec<_> = messages
@@ -182,7 +182,7 @@ fn image(repository: &str, tag: &str) -> String {
     format!("{repository}:{tag}@{}", digest_of_tag(repository, tag))
 }
 
-/// A place that has served, and has a ledger and an empty queue.
+/// A place with a ledger and an empty queue, left by a `serve` that has stopped.
 fn served(registry: &Registry) -> Place {
     let place = registry.place();
     place.serve(&["--no-scan"]).stop();
@@ -227,7 +227,7 @@ fn images_without_a_record_are_queued_once() {
     );
     assert_eq!(queued(&place), expected);
 
-    // What it queued and has failed since is queued once more.
+    // A scan that it queued and that has failed since is queued again.
     ask(&mut place, crate::registry::address());
     let serve = place.serve(&[]);
     let scan_ids: Vec<_> = fs::read_to_string(&journal)
@@ -302,7 +302,7 @@ fn a_failed_lookup_is_an_error_and_the_rest_is_queued() {
     assert_eq!(counts(&gone, 1), json!([1, 0, 0, 0, 0, 0]));
 }
 
-/// Starts one that sends a message a second: it waits for long between the two repositories.
+/// Starts a run that sends one message per second, so it waits long between the two repositories.
 fn begin(place: &Place) -> Child {
     let mut command = place.command(&["backfill", "harbor", "--rate=1"]);
     command

@@ -1,4 +1,4 @@
-//! Secrets stay where they belong: a marked one in each place, every path taken once, and then a search everywhere.
+//! Secrets stay secret: marks every secret, takes every path once, then searches everywhere for the mark.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::world::{CliProcess, Delivery, Place, Serve, digest};
 
-/// What every secret here holds.
+/// The mark in every secret.
 const MARK: &str = "CANARY-7f3a9c51";
 
 /// The sources, each with the variable of its secret and an image of its registry.
@@ -21,7 +21,7 @@ const SOURCES: [(&str, &str, &str); 5] = [
     ("basic", "BASIC", "basic.example.com/prod"),
 ];
 
-/// Behaviours of the CLI whose ends all differ; some print what they were given.
+/// Behaviours of the CLI with different outcomes; some print their input.
 const BEHAVIOURS: [&str; 11] = [
     "pass",
     "fail",
@@ -66,7 +66,7 @@ fn place() -> Place {
     place
 }
 
-/// All ways in which the mark could be written down, with where it is found.
+/// Every spelling of the mark, with its name.
 struct Search {
     spellings: Vec<Vec<u8>>,
     found: Vec<String>,
@@ -75,7 +75,7 @@ struct Search {
 impl Search {
     fn new() -> Self {
         let mut spellings = vec![MARK.as_bytes().to_vec(), hex::encode(MARK).into_bytes()];
-        // In base64 it looks different behind one, two or no bytes; its ends depend on its neighbours.
+        // Its base64 depends on the number of bytes before it; its first and last characters depend on its neighbours.
         for before in ["", "a", "ab"] {
             let encoded = BASE64_STANDARD.encode(format!("{before}{MARK}"));
             spellings.push(encoded.as_bytes()[4..encoded.len() - 4].to_vec());
@@ -97,7 +97,7 @@ impl Search {
     }
 }
 
-/// Deliveries that are refused, each for another reason.
+/// Deliveries that are refused, each for a different reason.
 fn refused(place: &Place) -> Vec<(u16, Delivery)> {
     let mut refused = Vec::new();
     for (source, _, registry) in SOURCES {
@@ -204,7 +204,7 @@ fn run_commands(place: &Place, serve: &Serve, search: &mut Search) {
     }
 }
 
-/// The CLI's environment is what `docs/reference/outcomes.md` names, and nothing else; its arguments hold no secret.
+/// The CLI's environment is what `docs/reference/outcomes.md` names, and nothing else; its arguments contain no secret.
 fn check_cli(place: &Place, process: &CliProcess, has_login: bool, search: &mut Search) {
     let text = |it: &str| it.to_owned();
     let home = process.home.to_str().unwrap();

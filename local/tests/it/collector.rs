@@ -1,4 +1,4 @@
-//! A collector of traces: it takes what OTLP sends over HTTP in JSON, on a socket of this machine.
+//! A trace collector on loopback: receives OTLP over HTTP, in JSON.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
-/// Answers every request with one status, and keeps what it took.
+/// Answers every request with one status, and keeps the spans.
 pub(crate) struct Collector {
     pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<Taken>>>,
@@ -17,12 +17,12 @@ struct Taken {
     body: Value,
 }
 
-/// A span as it was received.
+/// A received span.
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
-    /// As OTLP has it.
+    /// In the form of OTLP.
     pub(crate) json: Value,
-    /// What its process calls itself.
+    /// The name of its process.
     pub(crate) service: String,
 }
 
@@ -32,7 +32,7 @@ impl Collector {
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::default());
         let taken = Arc::clone(&requests);
-        // It ends with the process of the tests.
+        // The thread ends with the process.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let taken = Arc::clone(&taken);
@@ -47,13 +47,13 @@ impl Collector {
         requests.iter().map(|it| it.head.clone()).collect()
     }
 
-    /// All spans of a trace that have come so far.
+    /// All spans of a trace received so far.
     pub(crate) fn spans(&self, trace_id: &str) -> Vec<Span> {
         let all = self.all().into_iter();
         all.filter(|it| it.json["traceId"] == trace_id).collect()
     }
 
-    /// All spans that have come so far.
+    /// All spans received so far.
     pub(crate) fn all(&self) -> Vec<Span> {
         let requests = self.requests.lock().unwrap();
         let mut found = Vec::new();
@@ -91,7 +91,7 @@ impl Span {
     }
 }
 
-/// Takes requests off a connection until it ends.
+/// Reads requests from a connection until it ends.
 fn answer(stream: &TcpStream, status: &str, taken: &Mutex<Vec<Taken>>) {
     let mut reader = BufReader::new(stream);
     loop {

@@ -1,4 +1,4 @@
-//! What each command prints, and with which code it ends.
+//! The output and the exit code of each command.
 
 use std::fs;
 use std::io::Read as _;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::world::{PROGRAM, Place, Ran, YAML, digest};
 
-/// A command that is refused says why in one line, on stderr only.
+/// A refused command explains why in one line, on stderr only.
 #[track_caller]
 fn refused(ran: &Ran, code: i32, words: &str) {
     assert_eq!(ran.code, Some(code), "{}", ran.stderr);
@@ -22,7 +22,7 @@ fn refused(ran: &Ran, code: i32, words: &str) {
 #[test]
 fn the_demo_exits_with_0_and_shows_a_verdict_for_every_kind() {
     let mut place = Place::new();
-    // Whoever tries it may be behind a proxy, which does not lead to this machine.
+    // The user's proxy doesn't reach this machine.
     place.environment.remove("no_proxy");
     let ran = place.run(&["demo"]);
     assert_eq!(ran.code, Some(0), "{}{}", ran.stdout, ran.stderr);
@@ -100,7 +100,7 @@ fn scans_are_shown_as_a_table_and_as_json() {
             .map(|it| it["scan_id"].as_str().unwrap())
             .collect();
         let mut expected: Vec<_> = expected.iter().map(|it| it.as_str()).collect();
-        // Both were delivered in the same moment.
+        // Both deliveries may have the same time.
         ids.sort_unstable();
         expected.sort_unstable();
         assert_eq!(ids, expected, "{filter}");
@@ -228,7 +228,7 @@ fn send_explains_why_it_cannot_send() {
         2,
         "none.yaml",
     );
-    // The path token is a secret, and no part of an error.
+    // The path token is a secret, so it is in no error.
     let sent = place.run(&["send", "hub", "--url=http://127.0.0.1:1"]);
     refused(&sent, 1, "could not send");
     assert!(!sent.stderr.contains("fake-secret"), "{}", sent.stderr);
@@ -298,7 +298,7 @@ fn check_names_the_key_of_a_problem_and_never_its_value() {
     }
 }
 
-/// Runs a command that must neither wait for anybody nor read without end: within 20 s and 4 GB.
+/// Runs a command that must neither block nor read without end: within 20 s and 4 GB.
 fn run_at_once(place: &Place, arguments: &[&str]) -> Ran {
     let mut command = Command::new("/bin/sh");
     command
@@ -312,7 +312,7 @@ fn run_at_once(place: &Place, arguments: &[&str]) -> Ran {
 }
 
 #[test]
-fn a_file_that_never_ends_never_begins_or_is_none_is_refused_at_once() {
+fn a_device_a_pipe_a_directory_and_a_missing_file_are_refused_at_once() {
     let place = Place::new();
     let fifo = place.path("fifo");
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
@@ -377,7 +377,7 @@ fn a_file_that_never_ends_never_begins_or_is_none_is_refused_at_once() {
 }
 
 #[test]
-fn what_must_stay_secret_goes_over_https_or_stays_on_this_machine() {
+fn secrets_leave_this_machine_only_over_https() {
     let place = Place::new();
     let check = |key: &str, value: &str| {
         fs::write(place.path("scanhook.yaml"), YAML.replace(key, value)).unwrap();
@@ -498,7 +498,7 @@ fn a_closed_pipe_is_not_a_failure() {
     }
 }
 
-/// `YAML` with a Sysdig that is nobody on this machine.
+/// `YAML` with a Sysdig API at an address where nothing listens.
 fn without_network() -> String {
     YAML.replace("http://127.0.0.1:1", "https://127.0.0.1:1")
 }

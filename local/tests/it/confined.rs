@@ -1,11 +1,11 @@
-//! What an image that takes over the CLI learns of the server that scans it. The suite of the scanner's own tests has more.
+//! What an image that takes over the CLI can learn about the server. The scanner's own tests have more.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
 use crate::world::{Place, YAML};
 
-/// Prints which secrets of others it finds: in the environment and memory of processes, and in files of the server.
+/// Prints the secrets that it finds in the environment and memory of other processes, and in the server's files.
 const SCRIPT: &str = r#"#!/bin/sh
 exec 2>&1
 find_in() { tr '\0' '\n' 2>/dev/null | grep -a -o 'fake-[a-z]*-of-[A-Z]*' | sort -u | sed "s/^/found in $1: /"; }

@@ -1,4 +1,4 @@
-//! `scanhook dlq` on the queue of a `serve` that runs, and of one that does not. The proofs do it on other servers too.
+//! `scanhook dlq` on the queue of a running `serve`, and of a stopped one. The proofs do it on other servers too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::slow_sqs::{self, Fate};
 use crate::world::{Place, Ran, Serve, exchange, wait_for};
 
-/// A place with four dead letters of two reasons, and one of no scan.
+/// A place with four dead letters of two reasons, and one message that is not a scan.
 fn place_with_dead_letters() -> Place {
     let place = Place::new();
     let serve = place.serve(&[]);
@@ -120,7 +120,7 @@ fn dead_letters_are_listed_shown_filtered_and_exported() {
             .iter()
             .all(|it| it["reason"] == "image_not_found" && it["body"]["version"] == 1)
     );
-    // Looking has changed nothing.
+    // Listing, showing and exporting change nothing.
     assert!(
         place
             .messages("scanhook-dlq")
@@ -129,11 +129,11 @@ fn dead_letters_are_listed_shown_filtered_and_exported() {
     );
 }
 
-/// Controls of both sets, a mark of direction and one of no width.
+/// Control characters of both sets, a direction mark and a character without width.
 const UNSEEN: &str = "\u{7f}\u{9b}31m\u{202e}\u{200b}";
 
 #[test]
-fn what_strangers_write_reaches_the_terminal_as_marks_and_scripts_exactly() {
+fn foreign_text_is_marked_on_the_terminal_and_exact_in_json() {
     let place = Place::new();
     let serve = place.serve(&[]);
     let scan_id = serve.queue(&place.delivery("hub", "hub.example.com/prod/not-found:1"));
@@ -149,8 +149,11 @@ fn what_strangers_write_reaches_the_terminal_as_marks_and_scripts_exactly() {
     serve.sqs("SendMessage", &message.to_string());
     serve.stop();
     let ledger = rusqlite::Connection::open(place.data_dir().join("ledger.sqlite")).unwrap();
-    let told = "replace(record, 'image_not_found', ?1)";
-    let changed = ledger.execute(&format!("UPDATE scan SET record = {told}"), [&reason]);
+    let changed_record = "replace(record, 'image_not_found', ?1)";
+    let changed = ledger.execute(
+        &format!("UPDATE scan SET record = {changed_record}"),
+        [&reason],
+    );
     assert_eq!(changed.unwrap(), 1);
 
     let listed = list(&place, &[]);
@@ -236,7 +239,7 @@ fn some_dead_letters_are_redriven_while_serve_is_stopped() {
     let again = done(&place.run(&["dlq", "redrive", "--source=hub", "--yes", "--output=json"]));
     assert_eq!(again["redriven"], 0);
 
-    // What is no message can't be told to be scanned again, and stays.
+    // `--force` can't change a message that is not a scan, so it stays.
     let refused = place.run(&["dlq", "redrive", "--reason=unknown", "--force", "--yes"]);
     assert_eq!(refused.code, Some(1), "{}", refused.stdout);
     assert!(
@@ -264,7 +267,7 @@ fn all_dead_letters_are_redriven_and_scanned_while_serve_is_running() {
     let before = place.scans();
     let redriven = done(&place.run(&["dlq", "redrive", "--yes", "--output=json"]));
     assert_eq!(redriven["redriven"], 5);
-    // They fail as before, and lie there again with their reasons.
+    // They fail as before, and become dead letters again with the same reasons.
     wait_for("five dead letters", || {
         (ids(&list(&place, &[])).len() == 5).then_some(())
     });
@@ -369,17 +372,17 @@ fn a_queue_that_is_not_a_dead_letter_queue_is_refused_without_any_queue() {
         "{}",
         plain.stderr
     );
-    let told = list(&place, &[&url("scanhook"), "--any-queue"]);
-    assert_eq!(ids(&told).len(), 1);
-    // As if somebody else held it, for longer than is worth waiting for.
+    let listed = list(&place, &[&url("scanhook"), "--any-queue"]);
+    assert_eq!(ids(&listed).len(), 1);
+    // As if something else hid it for longer than the command waits.
     let receive = format!(
         r#"{{"QueueUrl":"http://{}/000000000000/scanhook","VisibilityTimeout":600}}"#,
         serve.sqs_address
     );
     let lost = serve.sqs("ReceiveMessage", &receive);
     assert_eq!(lost["Messages"].as_array().unwrap().len(), 1);
-    let told = list(&place, &[&url("scanhook"), "--any-queue", "--hide=1s"]);
-    assert_eq!((ids(&told).len(), &told["hidden"]), (0, &1.into()));
+    let listed = list(&place, &[&url("scanhook"), "--any-queue", "--hide=1s"]);
+    assert_eq!((ids(&listed).len(), &listed["hidden"]), (0, &1.into()));
     let empty = list(&place, &[&url("scanhook-dlq")]);
     assert_eq!(ids(&empty).len(), 0);
     let elsewhere = place.run(&[
@@ -402,36 +405,36 @@ fn a_queue_that_is_not_a_dead_letter_queue_is_refused_without_any_queue() {
     assert!(careless.stderr.contains("or --all"), "{}", careless.stderr);
 }
 
-/// Lists the dead letters of a place whose SQS gives the answer of one receive that fate.
+/// Lists dead letters while the answer of one receive has this fate.
 fn list_slowly(fate: Fate, hide: &str) -> Value {
     let mut place = place_with_dead_letters();
     let serve = place.serve(&["--no-scan"]);
     let (address, met) = slow_sqs::before(serve.sqs_address, fate);
     place.use_sqs(address);
     let url = format!("--queue-url=http://{address}/000000000000/scanhook-dlq");
-    let told = list(&place, &[&url, hide]);
+    let listed = list(&place, &[&url, hide]);
     assert!(met.load(Ordering::SeqCst) > 0);
     serve.stop();
-    told
+    listed
 }
 
 #[test]
 fn a_late_answer_of_sqs_is_waited_for() {
-    let told = list_slowly(Fate::Late(Duration::from_secs(11)), "--hide=10m");
-    assert_eq!((ids(&told).len(), &told["hidden"]), (5, &0.into()));
+    let listed = list_slowly(Fate::Late(Duration::from_secs(11)), "--hide=10m");
+    assert_eq!((ids(&listed).len(), &listed["hidden"]), (5, &0.into()));
 }
 
 #[test]
 fn messages_of_a_lost_answer_are_waited_for() {
-    let told = list_slowly(Fate::Lost, "--hide=3s");
-    assert_eq!((ids(&told).len(), &told["hidden"]), (5, &0.into()));
+    let listed = list_slowly(Fate::Lost, "--hide=3s");
+    assert_eq!((ids(&listed).len(), &listed["hidden"]), (5, &0.into()));
 }
 
 #[test]
 fn an_interrupted_move_is_cancelled_and_a_killed_commands_move_is_waited_for() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
-    // Only what receives have moved there can be moved back without a destination.
+    // Only messages that SQS moved to the queue can be moved back without a destination.
     for number in 0..20 {
         let image = format!("harbor.example.com/prod/pass:{number}");
         serve.queue(&place.delivery("harbor", &image));
@@ -441,8 +444,8 @@ fn an_interrupted_move_is_cancelled_and_a_killed_commands_move_is_waited_for() {
         json!({"QueueUrl": url("scanhook"), "VisibilityTimeout": 0, "MaxNumberOfMessages": 10});
     let depth = |name: &str| {
         let asked = json!({"QueueUrl": url(name), "AttributeNames": ["All"]});
-        let told = serve.sqs("GetQueueAttributes", &asked.to_string());
-        let count = told["Attributes"]["ApproximateNumberOfMessages"].as_str();
+        let queue = serve.sqs("GetQueueAttributes", &asked.to_string());
+        let count = queue["Attributes"]["ApproximateNumberOfMessages"].as_str();
         count.unwrap().parse::<usize>().unwrap()
     };
     wait_for("dead letters", || {

@@ -1,4 +1,4 @@
-//! Strangers who send much, slowly, or nothing at all.
+//! Clients that send too much, slowly, or nothing at all.
 
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
@@ -19,10 +19,10 @@ const CONNECTIONS: usize = 50;
 
 const MEGABYTE: usize = 1 << 20;
 
-/// What 50 times 30 MB may add to the resident set at any moment, in KiB: the 16 MiB that all bodies share, and some.
+/// The most that 50 times 30 MB may add to the resident set, in KiB: the 16 MiB that all bodies share, and a margin.
 const FLAT: u64 = 32 * 1024;
 
-/// Sends up to 30 MB behind `head`, in chunks or not, and tells the answer's status, if the server did not just hang up.
+/// Sends up to 30 MB after `head`, chunked or not. Returns the answer's status, unless the server just closed the connection.
 fn pour(serve: &Serve, head: &str, is_chunked: bool) -> Option<u16> {
     let mut stream = TcpStream::connect(serve.address).unwrap();
     stream
@@ -38,7 +38,7 @@ fn pour(serve: &Serve, head: &str, is_chunked: bool) -> Option<u16> {
         } else {
             stream.write_all(&block)
         };
-        // The server has heard enough.
+        // The server has stopped reading.
         if sent.is_err() {
             break;
         }
@@ -52,7 +52,7 @@ fn pour(serve: &Serve, head: &str, is_chunked: bool) -> Option<u16> {
     answer.split(' ').nth(1).map(|it| it.parse().unwrap())
 }
 
-/// Pours 30 MB through each of 50 connections at once, and checks that memory stays as it was and good deliveries are taken.
+/// Sends 30 MB through each of 50 concurrent connections, and checks that memory stays flat and deliveries are accepted.
 fn flood(place: &Place, serve: &Serve, what: &str, head: &str, is_chunked: bool) {
     let (before, peak_before) = (serve.memory("VmRSS"), serve.memory("VmHWM"));
     let statuses: Vec<_> = std::thread::scope(|scope| {
@@ -62,9 +62,9 @@ fn flood(place: &Place, serve: &Serve, what: &str, head: &str, is_chunked: bool)
         pours.into_iter().map(|it| it.join().unwrap()).collect()
     });
     let (after, peak) = (serve.memory("VmRSS"), serve.memory("VmHWM"));
-    let told = statuses.iter().flatten().count();
+    let answered = statuses.iter().flatten().count();
     eprintln!(
-        "{what}: {CONNECTIONS} x 30 MB, {told} answers read; resident {before} KiB before, {after} after, peak {peak_before} before, {peak} after"
+        "{what}: {CONNECTIONS} x 30 MB, {answered} answers read; resident {before} KiB before, {after} after, peak {peak_before} before, {peak} after"
     );
     for status in statuses.into_iter().flatten() {
         assert!(matches!(status, 413 | 503), "{what}: {status}");
@@ -115,7 +115,7 @@ fn flood_any(place: &Place, serve: &Serve, path: &str, head: &str, length: usize
             &format!("{head}Transfer-Encoding: chunked\r\n\r\n"),
             true,
         );
-        // API Gateway refuses a long body before it looks for a route.
+        // API Gateway refuses a long body before routing.
         assert!(
             status.is_none_or(|it| matches!(it, 404 | 413)),
             "{path}: {status:?}"
@@ -142,7 +142,7 @@ fn answered_soon(place: &Place, serve: &Serve, image: &str) {
     assert!(took < Duration::from_secs(3), "{took:?}");
 }
 
-/// Of each port: its name, its address, a request's head that lacks its end, and whole requests with and without their body.
+/// For each port: its name, its address, an incomplete request head, and whole requests with and without a body.
 fn ports(serve: &Serve) -> [(&'static str, SocketAddr, String, String, String); 2] {
     let head = |path| format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n");
     let (webhook, sqs) = (head("/webhooks/harbor"), head("/"));
@@ -166,7 +166,7 @@ fn ports(serve: &Serve) -> [(&'static str, SocketAddr, String, String, String); 
     ]
 }
 
-/// Tests that open connections by the hundred do so one after the other, for a process may have no more than 1,024 files.
+/// Tests with hundreds of connections run one after the other, because a process may open only 1,024 files.
 static CROWD: Mutex<()> = Mutex::new(());
 
 #[test]
@@ -188,7 +188,7 @@ fn slow_and_silent_clients_delay_nobody_and_are_disconnected() {
         }
     }
     answered_soon(&place, &serve, "harbor.example.com/prod/pass:1");
-    // One more byte now and then does not buy more time.
+    // A byte now and then doesn't extend the timeout.
     for (_, what, streams) in &mut strangers {
         if what.starts_with("slow") {
             for stream in streams {
@@ -201,7 +201,7 @@ fn slow_and_silent_clients_delay_nobody_and_are_disconnected() {
         let mut answers = Vec::new();
         for mut stream in streams {
             let mut answer = String::new();
-            // A reset is as good as an end.
+            // A reset counts as an end.
             let _ = stream.read_to_string(&mut answer);
             answers.push(answer.lines().next().unwrap_or_default().to_owned());
         }
@@ -220,7 +220,7 @@ fn slow_and_silent_clients_delay_nobody_and_are_disconnected() {
 }
 
 #[test]
-fn what_is_refused_before_the_webhook_sees_it_is_counted_and_logged() {
+fn requests_refused_before_the_webhook_are_counted_and_logged() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     let long = format!(
@@ -264,14 +264,14 @@ fn what_is_refused_before_the_webhook_sees_it_is_counted_and_logged() {
     assert!(!serve.get("/metrics").body.contains(strange));
 }
 
-/// Waits for the server to end a connection, as it ends one that gives way.
+/// Waits for the server to close a connection, as it closes a replaced one.
 fn has_given_way(stream: &mut TcpStream) -> bool {
-    // A reset is as good as an end.
+    // A reset counts as an end.
     !matches!(stream.read(&mut [0]), Ok(1..))
 }
 
 #[test]
-fn a_new_connection_has_the_place_of_the_one_that_waited_longest() {
+fn a_new_connection_replaces_the_one_that_waited_longest() {
     let _crowd = CROWD.lock().unwrap_or_else(PoisonError::into_inner);
     let place = Place::new();
     for port in [0, 1] {
@@ -293,14 +293,14 @@ fn a_new_connection_has_the_place_of_the_one_that_waited_longest() {
         };
         answers_at_once();
         assert!(has_given_way(&mut idle), "{name}");
-        // It has left its place to one that stays.
+        // Another connection replaced it and stays.
         strangers.push_back(begin(address, ""));
         for _ in 0..3 {
             answers_at_once();
             assert!(has_given_way(&mut strangers.pop_front().unwrap()), "{name}");
             strangers.push_back(begin(address, &slow_head));
         }
-        // Of those that are in the middle of something there is only one.
+        // There is only one connection with a request in progress.
         in_the_middle.write_all(b"{}").unwrap();
         let mut answer = [0; 12];
         in_the_middle.read_exact(&mut answer).unwrap();
@@ -315,33 +315,33 @@ fn a_new_connection_has_the_place_of_the_one_that_waited_longest() {
     }
 }
 
-/// For how many seconds strangers press; if it is not set, until twenty deliveries and as many probes were answered.
+/// How many seconds the flood lasts; by default, until twenty deliveries and twenty probes were answered.
 const SECONDS: &str = "SCANHOOK_STRANGERS";
 
-/// Three times as many as there are places.
+/// Three times the number of places.
 const STRANGERS: u16 = 3 * 512;
 
-/// What strangers send before they fall silent.
+/// What clients send before they fall silent.
 const STARTS: [&str; 3] = [
     "",
     "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\n",
     "POST /webhooks/harbor HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n",
 ];
 
-/// A sender gives up after so long.
+/// The timeout of a sender.
 const SENDER: Duration = Duration::from_secs(10);
 
-/// A probe of the manifests gives up after `timeoutSeconds`, whose default is 1. A machine that runs other tests may be slower.
+/// The timeout of a probe. In the manifests it is the default of `timeoutSeconds`, 1; a machine with other tests may be slower.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Has strangers hold connections to `address`, each of which is opened anew as soon as it ends, until `stop`; counts how often.
+/// Clients hold connections to `address` until `stop`, and reopen each as soon as it ends. Returns how often.
 fn press(address: SocketAddr, stop: &CancellationToken, opened: &AtomicUsize) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(join_all((0..STRANGERS).map(async |number| {
-        // From addresses of their own, since one has ports for only so many connections a minute.
+        // From several addresses, because one runs out of ports.
         let [high, low] = number.to_be_bytes();
         let start = STARTS[usize::from(number) % STARTS.len()];
         stop.run_until_cancelled(async {
@@ -359,16 +359,16 @@ fn press(address: SocketAddr, stop: &CancellationToken, opened: &AtomicUsize) {
     })));
 }
 
-/// Sends one request after the other, each on a connection of its own and within `patience`, for as long as `goes_on` after so many.
+/// Sends requests in turn, each on a connection of its own and within `patience`, while `continues` is true of their number.
 fn ask(
     what: &str,
     address: SocketAddr,
     patience: Duration,
     request: &[u8],
-    goes_on: impl Fn(usize) -> bool,
+    continues: impl Fn(usize) -> bool,
 ) {
     let mut took = Vec::new();
-    while goes_on(took.len()) {
+    while continues(took.len()) {
         let asked = Instant::now();
         let mut stream = TcpStream::connect_timeout(&address, patience).unwrap();
         stream.set_read_timeout(Some(patience)).unwrap();
@@ -393,7 +393,7 @@ fn ask(
 }
 
 #[test]
-fn three_times_as_many_strangers_as_places_keep_nobody_out() {
+fn three_times_as_many_clients_as_places_keep_nobody_out() {
     let _crowd = CROWD.lock().unwrap_or_else(PoisonError::into_inner);
     let files = getrlimit(Resource::Nofile);
     setrlimit(
@@ -422,7 +422,7 @@ fn three_times_as_many_strangers_as_places_keep_nobody_out() {
                 .find(|it| it["event"] == "connections.full")
         });
         let until = Instant::now() + Duration::from_secs(seconds.unwrap_or_default());
-        let goes_on = move |answered| {
+        let continues = move |answered| {
             if seconds.is_some() {
                 Instant::now() < until
             } else {
@@ -430,8 +430,8 @@ fn three_times_as_many_strangers_as_places_keep_nobody_out() {
             }
         };
         let patience = if seconds.is_some() { PROBE } else { SENDER };
-        let probes = scope.spawn(move || ask("probes", health, patience, probe, goes_on));
-        ask("deliveries", serve.address, SENDER, &delivery, goes_on);
+        let probes = scope.spawn(move || ask("probes", health, patience, probe, continues));
+        ask("deliveries", serve.address, SENDER, &delivery, continues);
         probes.join().unwrap();
     });
     eprintln!(
@@ -454,7 +454,7 @@ fn garbage_is_refused_and_the_next_request_answered() {
         ("POST /webhooks/harbor HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n".to_owned(), &[400]),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), &[400]),
     ] {
-        // A path of the webhook's is one of a queue's to SQS.
+        // To SQS, a path of the webhook is the path of a queue.
         for address in [serve.address, serve.sqs_address] {
             let mut stream = begin(address, &garbage);
             let _ = stream.shutdown(std::net::Shutdown::Write);

@@ -1,6 +1,6 @@
-//! Nothing that was answered 202 is lost, whenever `serve` is killed.
+//! No delivery that was answered 202 is lost, whenever `serve` is killed.
 //!
-//! `SCANHOOK_KILL_ROUNDS` says how often it is killed, `SCANHOOK_KILL_SEED` repeats the moments of an earlier run.
+//! `SCANHOOK_KILL_ROUNDS` is the number of kills; `SCANHOOK_KILL_SEED` repeats the moments of an earlier run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::world::{Place, Serve, YAML, digest, wait_for};
 
-/// The images that are pushed, and every end that an image of this name may come to.
+/// The images to push, and the possible outcomes of each.
 const IMAGES: [(&str, &[&str]); 10] = [
     ("pass", &["passed"]),
     ("fail", &["failed"]),
@@ -28,18 +28,17 @@ const IMAGES: [(&str, &[&str]); 10] = [
     ("hang-ignoring-term", &["error: timeout"]),
 ];
 
-/// As many threads send at once.
+/// The number of sending threads.
 const SENDERS: usize = 4;
 
-/// As many deliveries each of them sends in a round, unless `serve` dies before.
+/// The most deliveries of a thread in one round.
 const DELIVERIES: usize = 8;
 
-/// `serve` is killed within this time of the first delivery, more often early, while deliveries come in, than late, while
-/// scans run.
+/// `serve` is killed at most this long after the first delivery: more often early, during deliveries, than late, during scans.
 const LATEST: Duration = Duration::from_millis(700);
 
 #[test]
-fn whatever_was_answered_202_has_a_verdict_or_is_a_dead_letter_after_any_number_of_kills() {
+fn every_delivery_answered_202_gets_a_verdict_or_a_dead_letter_despite_kills() {
     let setting = |name: &str| {
         std::env::var(name)
             .ok()
@@ -57,7 +56,7 @@ fn whatever_was_answered_202_has_a_verdict_or_is_a_dead_letter_after_any_number_
     let started = Instant::now();
     for round in 0..rounds {
         let mut serve = place.start(&[]);
-        // Some die before they are up.
+        // Some are killed before they are up.
         let is_early = random.random_ratio(1, 10);
         if !is_early {
             serve.wait_until_ready();
@@ -122,7 +121,7 @@ fn whatever_was_answered_202_has_a_verdict_or_is_a_dead_letter_after_any_number_
     );
 }
 
-/// What SQS itself makes a dead letter has no reason.
+/// The outcome of a dead letter that SQS made, which has no reason.
 const NO_REASON: &str = "dead letter";
 
 fn send(
@@ -133,7 +132,7 @@ fn send(
     pushed: &AtomicU64,
 ) {
     for _ in 0..DELIVERIES {
-        // The hanging ones take a second each time, so they are few.
+        // Few hang, because each takes a second.
         let kind = if random.random_ratio(1, 12) {
             8..10
         } else {
@@ -158,7 +157,7 @@ fn send(
     }
 }
 
-/// Homes are new for each run, so nobody else can have one of these.
+/// Each run has a new home directory, so a process with this home belongs to this run.
 fn assert_ended(place: &Place, homes: &[PathBuf]) {
     let alive = place.cli_processes();
     let alive: Vec<_> = alive.iter().filter(|it| homes.contains(&it.home)).collect();
@@ -168,7 +167,7 @@ fn assert_ended(place: &Place, homes: &[PathBuf]) {
     );
 }
 
-/// However much waits; only a queue that stays as it is has been waited for in vain.
+/// Waits for an empty queue, however long it is. Fails only if the queue stops shrinking.
 fn wait_until_empty(serve: &Serve) {
     let mut left = waiting(serve);
     while left > 0 {
@@ -194,8 +193,8 @@ fn waiting(serve: &Serve) -> u64 {
     count("ApproximateNumberOfMessages") + count("ApproximateNumberOfMessagesNotVisible")
 }
 
-/// What became of each scan, by its id. It may be more than one thing: whoever is killed between a verdict or a dead letter
-/// and the end of its message leaves that to come again.
+/// The outcomes of each scan, by its id. A scan can have several: if `serve` is killed after a verdict or a dead letter but before it
+/// deletes the message, the message is scanned again.
 fn ends(place: &Place) -> BTreeMap<String, BTreeSet<String>> {
     let mut ends: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for letter in place.messages("scanhook-dlq") {

@@ -1,10 +1,10 @@
-//! `scanhook` as its users have it: real processes, real sockets, real signals.
+//! Tests of the program `scanhook`: real processes, real sockets, real signals.
 #![expect(
     clippy::disallowed_methods,
     clippy::indexing_slicing,
     clippy::print_stderr,
     clippy::unwrap_used,
-    reason = "tests start processes, tell what they measured, and stop where they fail"
+    reason = "tests start processes, report what they measured, and stop where they fail"
 )]
 
 mod backfill;

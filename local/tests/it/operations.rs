@@ -1,13 +1,13 @@
-//! What those who operate a server ask it: whether it is ready, and its figures.
+//! `/readyz` and `/metrics`.
 
 use serde_json::{Value, json};
 
 use crate::world::{Answer, Place, Serve, wait_for};
 
-/// The value of a series, if it is told.
+/// The value of a series, if it exists.
 fn figure(text: &str, series: &str) -> Option<f64> {
-    let line = text.lines().find(|it| {
-        it.strip_prefix(series)
+    let line = text.lines().find(|line| {
+        line.strip_prefix(series)
             .is_some_and(|it| it.starts_with(' '))
     });
     line?.rsplit(' ').next()?.parse().ok()
@@ -17,7 +17,7 @@ fn parts(answer: &Answer) -> Value {
     serde_json::from_str(&answer.body).unwrap()
 }
 
-/// Waits until `/readyz` has this status: its answers are kept for some seconds.
+/// Waits until `/readyz` has this status; its answers are cached for some seconds.
 fn ready(serve: &Serve, status: u16) -> Value {
     wait_for("another readiness", || {
         let answer = serve.get("/readyz");
@@ -59,7 +59,7 @@ fn metrics_cover_deliveries_scans_and_queues() {
             1.0,
         ),
         (r#"scanhook_messages_published_total{source="harbor"}"#, 2.0),
-        // What has not happened yet is told too: of a first count out of nothing Prometheus would see no increase.
+        // Counters start at 0, because Prometheus sees no increase in a series that starts with its first count.
         (
             r#"scanhook_scans_without_policy_total{source="harbor"}"#,
             0.0,
@@ -164,7 +164,7 @@ fn a_deleted_queue_fails_readiness_until_the_next_start() {
 }
 
 #[test]
-fn what_waited_for_too_long_is_a_dead_letter_that_a_redrive_heals() {
+fn an_expired_message_is_a_dead_letter_and_can_be_redriven() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     let scan_id = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));

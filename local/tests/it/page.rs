@@ -51,11 +51,11 @@ fn it_shows_deliveries_scans_verdicts_and_dead_letters_with_their_reasons() {
     ] {
         assert!(head.contains(header), "{header} is not in {head}");
     }
-    // That a browser sees it so too is shown in tests/proofs/page.py.
-    for outside in [
+    // tests/proofs/page.py shows the same in a browser.
+    for external in [
         "src=", "href=\"h", "href=\"/", "<script", "<form", "style=", "url(",
     ] {
-        assert!(!shown.body.contains(outside), "{outside}");
+        assert!(!shown.body.contains(external), "{external}");
     }
     assert!(shown.body.contains("http-equiv=\"refresh\""));
     let still = page(&serve, "/?still", LOCAL).body;
@@ -80,7 +80,7 @@ fn an_orphaned_scan_does_not_count_as_running() {
         assert!(shown.contains(part), "{part} is not in {shown}");
     }
     serve.kill();
-    // As if that had been long ago.
+    // As if the claim had ended long ago.
     let ledger = rusqlite::Connection::open(place.data_dir().join("ledger.sqlite")).unwrap();
     let past =
         "UPDATE scan SET record = json_set(record, '$.claimed_until', '2026-01-01T00:00:00Z')";
@@ -99,7 +99,7 @@ fn an_orphaned_scan_does_not_count_as_running() {
 fn hostile_names_stay_text() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
-    // No registry's names are like this, but what lies in the queue may come from elsewhere.
+    // No registry has such names, but others can write to the queue.
     let attribute = |text: &str| json!({"DataType": "String", "StringValue": text});
     let hostile = "</td><script>alert('1')</script><img src=x onerror=\"a()\">&amp;\u{202e}";
     let url = format!("http://{}/000000000000/scanhook-dlq", serve.sqs_address);

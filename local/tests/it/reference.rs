@@ -1,4 +1,4 @@
-//! `docs/reference` beside what the program prints and answers. What needs no program is in `tests/it/reference.rs`.
+//! Compares `docs/reference` with the program's output and answers. `tests/it/reference.rs` has the checks that need no program.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::world::{Delivery, Place, YAML, digest, wait_for};
 
-/// What a command prints, whatever it finds.
+/// The JSON that a command prints, with or without findings.
 #[track_caller]
 fn printed(place: &Place, arguments: &[&str]) -> Value {
     let ran = place.run(&[arguments, &["--output=json"]].concat());
@@ -17,7 +17,7 @@ fn printed(place: &Place, arguments: &[&str]) -> Value {
     serde_json::from_str(&ran.stdout).unwrap()
 }
 
-/// A configuration with an Event Grid subscription too.
+/// A configuration with an additional Event Grid subscription.
 fn yaml() -> String {
     let azure = r#"sources:
   azure: { kind: acr, registry: example.azurecr.io, auth: [{ type: path_token, secret: "env:HUB" }] }"#;
@@ -32,7 +32,7 @@ fn with_body(delivery: Delivery, body: &Value) -> Delivery {
     }
 }
 
-/// A push of one image to scan, and of one in a registry that is not the source's.
+/// A push of an image to scan, and of an image in a foreign registry.
 fn of_two_registries() -> Value {
     json!({
         "type": "PUSH_ARTIFACT", "occur_at": 1_795_291_200, "operator": "ci",
@@ -166,7 +166,7 @@ fn every_word_of_readiness_and_of_the_doctor_is_described() {
         Cause::Unavailable,
     ];
     let causes = causes.map(|it| {
-        // One more is missing in the list above; likewise below.
+        // A new word must be added to the list above; likewise below.
         match it {
             Cause::DiskFull
             | Cause::ReadOnly

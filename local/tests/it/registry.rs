@@ -1,5 +1,5 @@
-//! A registry that holds an image under every name. It is the HTTP proxy of the processes under test, so that it answers for
-//! every host that their configuration asks in the clear.
+//! A registry with an image under every name. It is the HTTP proxy of the processes under test, so it answers for every host that
+//! their configuration reaches over plain HTTP.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -10,7 +10,7 @@ use std::thread;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-/// The manifests that were made, by digest.
+/// The generated manifests, by digest.
 static MANIFESTS: LazyLock<Mutex<HashMap<String, String>>> = LazyLock::new(Mutex::default);
 
 static ADDRESS: LazyLock<SocketAddr> = LazyLock::new(|| {
@@ -24,12 +24,12 @@ static ADDRESS: LazyLock<SocketAddr> = LazyLock::new(|| {
     address
 });
 
-/// Where it listens. It is started when it is first needed, and ends with the tests.
+/// The registry's address. The registry starts at its first use, and stops with the process.
 pub(crate) fn address() -> SocketAddr {
     *ADDRESS
 }
 
-/// The digest of an image whose content is this text. Every repository has it.
+/// The digest of an image with this content, which is in every repository.
 pub(crate) fn digest_of(content: &str) -> String {
     let sha256 = |text: &str| format!("sha256:{}", hex::encode(Sha256::digest(text)));
     let manifest = json!({
@@ -44,7 +44,7 @@ pub(crate) fn digest_of(content: &str) -> String {
     digest
 }
 
-/// The digest of the image that a tag names.
+/// The digest of a tag.
 pub(crate) fn digest_of_tag(repository: &str, tag: &str) -> String {
     digest_of(&format!("{repository}:{tag}"))
 }
@@ -69,6 +69,6 @@ fn answer(mut stream: &TcpStream) {
         body.len()
     );
     let body = if method == Some("HEAD") { "" } else { &body };
-    // Whoever asked may have been killed meanwhile.
+    // The client may have been killed meanwhile.
     let _ = stream.write_all(format!("{head}{body}").as_bytes());
 }

@@ -1,4 +1,4 @@
-//! `scanhook check --sample`: what a saved delivery would yield, and why.
+//! `scanhook check --sample`: what the webhook would do with a saved delivery, and why.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::world::{Place, Ran, digest};
 
-/// Secrets that nobody can resolve: a dry run needs none.
+/// Secrets that can't be resolved, because a dry run needs none.
 const YAML: &str = r#"
 sources:
   prod:
@@ -28,8 +28,8 @@ fn check(place: &Place, source: &str, body: &str, more: &[&str]) -> Ran {
     place.run(&[&["check", "--sample=sample.json", source], more].concat())
 }
 
-/// What the report says: exit code, status, problem, and of each event outcome or reason, image, tag, and why.
-fn told(place: &Place, source: &str, body: &Value) -> (i32, u64, String, Vec<[String; 4]>) {
+/// The report: exit code, status, problem; and for each event outcome or reason, image, tag and explanation.
+fn report(place: &Place, source: &str, body: &Value) -> (i32, u64, String, Vec<[String; 4]>) {
     let ran = check(place, source, &body.to_string(), &["--output=json"]);
     assert_eq!(ran.stderr, "");
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -74,7 +74,7 @@ fn every_event_is_shown_with_its_outcome_and_reason() {
         {"tag": format!("{}.sig", digest(3).replace(':', "-"))},
         {"tag": "$(id)"},
     ]);
-    let (code, status, problem, events) = told(&place, "prod", &push(&resources, "prod/api"));
+    let (code, status, problem, events) = report(&place, "prod", &push(&resources, "prod/api"));
     assert_eq!((code, status, problem.as_str()), (1, 202, ""));
     let api = "harbor.example.com/prod/api";
     let signature = format!("{}.sig", digest(3).replace(':', "-"));
@@ -129,7 +129,7 @@ fn every_event_is_shown_with_its_outcome_and_reason() {
         ("prod/cache", "pattern 2 of `exclude` matches prod/cache"),
     ] {
         let (code, status, _, events) =
-            told(&place, "prod", &push(&json!([{"tag": "1"}]), repository));
+            report(&place, "prod", &push(&json!([{"tag": "1"}]), repository));
         assert_eq!((code, status), (0, 200));
         assert_eq!(
             (events[0][0].as_str(), events[0][3].as_str()),
@@ -138,7 +138,7 @@ fn every_event_is_shown_with_its_outcome_and_reason() {
     }
     let pulled = json!({"type": "PULL_ARTIFACT"});
     assert_eq!(
-        told(&place, "prod", &pulled).3[0][..1],
+        report(&place, "prod", &pulled).3[0][..1],
         ["not_a_push".to_owned()]
     );
 }
@@ -168,28 +168,28 @@ fn a_refused_sample_is_shown_with_the_place_of_the_field() {
         assert_eq!(ran.code, Some(1), "{}", ran.stdout);
         ran.stdout
     };
-    let told = problem(
+    let printed = problem(
         "hub",
         r#"{"push_data":{},"repository":{"repo_name":"a/b"}}"#,
     );
     assert_eq!(
-        told,
+        printed,
         "hub (docker-hub): 400 the payload names no valid tag, looked for at push_data.tag\n"
     );
-    let told = problem(
+    let printed = problem(
         "hub",
         r#"{"push_data":{"tag":"1","tag":"2"},"repository":{}}"#,
     );
     assert!(
-        told.contains("at push_data: duplicate field `tag`"),
-        "{told}"
+        printed.contains("at push_data: duplicate field `tag`"),
+        "{printed}"
     );
-    let told = problem("prod", "{");
-    assert!(told.contains("400 the body is not JSON"), "{told}");
-    let told = problem("prod", &" ".repeat(5_000));
+    let printed = problem("prod", "{");
+    assert!(printed.contains("400 the body is not JSON"), "{printed}");
+    let printed = problem("prod", &" ".repeat(5_000));
     assert!(
-        told.contains("413 the body is longer than limits.body, 4096 bytes"),
-        "{told}"
+        printed.contains("413 the body is longer than limits.body, 4096 bytes"),
+        "{printed}"
     );
 }
 
@@ -197,14 +197,14 @@ fn a_refused_sample_is_shown_with_the_place_of_the_field() {
 fn the_headers_come_from_the_headers_file_or_from_the_kind() {
     let place = Place::with(YAML);
     let body = json!({"name": "team/app", "reference": "1", "digest": digest(1)});
-    assert_eq!(told(&place, "zot", &body).1, 202);
+    assert_eq!(report(&place, "zot", &body).1, 202);
     fs::write(
         place.path("sample.headers"),
         "Ce-Type: zotregistry.image.deleted\n",
     )
     .unwrap();
     assert_eq!(
-        told(&place, "zot", &body).3[0][..1],
+        report(&place, "zot", &body).3[0][..1],
         ["not_a_push".to_owned()]
     );
     fs::write(
@@ -212,7 +212,7 @@ fn the_headers_come_from_the_headers_file_or_from_the_kind() {
         "\nce-type: own.image.updated\n",
     )
     .unwrap();
-    assert_eq!(told(&place, "zot", &body).1, 202);
+    assert_eq!(report(&place, "zot", &body).1, 202);
     fs::write(place.path("sample.json.headers"), "nonsense\n").unwrap();
     let ran = check(&place, "zot", &body.to_string(), &[]);
     assert_eq!(ran.code, Some(2));

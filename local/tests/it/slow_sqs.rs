@@ -1,4 +1,4 @@
-//! A way to the SQS of a `serve` on which the answer of one receive comes late, or not at all.
+//! A proxy to the SQS endpoint of `serve` that delays or loses the answer of one receive.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,22 +8,22 @@ use std::time::Duration;
 
 use crate::world::exchange;
 
-/// What happens to the first answer that has messages.
+/// What happens to the first answer with messages.
 #[derive(Clone, Copy)]
 pub(crate) enum Fate {
-    /// It comes so much later.
+    /// It is delayed by this time.
     Late(Duration),
-    /// The connection ends before it.
+    /// The connection ends instead.
     Lost,
 }
 
-/// Passes requests on to `server`; tells where it listens, and how many answers met the fate so far.
+/// Passes requests on to `server`. Returns its address, and the number of answers that have met their fate.
 pub(crate) fn before(server: SocketAddr, fate: Fate) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let met = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&met);
-    // It ends with the process of the tests.
+    // The thread ends with the process.
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let met = Arc::clone(&counted);
@@ -33,7 +33,7 @@ pub(crate) fn before(server: SocketAddr, fate: Fate) -> (SocketAddr, Arc<AtomicU
     (address, met)
 }
 
-/// Passes the requests of a connection on until it ends.
+/// Passes on the requests of a connection until it ends.
 fn pass(stream: &TcpStream, server: SocketAddr, fate: Fate, met: &AtomicUsize) {
     let mut reader = BufReader::new(stream);
     loop {

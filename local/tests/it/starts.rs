@@ -1,4 +1,4 @@
-//! How `serve` starts: on what is there, or not at all with one line that says why.
+//! How `serve` starts, or refuses to with one line that explains why.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -227,7 +227,7 @@ fn a_start_waits_for_the_lock_of_a_killed_server() {
     let place = Place::new();
     fs::create_dir(place.data_dir()).unwrap();
     let path = place.data_dir().join("lock");
-    // A child between fork and exec has the lock of its parent, however that ends.
+    // A child between fork and exec still has the lock of its parent, even if the parent was killed.
     let lock = fs::File::create(&path).unwrap();
     lock.lock().unwrap();
     let mut serve = place.start(&[]);

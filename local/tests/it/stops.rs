@@ -1,4 +1,4 @@
-//! How `serve` ends: what has begun is finished or given back, and no process is left.
+//! How `serve` stops: scans in flight are finished or released, and no process is left.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::world::{Place, Serve, read_answer, wait_for};
 
 const HANGING: &str = "harbor.example.com/prod/hang-ignoring-term:1";
 
-/// Seven seconds for what has begun, and some to end it.
+/// Seven seconds to drain, and some to stop.
 const END: Duration = Duration::from_secs(10);
 
 #[test]
@@ -126,7 +126,7 @@ fn a_second_signal_stops_it_at_once() {
             .contains("shutting down gracefully")
             .then_some(())
     });
-    // At first they are taken for the same one, as `timeout` sends one twice.
+    // Early signals count as one, because `timeout` sends its signal twice.
     let asked = Instant::now();
     let status = wait_for("the end of serve", || {
         serve.signal(Signal::INT);

@@ -1,22 +1,21 @@
-//! Whom the page, the figures, the readiness and the SQS endpoint answer: by the host that was asked for, by the site that asks,
-//! and through proxies.
+//! Whom page, metrics, readiness and SQS endpoint answer: by the requested host, by the requesting site, and through proxies.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use crate::world::{Answer, Place, Serve, exchange};
 
-/// What a listener has, with what it answers whom it admits.
+/// A route of a listener, with its answer to admitted requests.
 struct Surface {
     listener: &'static str,
     port: u16,
     method: &'static str,
     path: &'static str,
-    /// Of SQS's operations, its name.
+    /// The operation of SQS.
     target: &'static str,
     admitted: u16,
 }
 
-/// A request's way to a surface.
+/// How a request reaches a surface.
 struct Way<'a> {
     what: &'a str,
     to: IpAddr,
@@ -24,7 +23,7 @@ struct Way<'a> {
     headers: &'a str,
 }
 
-/// A way by HTTP/1.1 to 127.0.0.1.
+/// By HTTP/1.1 to 127.0.0.1.
 fn way<'a>(what: &'a str, headers: &'a str) -> Way<'a> {
     Way {
         what,
@@ -60,7 +59,7 @@ impl Surface {
     }
 }
 
-/// Everything of `serve` and `work` that is for this machine only.
+/// All routes of `serve` and `work` that are for this machine only.
 fn surfaces(serve: &Serve, work: &Serve) -> Vec<Surface> {
     let get = |listener, address: SocketAddr, path| Surface {
         listener,
@@ -92,7 +91,7 @@ fn surfaces(serve: &Serve, work: &Serve) -> Vec<Surface> {
     surfaces
 }
 
-/// What a page of a stranger would like to do.
+/// The operations that a hostile page would use.
 fn forbidden_operations(serve: &Serve) -> impl Iterator<Item = Surface> {
     ["SendMessage", "PurgeQueue", "DeleteQueue"]
         .map(|target| Surface {
@@ -106,7 +105,7 @@ fn forbidden_operations(serve: &Serve) -> impl Iterator<Item = Surface> {
         .into_iter()
 }
 
-/// What is for everybody, with its answer.
+/// The routes for everybody, with their answers.
 fn open_to_all(serve: &Serve, work: &Serve) -> Vec<Surface> {
     let get = |listener, address: SocketAddr, path, admitted| Surface {
         listener,
@@ -125,7 +124,7 @@ fn open_to_all(serve: &Serve, work: &Serve) -> Vec<Surface> {
     ]
 }
 
-/// A server and a worker on all addresses, so that another address of loopback can be that of a pod.
+/// A server and a worker on all addresses, so that another loopback address can be a pod's.
 fn started(place: &Place, more: &[&str]) -> (Serve, Place, Serve) {
     let on_all = ["--listen=0.0.0.0:0", "--health-listen=0.0.0.0:0"];
     let serve_on = [&on_all[..], &["--sqs-listen=0.0.0.0:0", "--no-scan"], more].concat();
@@ -145,7 +144,7 @@ fn to_the_pod<'a>(what: &'a str, headers: &'a str) -> Way<'a> {
     }
 }
 
-/// How those come who are meant.
+/// Requests that are admitted.
 fn ways_in() -> Vec<Way<'static>> {
     vec![
         way("by its name", "Host: localhost\r\n"),
@@ -170,7 +169,7 @@ fn ways_in() -> Vec<Way<'static>> {
     ]
 }
 
-/// How strangers come who have a page open in a browser of this machine, and names that nobody has allowed.
+/// Requests of hostile pages in a browser on this machine, and of names that are not allowed.
 fn ways_out() -> Vec<Way<'static>> {
     vec![
         way("a rebound name", "Host: rebound.example:9324\r\n"),
@@ -217,7 +216,7 @@ fn ways_out() -> Vec<Way<'static>> {
 }
 
 #[test]
-fn local_surfaces_answer_this_machine_and_no_page_of_a_stranger() {
+fn local_surfaces_answer_this_machine_and_no_foreign_page() {
     let place = Place::new();
     let (serve, _workers, work) = started(&place, &[]);
     for surface in surfaces(&serve, &work) {
@@ -282,7 +281,7 @@ fn a_person_may_follow_a_link_to_the_page_and_no_form_may_post() {
 }
 
 #[test]
-fn a_host_that_is_allowed_reaches_every_surface() {
+fn an_allowed_host_reaches_every_surface() {
     let place = Place::new();
     let (serve, _workers, work) = started(
         &place,
@@ -299,7 +298,7 @@ fn a_host_that_is_allowed_reaches_every_surface() {
         let other = surface.ask(&way("another name", "Host: x.scanhook\r\n"));
         assert_eq!(other.status, 403, "{} {}", surface.listener, surface.path);
     }
-    // Where the queue leads, it leads the way that the caller came.
+    // The queue's URL has the host that the caller used.
     let queues = surfaces(&serve, &work)
         .pop()
         .unwrap()
@@ -323,7 +322,7 @@ fn a_host_that_is_allowed_reaches_every_surface() {
 }
 
 /// What proxies send, in front of a `serve` on loopback. Sources: nginx, `proxy_http_version`, whose default was 1.0 before 1.29.7; RFC 9110,
-/// section 7.6.3 (`Via`); RFC 7239. A newer nginx sends nothing that shows it, unless it is told to.
+/// section 7.6.3 (`Via`); RFC 7239. A newer nginx can't be recognised by default.
 #[test]
 fn the_page_is_not_for_what_a_proxy_forwards() {
     let place = Place::new();
@@ -360,7 +359,7 @@ fn the_page_is_not_for_what_a_proxy_forwards() {
 }
 
 #[test]
-fn what_is_refused_on_a_local_surface_is_counted_and_logged() {
+fn refusals_of_local_surfaces_are_counted_and_logged() {
     let place = Place::new();
     let (serve, _workers, work) = started(&place, &[]);
     let on_serve = || {
@@ -393,9 +392,9 @@ fn what_is_refused_on_a_local_surface_is_counted_and_logged() {
     assert_eq!(serve.refused("-", "not_found"), 1);
 }
 
-/// Each of them had `lambda_http` panic, or take a part of the host for the path.
+/// Each of them made `lambda_http` panic, or read a part of the host as the path.
 #[test]
-fn a_host_that_is_no_authority_is_refused_before_anything_reads_it() {
+fn an_invalid_host_is_refused_before_anything_reads_it() {
     let place = Place::new();
     let (serve, _workers, work) = started(&place, &[]);
     let signed = place.delivery("harbor", "harbor.example.com/prod/pass:1");
@@ -422,7 +421,7 @@ fn a_host_that_is_no_authority_is_refused_before_anything_reads_it() {
             ("/webhooks/harbor", "POST"),
             ("http://localhost/healthz", "GET"),
         ] {
-            // An absolute target with another authority is no better.
+            // An absolute target with another authority is refused too.
             let hosts = if method == "GET" && hosts.is_empty() {
                 "Host: rebound.example\r\n"
             } else {
@@ -462,7 +461,7 @@ fn a_host_that_is_no_authority_is_refused_before_anything_reads_it() {
     assert_eq!(serve.refused("-", "internal"), 0);
 }
 
-/// Paths that are none, which must not become a part of the host either.
+/// Invalid paths, which must not become a part of the host.
 #[test]
 fn a_target_without_a_path_has_no_route() {
     let place = Place::new();

@@ -33,7 +33,7 @@ fn collected_by(collector: &Collector) -> Place {
     place
 }
 
-/// The span of that name; there must be one.
+/// The span with that name, which must exist.
 fn one<'a>(spans: &'a [Span], name: &str) -> &'a Span {
     let mut named = spans.iter().filter(|it| it.text("name") == name);
     let (first, second) = (named.next(), named.next());
@@ -41,7 +41,7 @@ fn one<'a>(spans: &'a [Span], name: &str) -> &'a Span {
     first.unwrap_or_else(|| panic!("there is no {name}: {spans:#?}"))
 }
 
-/// The lines about a scan: of its delivery, and of the scan itself.
+/// The log lines of a scan and of its delivery.
 fn lines_of(serve: &Serve, scan_id: &str, delivery: &str) -> Vec<Value> {
     let about = |it: &Value| it["scan_id"] == scan_id || it["delivery"] == delivery;
     serve.log().into_iter().filter(about).collect()
@@ -117,7 +117,7 @@ fn one_trace_spans_sender_queue_and_verdict() {
 #[test]
 fn every_line_of_a_delivery_and_of_its_scans_has_trace_and_scan_id() {
     let mut place = Place::new();
-    // The ids do not depend on the level.
+    // The ids don't depend on the log level.
     place.environment.insert(
         "SCANHOOK_LOG".to_owned(),
         "info,scanhook_webhook=debug".to_owned(),
@@ -126,8 +126,8 @@ fn every_line_of_a_delivery_and_of_its_scans_has_trace_and_scan_id() {
     for (image, attempts) in [("pass", 1), ("network", 4)] {
         let delivery = place.delivery("harbor", &format!("harbor.example.com/prod/{image}:1"));
         let answer = serve.send(&traced(delivery, "01"));
-        let told: Value = serde_json::from_str(&answer.body).unwrap();
-        let (scan_id, delivery) = (answer.scan_id(), told["delivery"].as_str().unwrap());
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        let (scan_id, delivery) = (answer.scan_id(), body["delivery"].as_str().unwrap());
         place.settled(&scan_id);
         let lines = lines_of(&serve, &scan_id, delivery);
         let count = |event: &str| lines.iter().filter(|it| it["event"] == event).count();
@@ -140,7 +140,7 @@ fn every_line_of_a_delivery_and_of_its_scans_has_trace_and_scan_id() {
             }
         }
     }
-    // What no delivery and no scan says has no trace either, and what a scan says has one.
+    // Only lines of a delivery or a scan have a trace.
     for line in serve.log() {
         let is_of_scan = line["target"]
             .as_str()
@@ -183,8 +183,8 @@ fn a_delivery_without_a_trace_starts_one_and_hostile_traces_are_ignored() {
         let send = one(&spans, "send").text("spanId");
         assert_eq!(one(&spans, "scan").text("parentSpanId"), send);
     }
-    let told = format!("{:?} {}", collector.all(), serve.stdout());
-    assert!(!told.contains("deadbeef"), "{told}");
+    let everything = format!("{:?} {}", collector.all(), serve.stdout());
+    assert!(!everything.contains("deadbeef"), "{everything}");
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn a_collector_that_is_down_hangs_or_refuses_delays_nothing() {
         }
         let asked = Instant::now();
         serve.stop();
-        // Beside what the end of a server takes without a collector.
+        // In addition to the shutdown without a collector.
         assert!(asked.elapsed() < Duration::from_secs(8));
     }
 }

@@ -1,4 +1,5 @@
-//! `scanhook work` on a queue elsewhere: nothing is lost and no two workers scan the same, whatever happens to one.
+//! `scanhook work` on a queue of another process: whatever happens to a worker, no scan is lost, and no two workers run the same
+//! scan.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -17,10 +18,10 @@ use crate::world::{Place, Serve, exchange, wait_for};
 
 const IMAGE: &str = "harbor.example.com/prod/pass:1";
 
-/// A CLI that says that it runs, and scans no sooner than it may. It can write no file of the test's, but talk to it.
+/// A CLI that reports its start, and waits for permission to scan. It can't write the test's files, so it uses connections.
 struct Gate {
     directory: TempDir,
-    /// Those who wait, and how many there were in all.
+    /// The waiting runs, and the number of all runs.
     waiting: Arc<Mutex<(Vec<TcpStream>, usize)>>,
     is_open: Arc<AtomicBool>,
 }
@@ -34,7 +35,7 @@ impl Gate {
             is_open: Arc::default(),
         };
         let port = listener.local_addr().unwrap().port();
-        // The stand-in knows by its program's name that it is meant.
+        // The program runs as the stand-in if it has the CLI's name.
         let script = format!(
             "#!/bin/bash\nexec 3<>/dev/tcp/127.0.0.1/{port}\nread -r _ <&3\nexec 3>&-\nexec sysdig-cli-scanner \"$@\"\n"
         );
@@ -62,7 +63,7 @@ impl Gate {
         format!("--scanner-cli={}", self.cli().display())
     }
 
-    /// Lets those go on who wait, by closing their connections.
+    /// Lets the waiting runs continue, by closing their connections.
     fn open(&self) {
         let (waiting, _) = &mut *self.waiting.lock().unwrap();
         self.is_open.store(true, Ordering::Relaxed);
@@ -78,14 +79,14 @@ impl Gate {
     }
 }
 
-/// A place whose commands take that endpoint for SQS.
+/// A place whose commands use that endpoint as SQS.
 fn worker_at(endpoint: SocketAddr) -> Place {
     let mut place = Place::new();
     place.use_sqs(endpoint);
     place
 }
 
-/// The messages of the queue, however hidden.
+/// The messages of the queue, hidden or not.
 fn messages(queue: &Serve) -> Vec<Value> {
     let head =
         "GET /000000000000/scanhook HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -100,8 +101,8 @@ fn is_empty(queue: &Serve) {
     });
 }
 
-/// The first line of the log with this event; a line that is just being written is not looked at.
-fn told(worker: &Serve, event: &str) -> Option<Value> {
+/// The first complete line of the log with this event.
+fn logged(worker: &Serve, event: &str) -> Option<Value> {
     let stdout = worker.stdout();
     let mut lines = stdout
         .lines()
@@ -138,7 +139,7 @@ fn a_scan_may_exceed_the_visibility_timeout() {
     let queue = aws.serve(&["--no-scan"]);
     let scan_id = queue.queue(&aws.delivery("harbor", IMAGE));
     let place = worker_at(queue.sqs_address);
-    // It has room for more, so it would receive the message again.
+    // The worker has free slots, so it would receive the message again.
     let worker = place.work(queue.sqs_address, &["--hidden-for=6s", &gate.flag()]);
     gate.wait_for_runs(1);
     let hidden_until = || -> Timestamp {
@@ -179,14 +180,14 @@ fn unfinished_scans_return_to_the_queue_at_shutdown() {
     gate.wait_for_runs(1);
     stopped.stop();
     assert_eq!(one.cli_processes().len(), 0);
-    // It would be hidden for five minutes, had it not been given back.
+    // Without the release, it would be hidden for five minutes.
     gate.open();
     let worker = other.work(queue.sqs_address, &[&gate.flag()]);
     assert_eq!(other.settled(&scan_id)["verdict"], "passed");
     worker.stop();
 }
 
-/// A way to an endpoint that can be cut.
+/// A connection to an endpoint that can be cut.
 struct Wire {
     address: SocketAddr,
     is_cut: Arc<AtomicBool>,
@@ -246,14 +247,14 @@ fn a_worker_that_cannot_reach_its_queue_stops_its_scan_before_another_starts_it(
     gate.wait_for_runs(1);
     wire.cut();
     let worker = other.work(queue.sqs_address, &flags);
-    let lost = wait_for("the record to be lost", || told(&cut_off, "record.lost"));
+    let lost = wait_for("the record to be lost", || logged(&cut_off, "record.lost"));
     let lost: Timestamp = lost["timestamp"].as_str().unwrap().parse().unwrap();
     gate.wait_for_runs(2);
     assert_eq!(one.cli_processes().len(), 0, "only the other one scans");
     gate.open();
     let record = other.settled(&scan_id);
     let began: Timestamp = record["started_at"].as_str().unwrap().parse().unwrap();
-    assert!(lost < began, "lost at {lost}, begun elsewhere at {began}");
+    assert!(lost < began, "lost at {lost}, started elsewhere at {began}");
     assert_eq!(record["verdict"], "passed");
     is_empty(&queue);
     worker.stop();
@@ -296,7 +297,7 @@ fn dead_letters(queue: &Serve) -> String {
     json!({"QueueUrl": url, "AttributeNames": ["All"]}).to_string()
 }
 
-/// A backend that answers everything with this status.
+/// A backend that answers every request with this status.
 fn backend(status: &Arc<AtomicU16>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -325,7 +326,7 @@ fn nothing_is_received_while_the_backend_is_down() {
     let mut place = Place::with(&yaml);
     place.use_sqs(queue.sqs_address);
     let worker = place.work(queue.sqs_address, &[]);
-    wait_for("the backend to be seen", || told(&worker, "backend.seen"));
+    wait_for("the backend to be seen", || logged(&worker, "backend.seen"));
     status.store(503, Ordering::SeqCst);
     for number in 0..4 {
         let image = format!("harbor.example.com/prod/unknown-error:{number}");
@@ -340,10 +341,10 @@ fn nothing_is_received_while_the_backend_is_down() {
         figures.contains(r#"scanhook_ready{part="sysdig"} 0"#),
         "{figures}"
     );
-    // A receive that had begun may still take one; the next message stays untouched.
+    // A receive in progress may still return one message; the next message stays in the queue.
     queue.queue(&aws.delivery("harbor", "harbor.example.com/prod/pass:1"));
     let waiting = queue.queue(&aws.delivery("harbor", "harbor.example.com/prod/pass:2"));
-    // Some failed and were to be tried again a second later; all of them wait now.
+    // Some failed and were due for a retry a second later; now all of them wait.
     wait_for("everything to wait", || {
         let messages = messages(&queue);
         (messages.len() == 6 && messages.iter().all(|it| it["state"] == "visible")).then_some(())

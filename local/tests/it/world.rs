@@ -1,4 +1,4 @@
-//! A data directory, a configuration and a `scanhook serve` on it, with ways to send to it and to look into it.
+//! The test world: a data directory with a configuration, a `scanhook serve` on it, and ways to send to it and to inspect it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -26,10 +26,10 @@ use crate::registry;
 /// The program under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_scanhook");
 
-/// Whatever is waited for comes sooner than this, also on a busy machine.
+/// The timeout of every wait, generous enough for a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// One source of each kind, each with another type of credential; failures are tried again soon and not often.
+/// Several sources, each with another type of credential. Failures are retried soon and rarely.
 pub(crate) const YAML: &str = r#"
 sources:
   harbor: { kind: harbor, registry: harbor.example.com, auth: [{ type: token, secret: "env:HARBOR" }] }
@@ -45,7 +45,7 @@ scanner: { api_url: "http://127.0.0.1:1", api_token: "env:SYSDIG", timeout: 1m, 
 retry: { attempts: 4, base: 1s, cap: 1s }
 "#;
 
-/// A place to serve from. What is started here ends with it.
+/// A directory to run commands in. Everything that is started here ends with it.
 pub(crate) struct Place {
     directory: TempDir,
     /// The environment of every command.
@@ -90,8 +90,7 @@ impl Place {
         }
     }
 
-    /// Gives all that is here to `nobody`, as whom commands run from now on; where tests have no privileges to drop, they stay
-    /// who they are.
+    /// Makes commands run as `nobody`, who then owns all files here. Does nothing if the tests have no privileges to drop.
     pub(crate) fn become_unprivileged(&mut self) {
         if !geteuid().is_root() {
             return;
@@ -102,7 +101,7 @@ impl Place {
         self.is_unprivileged = true;
     }
 
-    /// Has commands take the endpoint of a server for SQS.
+    /// Makes commands use the endpoint of a server as SQS.
     pub(crate) fn use_sqs(&mut self, endpoint: SocketAddr) {
         for (name, value) in [
             ("AWS_ENDPOINT_URL_SQS", format!("http://{endpoint}")),
@@ -118,12 +117,12 @@ impl Place {
         self.directory.path().join(name)
     }
 
-    /// Where a `serve` without `--data-dir` keeps its state.
+    /// The default data directory of `serve`.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.path(".scanhook")
     }
 
-    /// A command that is not started yet. It gets nothing of the environment of the tests.
+    /// A command to start. It doesn't inherit the tests' environment.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command
@@ -138,19 +137,19 @@ impl Place {
         command
     }
 
-    /// Runs a command to its end.
+    /// Runs a command until it exits.
     pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         Ran::new(self.command(arguments).output().unwrap())
     }
 
-    /// Starts `serve` on free ports and waits until it takes deliveries.
+    /// Starts `serve` on free ports, and waits until it receives deliveries.
     pub(crate) fn serve(&self, arguments: &[&str]) -> Serve {
         let mut serve = self.start(arguments);
         serve.wait_until_ready();
         serve
     }
 
-    /// Starts `work` on the embedded queue of another server, and waits until it works.
+    /// Starts `work` on the embedded queue of another server, and waits until it is up.
     pub(crate) fn work(&self, queue: SocketAddr, arguments: &[&str]) -> Serve {
         let url = format!("--queue-url=http://{queue}/000000000000/scanhook");
         let arguments: Vec<_> = std::iter::once(url.as_str())
@@ -200,7 +199,7 @@ impl Place {
         }
     }
 
-    /// A push of `image` as the registry of `source` reports it, with the right credential; an image without a digest gets that
+    /// A push of `image` as the registry of `source` reports it, with a valid credential. An image without a digest gets the digest
     /// of its tag.
     pub(crate) fn delivery(&self, source: &str, image: &str) -> Delivery {
         let config = fs::read_to_string(self.path("scanhook.yaml")).unwrap();
@@ -244,14 +243,14 @@ impl Place {
         delivery
     }
 
-    /// The ledger, as `scans list` tells it.
+    /// The ledger, as `scans list` shows it.
     pub(crate) fn scans(&self) -> Vec<Value> {
         let ran = self.run(&["scans", "list", "--output=json", "--limit=1000000"]);
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
         serde_json::from_str(&ran.stdout).unwrap()
     }
 
-    /// The record of a scan, once it is settled: with a verdict, or dead.
+    /// The record of a scan, once it has a verdict or is a dead letter.
     pub(crate) fn settled(&self, scan_id: &str) -> Value {
         wait_for("a verdict or a dead letter", || {
             let mut scans = self.scans().into_iter();
@@ -259,7 +258,7 @@ impl Place {
         })
     }
 
-    /// What lies in a queue of a server that has ended.
+    /// The messages in a queue of a stopped server.
     pub(crate) fn messages(&self, queue: &str) -> Vec<Peeked> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .build()
@@ -273,12 +272,12 @@ impl Place {
         })
     }
 
-    /// The processes of the CLI that are there because of this place.
+    /// The processes of the CLI that were started from this place.
     pub(crate) fn cli_processes(&self) -> Vec<CliProcess> {
         cli_processes(self.directory.path())
     }
 
-    /// Waits until the CLI works on a scan.
+    /// Waits until the CLI runs for a scan.
     pub(crate) fn cli_on(&self, scan_id: &str) -> CliProcess {
         wait_for("the CLI", || {
             let mut processes = self.cli_processes().into_iter();
@@ -286,7 +285,7 @@ impl Place {
         })
     }
 
-    /// Waits until the CLI hangs on a scan, and ignores SIGTERM.
+    /// Waits until the CLI of a scan hangs and ignores SIGTERM.
     pub(crate) fn cli_ignoring_term_on(&self, scan_id: &str) -> CliProcess {
         wait_for("the CLI that hangs", || {
             Some(self.cli_on(scan_id)).filter(|it| it.arguments == ["sleep", "3600"])
@@ -303,17 +302,17 @@ impl Drop for Place {
     }
 }
 
-/// Whether nothing more becomes of a scan by itself.
+/// Whether a scan has its final state.
 pub(crate) fn is_settled(record: &Value) -> bool {
     record["state"] == "done" || record["state"] == "dead_letter"
 }
 
-/// A digest that is another one for each number.
+/// A different digest for each number.
 pub(crate) fn digest(number: u64) -> String {
     registry::digest_of(&number.to_string())
 }
 
-/// Looks until there is what is looked for.
+/// Polls until there is a result.
 pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -325,7 +324,7 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// A command that has ended.
+/// The result of a command.
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
     pub(crate) stdout: String,
@@ -342,7 +341,7 @@ impl Ran {
     }
 }
 
-/// A `scanhook serve`, killed when dropped, with whatever it has started.
+/// A `scanhook serve`. Dropping it kills it, with everything that it has started.
 pub(crate) struct Serve {
     child: Child,
     stdout: PathBuf,
@@ -353,7 +352,7 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
-    /// Waits for the notice that tells the addresses.
+    /// Waits for the notice with the addresses.
     pub(crate) fn wait_until_ready(&mut self) {
         let (address, sqs_address) = wait_for("the notice of serve", || {
             let notice = self.stderr();
@@ -373,14 +372,14 @@ impl Serve {
         (self.address, self.sqs_address) = (address, sqs_address);
     }
 
-    /// The address that `--health-listen` was given, once it is told.
+    /// The address of `--health-listen`, from its notice.
     pub(crate) fn health_address(&self) -> SocketAddr {
         wait_for("the address for probes", || {
             between(&self.stderr(), "answers probes at http://", "/healthz")
         })
     }
 
-    /// How many deliveries of a source are counted as refused for a reason; each of them has its line in the log.
+    /// The counted refusals of a source for a reason. Checks that each has a line in the log.
     pub(crate) fn refused(&self, source: &str, reason: &str) -> usize {
         let series = format!(
             r#"scanhook_webhook_events_received_total{{source="{source}",outcome="refused",reason="{reason}"}} "#
@@ -410,7 +409,7 @@ impl Serve {
         fs::read_to_string(&self.stderr).unwrap()
     }
 
-    /// The lines of the log.
+    /// The log lines.
     pub(crate) fn log(&self) -> Vec<Value> {
         let stdout = self.stdout();
         stdout
@@ -423,7 +422,7 @@ impl Serve {
         delivery.send_to(self.address).unwrap()
     }
 
-    /// Sends a delivery that must be taken with one image, and tells its scan's id.
+    /// Sends a delivery of one image, which must be accepted. Returns the scan's id.
     pub(crate) fn queue(&self, delivery: &Delivery) -> String {
         let answer = self.send(delivery);
         assert_eq!(answer.status, 202, "{}", answer.body);
@@ -456,19 +455,19 @@ impl Serve {
         kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, once it has exited.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
 
-    /// Waits for its end, and tells how it ended and how long that took.
+    /// Waits until it exits. Returns its status and how long that took.
     pub(crate) fn wait(&mut self) -> (ExitStatus, Duration) {
         let asked = Instant::now();
         let status = wait_for("the end of serve", || self.ended());
         (status, asked.elapsed())
     }
 
-    /// Ends it in order.
+    /// Stops it gracefully.
     pub(crate) fn stop(mut self) -> Duration {
         self.signal(Signal::TERM);
         let (status, took) = self.wait();
@@ -476,13 +475,13 @@ impl Serve {
         took
     }
 
-    /// Ends it as a power cut would, as far as a process can.
+    /// Kills it, to simulate a power cut.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// A figure of `/proc/PID/status`, in KiB.
+    /// A value of `/proc/PID/status`, in KiB.
     pub(crate) fn memory(&self, name: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status
@@ -513,7 +512,7 @@ fn between<T: std::str::FromStr>(text: &str, before: &str, after: &str) -> Optio
 #[derive(Clone)]
 pub(crate) struct Delivery {
     pub(crate) path: String,
-    /// Each with its line's end.
+    /// Each ends with a line break.
     pub(crate) headers: String,
     pub(crate) body: Vec<u8>,
 }
@@ -536,7 +535,7 @@ impl Delivery {
     }
 }
 
-/// What the server answered.
+/// The server's answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -545,14 +544,14 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// The id of the only scan that was queued.
+    /// The id of the only queued scan.
     pub(crate) fn scan_id(&self) -> String {
         let answer: Value = serde_json::from_str(&self.body).unwrap();
         answer["queued"][0]["scan_id"].as_str().unwrap().to_owned()
     }
 }
 
-/// One request on a connection of its own. An answer that is cut off is an error.
+/// Sends one request on its own connection. A truncated answer is an error.
 pub(crate) fn exchange(address: SocketAddr, head: &str, body: &[u8]) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -584,7 +583,7 @@ pub(crate) fn read_answer(stream: &mut TcpStream) -> std::io::Result<Answer> {
     })
 }
 
-/// A process that was started with a home under a place: the CLI, or what it started.
+/// A process with its home directory in a place: the CLI, or a child of it.
 #[derive(Debug, Clone)]
 pub(crate) struct CliProcess {
     pub(crate) pid: Pid,
@@ -595,18 +594,19 @@ pub(crate) struct CliProcess {
 
 fn cli_processes(root: &Path) -> Vec<CliProcess> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
-    let processes = entries.filter_map(|it| {
-        let pid = it
+    let processes = entries.filter_map(|entry| {
+        let pid = entry
             .file_name()
             .to_str()?
             .parse()
             .ok()
             .and_then(Pid::from_raw)?;
         let words = |file: &str| -> Option<Vec<String>> {
-            let bytes = fs::read(it.path().join(file)).ok()?;
-            let words = bytes.split(|it| *it == 0).filter(|it| !it.is_empty());
+            let bytes = fs::read(entry.path().join(file)).ok()?;
             Some(
-                words
+                bytes
+                    .split(|it| *it == 0)
+                    .filter(|it| !it.is_empty())
                     .map(|it| String::from_utf8_lossy(it).into_owned())
                     .collect(),
             )
@@ -624,12 +624,12 @@ fn cli_processes(root: &Path) -> Vec<CliProcess> {
             environment,
         })
     });
-    let is_cli = |it: &CliProcess| {
-        let is_supervisor = it
+    let is_cli = |process: &CliProcess| {
+        let is_supervisor = process
             .arguments
             .first()
             .is_some_and(|it| it == "scanhook-supervisor");
-        it.home.starts_with(root) && !is_supervisor
+        process.home.starts_with(root) && !is_supervisor
     };
     processes.filter(is_cli).collect()
 }

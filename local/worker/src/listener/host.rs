@@ -94,9 +94,9 @@ impl AllowedHosts {
 /// Sources: "Fetch Metadata Request Headers", and RFC 6454 for `Origin`.
 fn is_from_another_site(headers: &HeaderMap, host: &Authority) -> bool {
     let is_same_site = |it: &HeaderValue| it == "same-origin" || it == "none";
-    let is_same_origin = |it: &HeaderValue| {
-        let origin = it.to_str().ok().and_then(|it| it.split_once("://"));
-        origin.is_some_and(|(_, it)| it.parse().is_ok_and(|it: Authority| it == *host))
+    let is_same_origin = |origin: &HeaderValue| {
+        let parts = origin.to_str().ok().and_then(|it| it.split_once("://"));
+        parts.is_some_and(|(_, authority)| authority.parse().is_ok_and(|it: Authority| it == *host))
     };
     let mut sites = headers.get_all(FETCH_SITE).iter();
     let mut origins = headers.get_all(header::ORIGIN).iter();
@@ -125,7 +125,7 @@ mod tests {
 
     fn authority_of(request: http::request::Builder) -> Result<Option<String>, Refusal> {
         let (head, ()) = request.body(()).unwrap().into_parts();
-        authority(&head).map(|it| it.map(|it| it.to_string()))
+        authority(&head).map(|host| host.map(|it| it.to_string()))
     }
 
     #[test]
