@@ -2,6 +2,9 @@
 //!
 //! Source: RFC 9110, section 11.6.1; the distribution project's token authentication specification.
 
+use http_auth::ChallengeRef;
+use http_auth::parser::ChallengeParser;
+
 /// A way to authenticate that is understood here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Challenge {
@@ -19,76 +22,31 @@ pub(super) enum Challenge {
 /// The longest header that is read.
 const MAX_HEADER: usize = 8 * 1024;
 
-/// Reads the challenges of a header; what is not understood is left out.
+/// Reads the challenges of a header up to its first mistake; what is not understood is left out.
 pub(super) fn parse(header: &str) -> Vec<Challenge> {
-    let Some(mut rest) = header.get(..header.len().min(MAX_HEADER)) else {
+    if header.len() > MAX_HEADER {
         return Vec::new();
+    }
+    let challenges = ChallengeParser::new(header).map_while(Result::ok);
+    challenges.filter_map(|it| understood(&it)).collect()
+}
+
+fn understood(challenge: &ChallengeRef<'_>) -> Option<Challenge> {
+    let get = |name: &str| {
+        let mut parameters = challenge.params.iter();
+        let (_, value) = parameters.find(|(it, _)| it.eq_ignore_ascii_case(name))?;
+        Some(value.to_unescaped())
     };
-    let mut challenges = Vec::new();
-    loop {
-        rest = rest.trim_start_matches([' ', '\t', ',']);
-        let scheme = token(rest);
-        if scheme.is_empty() {
-            return challenges;
-        }
-        rest = rest.get(scheme.len()..).unwrap_or_default();
-        let (parameters, after) = parameters(rest);
-        rest = after;
-        let get = |name: &str| {
-            let found = parameters
-                .iter()
-                .find(|(it, _)| it.eq_ignore_ascii_case(name));
-            found.map(|(_, value)| value.clone())
-        };
-        if scheme.eq_ignore_ascii_case("basic") {
-            challenges.push(Challenge::Basic);
-        } else if scheme.eq_ignore_ascii_case("bearer")
-            && let Some(realm) = get("realm")
-        {
-            let service = get("service");
-            challenges.push(Challenge::Bearer { realm, service });
-        }
+    if challenge.scheme.eq_ignore_ascii_case("basic") {
+        Some(Challenge::Basic)
+    } else if challenge.scheme.eq_ignore_ascii_case("bearer") {
+        Some(Challenge::Bearer {
+            realm: get("realm")?,
+            service: get("service"),
+        })
+    } else {
+        None
     }
-}
-
-/// Reads `name=value` pairs up to the next scheme or the end, and tells what comes then.
-fn parameters(mut text: &str) -> (Vec<(&str, String)>, &str) {
-    let mut parameters = Vec::new();
-    loop {
-        let start = text.trim_start_matches([' ', '\t', ',']);
-        let name = token(start);
-        let after = start.get(name.len()..).unwrap_or_default().trim_start();
-        let Some(value) = after.strip_prefix('=').filter(|_| !name.is_empty()) else {
-            return (parameters, start);
-        };
-        let (value, after) = value_of(value.trim_start());
-        parameters.push((name, value));
-        text = after;
-    }
-}
-
-fn value_of(text: &str) -> (String, &str) {
-    let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
-        let (value, after) = text.split_at_checked(end).unwrap_or((text, ""));
-        return (value.to_owned(), after);
-    };
-    let mut value = String::new();
-    let mut characters = quoted.char_indices();
-    while let Some((at, character)) = characters.next() {
-        match character {
-            '"' => return (value, quoted.get(at + 1..).unwrap_or_default()),
-            '\\' => value.extend(characters.next().map(|(_, it)| it)),
-            other => value.push(other),
-        }
-    }
-    (value, "")
-}
-
-fn token(text: &str) -> &str {
-    let is_token = |it: char| it.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(it);
-    let end = text.find(|it| !is_token(it)).unwrap_or(text.len());
-    text.get(..end).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -130,13 +88,21 @@ mod tests {
             "\"",
             "Digest realm=\"x",
             "é",
+            "Bearer realm=\"unclosed",
+            "Bearer realm=\"a\nb\"",
+            "Bearer realm=https://unquoted.example.com/token",
+            "Negotiate dG9rZW42OA==",
         ] {
             assert_eq!(parse(header), [], "{header:?}");
         }
-        assert_eq!(parse("Bearer realm=\"unclosed"), [bearer("unclosed", None)]);
-        assert_eq!(
-            parse(&format!("Bearer realm=\"{}\"", "x".repeat(9000))).len(),
-            1
-        );
+        let long = format!("Bearer realm=\"{}\"", "x".repeat(MAX_HEADER));
+        assert_eq!(parse(&long), []);
+    }
+
+    #[test]
+    fn what_comes_before_a_mistake_counts() {
+        let header = "Basic realm=\"r\", Bearer realm=\"https://a.example.com/t\", Bearer realm=\"";
+        let bearer = bearer("https://a.example.com/t", None);
+        assert_eq!(parse(header), [Challenge::Basic, bearer]);
     }
 }
