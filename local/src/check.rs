@@ -139,7 +139,7 @@ fn pin_warning(today: Date) -> Option<String> {
 #[expect(clippy::disallowed_methods, reason = "the command's clock")]
 fn today() -> Date {
     jiff::Timestamp::now()
-        .to_zoned(jiff::tz::TimeZone::UTC)
+        .to_zoned_datetime(jiff::tz::TimeZone::UTC)
         .date()
 }
 

@@ -102,7 +102,7 @@ async fn check(
     );
     for message in peeked {
         assert_eq!(
-            (message.visible_at - world.clock.now()).get_seconds(),
+            (message.visible_at - world.clock.now()).as_secs(),
             30,
             "its own visibility"
         );
