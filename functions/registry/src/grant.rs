@@ -6,11 +6,12 @@ use std::time::Duration;
 use reqwest::header::HeaderValue;
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::address::Reach;
 use super::error::LoginError;
-use super::http::{Call, CallError, Http, MAX_TOKEN, Trust, shown};
+use super::http::{Body, Call, CallError, Http, MAX_TOKEN, Trust, shown};
 
 /// What is asked for a token.
 pub(super) enum Grant<'a> {
@@ -18,6 +19,8 @@ pub(super) enum Grant<'a> {
     Post(&'a str, &'a [(&'a str, &'a str)]),
     /// A form at the registry itself, as far as it is trusted.
     Registry(&'a str, &'a [(&'a str, &'a str)], &'a Trust),
+    /// JSON at a URL of the operator's, with a bearer token that was got at another.
+    Json(&'a str, &'a str, &'a str),
     /// Google's metadata server.
     Metadata(&'a str),
 }
@@ -62,38 +65,46 @@ fn given(token: Option<String>) -> Result<String, LoginError> {
 }
 
 /// Asks for a token.
-pub(super) async fn ask(http: &Http, grant: Grant<'_>) -> Result<Token, LoginError> {
+pub(super) async fn ask<T: DeserializeOwned>(
+    http: &Http,
+    grant: Grant<'_>,
+) -> Result<T, LoginError> {
     let parse = |url: &str| {
         Url::parse(url)
             .map_err(|_| LoginError::unauthorized("a token is to be had at what is no URL"))
     };
-    let (url, form, trust) = match grant {
-        Grant::Post(url, form) => {
+    let (url, method, header, body, trust) = match grant {
+        Grant::Post(url, pairs) => {
             let url = parse(url)?;
-            let is_this_machine =
-                matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"));
-            let trust = trust(Reach::Configured, url.scheme() == "http" && is_this_machine);
-            (url, Some(form), trust)
+            let trust = of_operator(&url);
+            (url, Method::POST, None, Some(form(pairs)), trust)
         }
-        Grant::Registry(url, form, trust) => (parse(url)?, Some(form), trust.clone()),
-        Grant::Metadata(url) => (parse(url)?, None, trust(Reach::Metadata, true)),
+        Grant::Registry(url, pairs, trust) => {
+            let trust = trust.clone();
+            (parse(url)?, Method::POST, None, Some(form(pairs)), trust)
+        }
+        Grant::Json(url, token, json) => {
+            let url = parse(url)?;
+            let trust = of_operator(&url);
+            let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))
+                .map_err(|_| LoginError::network("the token server answers with no token"))?;
+            bearer.set_sensitive(true);
+            let header = Some(("authorization", bearer));
+            let body = Some(Body::Json(json.to_owned()));
+            (url, Method::POST, header, body, trust)
+        }
+        Grant::Metadata(url) => {
+            let header = Some(("metadata-flavor", HeaderValue::from_static("Google")));
+            let trust = trust(Reach::Metadata, true);
+            (parse(url)?, Method::GET, header, None, trust)
+        }
     };
-    let is_metadata = form.is_none();
-    let body = form.map(|it| {
-        let mut body = form_urlencoded::Serializer::new(String::new());
-        body.extend_pairs(it);
-        body.finish()
-    });
     let call = Call {
-        method: if is_metadata {
-            Method::GET
-        } else {
-            Method::POST
-        },
+        method,
         url: url.clone(),
         accept: "application/json",
-        header: is_metadata.then(|| ("metadata-flavor", HeaderValue::from_static("Google"))),
-        form: body,
+        header,
+        body,
         cap: MAX_TOKEN,
     };
     let answer = http
@@ -117,6 +128,17 @@ pub(super) async fn ask(http: &Http, grant: Grant<'_>) -> Result<Token, LoginErr
     }
     serde_json::from_slice(&answer.body)
         .map_err(|_| LoginError::network(format!("{} gives a token that is none", shown(&url))))
+}
+
+fn form(pairs: &[(&str, &str)]) -> Body {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    form.extend_pairs(pairs);
+    Body::Form(form.finish())
+}
+
+fn of_operator(url: &Url) -> Trust {
+    let is_this_machine = matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"));
+    trust(Reach::Configured, url.scheme() == "http" && is_this_machine)
 }
 
 fn trust(reach: Reach, plain: bool) -> Trust {

@@ -89,10 +89,16 @@ pub(super) struct Call {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) accept: &'static str,
-    /// For the URL's own host only, as is the form.
+    /// For the URL's own host only, as is the body.
     pub(super) header: Option<(&'static str, HeaderValue)>,
-    pub(super) form: Option<String>,
+    pub(super) body: Option<Body>,
     pub(super) cap: usize,
+}
+
+/// A body, and of which type it is.
+pub(super) enum Body {
+    Form(String),
+    Json(String),
 }
 
 /// What of a [`Trust`] a connection depends on.
@@ -174,12 +180,16 @@ impl Http {
                 if let Some((name, value)) = &call.header {
                     request = request.header(*name, value);
                 }
-                if let Some(form) = &call.form {
-                    request = request
+                request = match &call.body {
+                    Some(Body::Form(form)) => request
                         .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                        .body(form.clone());
-                }
-            } else if call.form.is_some() {
+                        .body(form.clone()),
+                    Some(Body::Json(json)) => request
+                        .header(CONTENT_TYPE, "application/json")
+                        .body(json.clone()),
+                    None => request,
+                };
+            } else if call.body.is_some() {
                 let problem = format!("{} redirects a form elsewhere", shown(&origin));
                 return Err(CallError::Refused(problem));
             }

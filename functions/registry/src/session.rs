@@ -405,7 +405,7 @@ impl<'a> Session<'a> {
                 url: url.clone(),
                 accept,
                 header: authorization.clone().map(|it| (AUTHORIZATION.as_str(), it)),
-                form: None,
+                body: None,
                 cap,
             };
             let trust_of = |it: &Url| self.registries.trust(&self.host, it);

@@ -43,7 +43,8 @@ pub(super) async fn login(
         ("client_secret", password.expose_secret()),
         ("scope", SCOPE),
     ];
-    let directory = grant::ask(http, Grant::Post(&url, &form)).await?.access()?;
+    let directory: grant::Token = grant::ask(http, Grant::Post(&url, &form)).await?;
+    let directory = directory.access()?;
     let scheme = if trust.plain { "http" } else { "https" };
     let url = format!("{scheme}://{registry}/oauth2/exchange");
     let form = [
@@ -52,6 +53,6 @@ pub(super) async fn login(
         ("tenant", tenant),
         ("access_token", directory.as_str()),
     ];
-    let token = grant::ask(http, Grant::Registry(&url, &form, trust)).await?;
+    let token: grant::Token = grant::ask(http, Grant::Registry(&url, &form, trust)).await?;
     Ok(CachedLogin::new(USERNAME, token.refresh()?, LIFETIME))
 }

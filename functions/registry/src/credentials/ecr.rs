@@ -29,6 +29,13 @@ impl From<SdkConfig> for Sdk {
     }
 }
 
+impl Sdk {
+    pub(super) async fn config(&self) -> &SdkConfig {
+        let load = || scanhook_config::aws::sdk_config(ATTEMPT);
+        self.0.get_or_init(load).await
+    }
+}
+
 /// Codes of a limit, which is transient although their status is 400. Source: Amazon ECR API reference, "Common Errors", and
 /// the AWS SDKs' retry behaviour, "Throttling errors".
 const THROTTLED: [&str; 4] = [
@@ -46,11 +53,7 @@ pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<CachedLogin,
             "credentials of type ecr are for hosts of Amazon ECR only, such as ACCOUNT.dkr.ecr.REGION.amazonaws.com",
         )
     })?;
-    let config = sdk
-        .0
-        .get_or_init(|| scanhook_config::aws::sdk_config(ATTEMPT))
-        .await;
-    let config = aws_sdk_ecr::config::Builder::from(config)
+    let config = aws_sdk_ecr::config::Builder::from(sdk.config().await)
         .region(aws_sdk_ecr::config::Region::new(region.to_owned()))
         .build();
     let client = aws_sdk_ecr::Client::from_conf(config);

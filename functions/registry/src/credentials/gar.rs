@@ -1,4 +1,4 @@
-//! Google Artifact Registry: an access token, by a service account's key, else from the metadata server.
+//! Google Artifact Registry: an access token, by a service account's key, for a role of AWS, else from the metadata server.
 //!
 //! Sources: Google Cloud, "Using OAuth 2.0 for server to server applications" (RFC 7523) and "About VM metadata". A token
 //! lasts an hour; the registry takes it as the password of `oauth2accesstoken`.
@@ -19,10 +19,20 @@ use crate::error::LoginError;
 use crate::grant::{self, Grant};
 use crate::http::Http;
 
+mod federation;
+
 /// Only to read, only from registries.
 const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform.read-only";
 
 const USERNAME: &str = "oauth2accesstoken";
+
+/// The two files of Google's that say how to log in; a service account's key needs no `type` here.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WireCredentials {
+    Key(WireKey),
+    Federation(federation::WireFederation),
+}
 
 /// What of a service account's key is needed.
 #[derive(Deserialize)]
@@ -48,20 +58,32 @@ pub(super) async fn login(
     http: &Http,
 ) -> Result<CachedLogin, LoginError> {
     let token = match key {
-        Some(key) => by_key(key, makers, http).await?,
         None => from_metadata(makers, http).await?,
+        Some(key) => match read(key).await? {
+            WireCredentials::Key(key) => by_key(&key, makers, http).await?,
+            WireCredentials::Federation(wire) => {
+                let (token, lifetime) = federation::token(&wire, makers, http).await?;
+                return Ok(CachedLogin::new(USERNAME, token, lifetime));
+            }
+        },
     };
     let lifetime = token.lifetime().unwrap_or_default();
     Ok(CachedLogin::new(USERNAME, token.access()?, lifetime))
 }
 
-async fn by_key(key: &Secret, makers: &Makers, http: &Http) -> Result<grant::Token, LoginError> {
+async fn read(key: &Secret) -> Result<WireCredentials, LoginError> {
     let json = key.value().await;
-    let problem = || {
-        LoginError::unauthorized("the key of the credentials of type gar is no service account's")
-    };
-    let key: WireKey = serde_json::from_str(json.expose_secret()).map_err(|_| problem())?;
-    let assertion = assertion(&key, (makers.now)()).ok_or_else(problem)?;
+    serde_json::from_str(json.expose_secret()).map_err(|_| no_key())
+}
+
+fn no_key() -> LoginError {
+    LoginError::unauthorized(
+        "the key of the credentials of type gar is neither a service account's nor a configuration for workload identity federation",
+    )
+}
+
+async fn by_key(key: &WireKey, makers: &Makers, http: &Http) -> Result<grant::Token, LoginError> {
+    let assertion = assertion(key, (makers.now)()).ok_or_else(no_key)?;
     let form = [
         ("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer"),
         ("assertion", &assertion),

@@ -493,6 +493,138 @@ async fn a_service_accounts_key_is_exchanged_for_an_access_token() {
     assert_eq!(URL_SAFE_NO_PAD.decode(parts[2]).unwrap().len(), 256);
 }
 
+/// A configuration of Google's for the role `scan` of AWS, and what its two servers ask and answer.
+async fn with_federation(account: bool, source: &str) -> (String, Vec<Asked>) {
+    let host = "europe-docker.pkg.dev";
+    let (content, _) = content();
+    let login = basic("oauth2accesstoken", "fake-access-token");
+    let registry = FakeRegistry::start(wants(content, login)).await;
+    let google = FakeRegistry::start(move |asked| match asked.path.as_str() {
+        "/token" if account => {
+            answer_json(&json!({"access_token": "fake-federated", "expires_in": 3599}))
+        }
+        "/token" => answer_json(&json!({"access_token": "fake-access-token", "expires_in": 3599})),
+        _ if asked.authorization.as_deref() != Some("Bearer fake-federated") => status(401),
+        _ => answer_json(
+            &json!({"accessToken": "fake-access-token", "expireTime": "2999-01-01T00:00:00Z"}),
+        ),
+    })
+    .await;
+    let server = format!("http://{}", google.address);
+    let mut file = json!({
+        "type": "external_account",
+        "universe_domain": "googleapis.com",
+        "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p/providers/aws",
+        "subject_token_type": format!("urn:ietf:params:{source}"),
+        "token_url": format!("{server}/token"),
+        "credential_source": {
+            "environment_id": "aws1",
+            "region_url": "http://169.254.169.254/latest/meta-data/placement/availability-zone",
+            "url": "http://169.254.169.254/latest/meta-data/iam/security-credentials",
+            "regional_cred_verification_url": "https://sts.{region}.amazonaws.com?Action=GetCallerIdentity&Version=2011-06-15",
+        },
+    });
+    if account {
+        file["service_account_impersonation_url"] =
+            format!("{server}/v1/projects/-/serviceAccounts/scan@p.iam:generateAccessToken").into();
+    }
+    let keys = Credentials::new(
+        "AKIAFAKE",
+        "fake-key",
+        Some("fake-session".to_owned()),
+        None,
+        "test",
+    );
+    let sdk = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-west-1"))
+        .credentials_provider(SharedCredentialsProvider::new(keys))
+        .build();
+    let setup = Setup {
+        source: "hosts: [europe-docker.pkg.dev]",
+        registries: format!(
+            "  {host}: {{ insecure: true, credentials: {{ type: gar, key: \"env:KEY\" }} }}"
+        ),
+        hosts: vec![(host, registry.address)],
+        environment: vec![("KEY", file.to_string())],
+        sdk: sdk.into(),
+        ..Setup::default()
+    };
+    let outcome = outcome(&World::set_up(setup).await, host, 1).await;
+    (outcome, google.asked())
+}
+
+#[tokio::test]
+async fn a_role_of_aws_gets_an_access_token_of_google_without_a_key() {
+    for account in [true, false] {
+        let (outcome, asked) = with_federation(account, "aws:token-type:aws4_request").await;
+        assert_eq!(outcome, PASSED);
+        assert_eq!(asked.len(), if account { 2 } else { 1 });
+        let form: std::collections::HashMap<_, _> =
+            form_urlencoded::parse(asked[0].body.as_bytes())
+                .into_owned()
+                .collect();
+        assert_eq!(
+            form["grant_type"],
+            "urn:ietf:params:oauth:grant-type:token-exchange"
+        );
+        let scope = if account {
+            "iam"
+        } else {
+            "cloud-platform.read-only"
+        };
+        assert_eq!(
+            form["scope"],
+            format!("https://www.googleapis.com/auth/{scope}")
+        );
+        // It is encoded once more than a form wants it.
+        let encoded = format!("call={}", form["subject_token"]);
+        let (_, call) = form_urlencoded::parse(encoded.as_bytes()).next().unwrap();
+        let call: Value = serde_json::from_str(&call).unwrap();
+        assert_eq!(
+            (
+                call["url"].as_str(),
+                call["method"].as_str(),
+                call["body"].as_str()
+            ),
+            (
+                Some(
+                    "https://sts.eu-west-1.amazonaws.com?Action=GetCallerIdentity&Version=2011-06-15"
+                ),
+                Some("POST"),
+                Some("")
+            )
+        );
+        let header = |name: &str| {
+            let headers = call["headers"].as_array().unwrap();
+            let is_it = |it: &&Value| it["key"].as_str().unwrap().eq_ignore_ascii_case(name);
+            headers.iter().find(is_it).unwrap()["value"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        };
+        assert_eq!(header("host"), "sts.eu-west-1.amazonaws.com");
+        assert_eq!(header("x-goog-cloud-target-resource"), form["audience"]);
+        assert_eq!(header("x-amz-security-token"), "fake-session");
+        let signature = header("authorization");
+        for part in [
+            "AWS4-HMAC-SHA256 Credential=AKIAFAKE/",
+            "/eu-west-1/sts/aws4_request",
+            "SignedHeaders=host;x-amz-date;x-amz-security-token;x-goog-cloud-target-resource",
+        ] {
+            assert!(signature.contains(part), "{part}: {signature}");
+        }
+        assert!(!asked[0].body.contains("fake-key"));
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_for_another_source_than_aws_is_refused_before_anybody_is_asked() {
+    let (outcome, asked) = with_federation(true, "oauth:token-type:jwt").await;
+    assert_eq!(outcome, "dead letter: unauthorized");
+    assert!(asked.is_empty());
+}
+
 #[tokio::test]
 async fn without_a_key_the_metadata_server_gives_the_access_token() {
     let host = "europe-docker.pkg.dev";
