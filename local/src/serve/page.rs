@@ -1,6 +1,6 @@
 //! `GET /`: what a developer wants to see at a glance. One page that only reads, without scripts and outside resources.
 //!
-//! **Invariant**: whatever comes from deliveries, registries or reports is escaped: [`html`] has no other way to take text.
+//! **Invariant**: whatever comes from deliveries, registries or reports is escaped: nothing here calls `maud::PreEscaped`.
 
 mod html;
 mod scans;
@@ -14,6 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use http::{HeaderName, HeaderValue, Uri, Version, header};
 use jiff::Timestamp;
+use maud::Markup;
 use scanhook_core::history::ScanFilter;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_emulator::sqs::Store;
@@ -22,7 +23,7 @@ use scanhook_webhook::rejection::Rejection;
 use scanhook_worker::clock::Clock;
 use scanhook_worker::listener::Caller;
 
-use self::html::{Cell, Html, Refresh};
+use self::html::{Cell, Refresh, facts, head, note, plot, table};
 use self::scans::{WORST, ago, columns, details, name, severities, verdict, why};
 use super::deliveries::Deliveries;
 use crate::host::front::Refuse;
@@ -100,41 +101,36 @@ impl Page {
     async fn html(&self, refresh: Refresh, now: Timestamp) -> String {
         let filter = ScanFilter::default();
         let records = self.ledger.latest(&filter, PLOTTED, now).await;
-        let mut html = Html::begin(refresh, &SECTIONS);
-        html.facts(
-            &self
-                .facts(records.as_deref().unwrap_or_default(), now)
-                .await,
-        );
-        let Ok(records) = records else {
-            html.note("The ledger does not answer.");
-            return html.end();
+        let known = records.as_deref().unwrap_or_default();
+        let facts = facts(&self.facts(known, now).await);
+        let body = match &records {
+            Ok(records) => self.sections(records, now).await,
+            Err(_) => note("The ledger does not answer."),
         };
-        let [plot, running, deliveries, verdicts, dead_letters] = SECTIONS;
-        html.head(plot);
-        html.plot(&WORST, &columns(&records, now));
-        html.head(running);
-        let in_progress = records.iter().filter(|it| it.state == State::InProgress);
-        html.table(
-            &["since", "source", "image", "attempt", "state"],
-            in_progress.map(|it| {
-                let state = state(it, now);
-                [
-                    Cell::Word(ago(now, it.started_at)),
-                    Cell::Word(it.source.to_string()),
-                    Cell::More(name(it), details(it)),
-                    Cell::Word(it.attempts.to_string()),
-                    if it.is_abandoned(now) {
-                        Cell::Marked("error", state)
-                    } else {
-                        Cell::Word(state)
-                    },
-                ]
-            }),
-            "Nothing is being scanned.",
-        );
-        html.head(deliveries);
-        html.table(
+        let body = maud::html! { (facts) (body) };
+        html::page(refresh, &SECTIONS, &body)
+    }
+
+    async fn sections(&self, records: &[ScanRecord], now: Timestamp) -> Markup {
+        let [
+            of_plot,
+            of_running,
+            of_deliveries,
+            of_verdicts,
+            of_dead_letters,
+        ] = SECTIONS;
+        let dead_letters = self.dead_letters(records, now).await;
+        maud::html! {
+            (head(of_plot)) (plot(&WORST, &columns(records, now)))
+            (head(of_running)) (running(records, now))
+            (head(of_deliveries)) (self.deliveries(now))
+            (head(of_verdicts)) (verdicts(records, now))
+            (head(of_dead_letters)) (dead_letters)
+        }
+    }
+
+    fn deliveries(&self, now: Timestamp) -> Markup {
+        table(
             &["when", "source", "answer", "outcome"],
             self.deliveries.latest().into_iter().map(|it| {
                 let source = it
@@ -149,46 +145,7 @@ impl Page {
                 ]
             }),
             "None since the start.",
-        );
-        html.head(verdicts);
-        let mut ended: Vec<_> = records
-            .iter()
-            .filter(|it| it.finished_at.is_some())
-            .collect();
-        ended.sort_by_key(|it| std::cmp::Reverse(it.finished_at));
-        html.table(
-            &[
-                "when",
-                "source",
-                "image",
-                "verdict",
-                "why",
-                "critical",
-                "high",
-                "medium",
-                "low",
-                "negligible",
-            ],
-            ended.into_iter().map(|it| {
-                let [critical, high, medium, low, negligible] = severities(it);
-                [
-                    Cell::Word(ago(now, it.finished_at.unwrap_or(now))),
-                    Cell::Word(it.source.to_string()),
-                    Cell::More(name(it), details(it)),
-                    verdict(it),
-                    Cell::Long(why(it)),
-                    critical,
-                    high,
-                    medium,
-                    low,
-                    negligible,
-                ]
-            }),
-            "None yet.",
-        );
-        html.head(dead_letters);
-        self.dead_letters(&mut html, &records, now).await;
-        html.end()
+        )
     }
 
     async fn facts(&self, records: &[ScanRecord], now: Timestamp) -> Vec<(&'static str, String)> {
@@ -220,7 +177,7 @@ impl Page {
         facts
     }
 
-    async fn dead_letters(&self, html: &mut Html, records: &[ScanRecord], now: Timestamp) {
+    async fn dead_letters(&self, records: &[ScanRecord], now: Timestamp) -> Markup {
         const HEADS: [&str; 4] = ["since", "scan", "reason", "detail"];
         const NONE: &str = "None.";
         let letters = match &self.store {
@@ -253,7 +210,7 @@ impl Page {
                     attribute("scanhook.detail"),
                 )
             });
-            html.table(&HEADS, rows, NONE);
+            table(&HEADS, rows, NONE)
         } else {
             let dead = records.iter().filter(|it| it.state == State::DeadLetter);
             let rows = dead.map(|it| {
@@ -267,9 +224,69 @@ impl Page {
                     it.detail.clone().unwrap_or_default(),
                 )
             });
-            html.table(&HEADS, rows, NONE);
+            table(&HEADS, rows, NONE)
         }
     }
+}
+
+fn running(records: &[ScanRecord], now: Timestamp) -> Markup {
+    let in_progress = records.iter().filter(|it| it.state == State::InProgress);
+    table(
+        &["since", "source", "image", "attempt", "state"],
+        in_progress.map(|it| {
+            let state = state(it, now);
+            [
+                Cell::Word(ago(now, it.started_at)),
+                Cell::Word(it.source.to_string()),
+                Cell::More(name(it), details(it)),
+                Cell::Word(it.attempts.to_string()),
+                if it.is_abandoned(now) {
+                    Cell::Marked("error", state)
+                } else {
+                    Cell::Word(state)
+                },
+            ]
+        }),
+        "Nothing is being scanned.",
+    )
+}
+
+fn verdicts(records: &[ScanRecord], now: Timestamp) -> Markup {
+    let mut ended: Vec<_> = records
+        .iter()
+        .filter(|it| it.finished_at.is_some())
+        .collect();
+    ended.sort_by_key(|it| std::cmp::Reverse(it.finished_at));
+    table(
+        &[
+            "when",
+            "source",
+            "image",
+            "verdict",
+            "why",
+            "critical",
+            "high",
+            "medium",
+            "low",
+            "negligible",
+        ],
+        ended.into_iter().map(|it| {
+            let [critical, high, medium, low, negligible] = severities(it);
+            [
+                Cell::Word(ago(now, it.finished_at.unwrap_or(now))),
+                Cell::Word(it.source.to_string()),
+                Cell::More(name(it), details(it)),
+                verdict(it),
+                Cell::Long(why(it)),
+                critical,
+                high,
+                medium,
+                low,
+                negligible,
+            ]
+        }),
+        "None yet.",
+    )
 }
 
 fn secured(content_type: &'static str, body: String) -> Response {
