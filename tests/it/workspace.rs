@@ -91,6 +91,7 @@ fn core_depends_on_no_runtime_and_no_service() {
         "hmac",
         "http",
         "jiff",
+        "percent-encoding",
         "secrecy",
         "serde",
         "serde_json",

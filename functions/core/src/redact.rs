@@ -4,10 +4,9 @@
 //! **Invariant**: a secret is struck out in each form in which programs print it: as it is, in base64 at any offset, in
 //! percent and in JSON encoding, and whatever became of the line breaks it may hold.
 
-use std::fmt::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
 /// What stands where something was struck out.
 const MARK: &str = "[redacted]";
@@ -136,18 +135,20 @@ fn base64_at(offset: usize, secret: &[u8]) -> [String; 2] {
 }
 
 fn percent_encoded(bytes: &[u8], is_upper: bool) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for &byte in bytes {
-        // Writing to a string can't fail.
-        let _ = match byte {
-            b'-' | b'.' | b'_' | b'~' => write!(text, "{}", char::from(byte)),
-            _ if byte.is_ascii_alphanumeric() => write!(text, "{}", char::from(byte)),
-            _ if is_upper => write!(text, "%{byte:02X}"),
-            _ => write!(text, "%{byte:02x}"),
-        };
-    }
-    text
+    let pieces = percent_encode(bytes, RESERVED);
+    let pieces = pieces.map(|it| match it.strip_prefix('%') {
+        Some(escaped) if !is_upper => format!("%{}", escaped.to_ascii_lowercase()),
+        _ => it.to_owned(),
+    });
+    pieces.collect()
 }
+
+/// All but the unreserved characters. Source: RFC 3986, section 2.3.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// Cuts user information and query out of every URL.
 fn without_url_secrets(text: &str) -> String {

@@ -18,6 +18,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 use http::{Response, StatusCode, Version, request};
 use jiff::Timestamp;
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 
 pub use self::response::{internal_server_error, response};
@@ -283,30 +284,9 @@ fn query_parameters(query: &str) -> BTreeMap<String, String> {
 /// The path as HTTP APIs hand it on: percent-decoded, in spite of the name `rawPath`, and cut off at a decoded `?`. It begins with a
 /// slash, also where a request has none (`OPTIONS *`), so that no reader takes it for a part of the host.
 fn decoded_path(path: &str) -> String {
-    let mut decoded = Vec::with_capacity(path.len());
-    if !path.starts_with('/') {
-        decoded.push(b'/');
-    }
-    let mut rest = path.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let escaped = match rest {
-            [b'%', high, low, ..] => hex::decode([*high, *low])
-                .ok()
-                .and_then(|it| it.first().copied()),
-            _ => None,
-        };
-        decoded.push(escaped.unwrap_or(*first));
-        rest = if escaped.is_some() {
-            tail.get(2..).unwrap_or_default()
-        } else {
-            tail
-        };
-    }
-    let end = decoded
-        .iter()
-        .position(|&it| it == b'?')
-        .unwrap_or(decoded.len());
-    decoded.truncate(end);
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let decoded = slash.bytes().chain(percent_decode_str(path));
+    let decoded: Vec<u8> = decoded.take_while(|it| *it != b'?').collect();
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
