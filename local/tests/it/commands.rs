@@ -390,7 +390,12 @@ fn secrets_leave_this_machine_only_over_https() {
         "http://[fe80::1]",
     ] {
         let ran = check("http://127.0.0.1:1", url);
-        refused(&ran, 2, "scanner.api_url: must be https");
+        refused(&ran, 2, "scanner.api_url (line ");
+        let ran = ran.stderr;
+        assert!(
+            ran.contains("expected an https URL, since Sysdig's token goes there"),
+            "{ran}"
+        );
     }
     for url in [
         "https://eu1.app.sysdig.com",

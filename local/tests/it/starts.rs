@@ -76,13 +76,19 @@ fn a_bad_configuration_is_refused() {
         "no configuration found; write one with `scanhook init`, or name one with --config: could not read the configuration file none.yaml",
     );
     for (yaml, words) in [
-        ("", "missing field `sources`"),
-        ("sources: {}\n", "sources: at least one source is needed"),
+        (
+            "",
+            "sources (line 1, column 1): expected a map of at least one source, found nothing",
+        ),
+        (
+            "sources: {}\n",
+            "sources (line 1, column 10): expected a map of at least one source, found an empty map",
+        ),
         (": :\n", "scanhook.yaml"),
         ("\0", "scanhook.yaml"),
         (
             &YAML.replace("concurrency: 4", "concurrency: 0"),
-            "scanner.concurrency: must be between 1 and 64",
+            "expected a number between 1 and 64, found a number",
         ),
         (&YAML.replace("scanner:", "skanner:"), "skanner"),
         (&format!("{YAML}scanner: {{}}\n"), "scanner"),
