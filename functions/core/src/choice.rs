@@ -1,12 +1,12 @@
-//! Decides what of a pushed manifest is scanned: the image itself, or every entry of an index that some runtime could take
+//! Decides what to scan of a pushed manifest: the image itself, or every entry of an index that a runtime could choose
 //! for a wanted platform.
 //!
-//! containerd and Docker take the first entry whose normalised platform fits, CRI-O and Podman one that is spelled exactly
-//! or marked zstd: whoever pushes could show one of them an image that another never sees. So each candidate is read, and
-//! each that is an image is scanned.
+//! containerd and Docker choose the first entry whose normalised platform fits. CRI-O and Podman choose one that is
+//! spelled exactly the same or marked zstd. So whoever pushes could show one runtime an image that another never sees.
+//! Therefore each candidate is read, and each that is an image is scanned.
 //!
-//! **Invariant**: an entry that could be an image is scanned or an error, and never a reason to skip anything. Only what was
-//! read is known not to be an image.
+//! **Invariant**: an entry that could be an image is scanned or an error, and never a reason to skip anything. Only
+//! content that was read is known not to be an image.
 
 use std::collections::HashMap;
 
@@ -28,26 +28,25 @@ const MAX_ENTRIES: usize = 1_000;
 /// The most manifests that are read for one platform.
 const MAX_READ: usize = 32;
 
-/// What the registry has under a digest.
+/// The registry's content under a digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetched {
-    /// This manifest.
     Manifest(Manifest),
-    /// No manifest.
+    /// There is no manifest.
     Absent,
-    /// Something that could not be read; the caller knows why.
+    /// It could not be read; the caller knows why.
     Unread,
 }
 
 /// The manifests of a repository that were read so far.
 pub type Manifests = HashMap<Digest, Fetched>;
 
-/// The outcome for one image, or for one wanted platform without any.
+/// The outcome for one image, or for a wanted platform without any image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// It is scanned.
     Image(Target, ImageManifest),
-    /// It is not an image: this type shows it.
+    /// It isn't an image; this type shows it.
     NotAnImage(Target, String),
     /// It can't be scanned, for this reason.
     Unsupported(Target, String),
@@ -57,11 +56,11 @@ pub enum Subject {
     Missing(Platform),
 }
 
-/// This manifest has to be read before the question can be answered.
+/// The digest of a manifest that must be read before the choice can be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Needed(pub Digest);
 
-/// Decides what is scanned of the manifest `digest`, to which `image` was resolved.
+/// Decides what to scan of the manifest `digest`, to which `image` was resolved.
 pub fn choose(
     image: &Image,
     digest: &Digest,
@@ -101,8 +100,8 @@ pub fn choose(
     if !subjects.iter().all(|it| matches!(it, Subject::Missing(_))) {
         return Ok(subjects);
     }
-    // No wanted platform has an image. The index is not an image only if no other platform has one either.
-    let mut any = Any::default();
+    // No wanted platform has an image. The index is "not an image" only if no other platform has one either.
+    let mut any = AnySearch::default();
     let first = match index.first_image(entries, None, 0, &mut any) {
         Ok(first) => first,
         Err(Stop::Needed(needed)) => return Err(needed),
@@ -138,31 +137,31 @@ struct Index<'a> {
 
 /// The state of the search for an image of any platform.
 #[derive(Default)]
-struct Any {
-    /// The type of the first entry that is not an image.
+struct AnySearch {
+    /// The type of the first entry that isn't an image.
     what: Option<String>,
-    /// The first entry that may be one.
+    /// The first entry that may be an image.
     unknown: Option<Subject>,
     read: usize,
 }
 
-/// What was found for one platform.
+/// The result of the search for one platform.
 #[derive(Default)]
-struct Found {
-    /// Images, and what may be one, each with its place and the number of entries in its index.
+struct PlatformSearch {
+    /// Images and possible images, each with its place and the number of entries in its index.
     subjects: Vec<(String, usize, Subject)>,
     candidates: usize,
-    /// The candidates that were read, and whether only as a blob.
+    /// The candidates that were read, and whether each counted only as a blob.
     seen: Vec<(Digest, bool)>,
     passed_over: Vec<PassedOver>,
-    /// Every entry of every index on the way.
+    /// Every entry of every index that was searched.
     listed: Vec<Digest>,
-    /// How many entries there are in all.
+    /// The total number of entries.
     entries: usize,
     read: usize,
 }
 
-impl Found {
+impl PlatformSearch {
     fn count_candidate(&mut self, wish: &Platform) -> Result<(), Stop> {
         self.candidates += 1;
         if self.candidates > MAX_CANDIDATES {
@@ -173,10 +172,10 @@ impl Found {
     }
 }
 
-/// Why the search ends without a result.
+/// Why the search ended without a result.
 enum Stop {
     Needed(Needed),
-    /// The index is beyond this limit.
+    /// The index exceeds this limit.
     Limit(String),
 }
 
@@ -187,10 +186,10 @@ impl From<Needed> for Stop {
 }
 
 impl Index<'_> {
-    /// The outcome for one wanted platform.
+    /// Returns the outcome for one wanted platform.
     fn subjects(&self, wish: &Platform) -> Result<Vec<Subject>, Needed> {
-        let mut found = Found::default();
-        match self.search(wish, self.entries, "", 0, &mut found) {
+        let mut search = PlatformSearch::default();
+        match self.search(wish, self.entries, "", 0, &mut search) {
             Ok(()) => {}
             Err(Stop::Needed(needed)) => return Err(needed),
             Err(Stop::Limit(limit)) => {
@@ -201,22 +200,22 @@ impl Index<'_> {
                 return Ok(vec![subject]);
             }
         }
-        if found.subjects.is_empty() {
+        if search.subjects.is_empty() {
             return Ok(vec![Subject::Missing(wish.clone())]);
         }
-        let others = found.entries.saturating_sub(found.candidates);
-        let subjects = found
+        let others = search.entries.saturating_sub(search.candidates);
+        let subjects = search
             .subjects
             .into_iter()
             .map(|(entry, entries, mut subject)| {
                 if let Some(target) = subject.target_mut() {
                     target.platform = Some(wish.clone());
-                    target.siblings.clone_from(&found.listed);
+                    target.siblings.clone_from(&search.listed);
                     target.choice = Some(Choice {
                         entry,
                         entries,
-                        candidates: found.candidates,
-                        passed_over: found.passed_over.clone(),
+                        candidates: search.candidates,
+                        passed_over: search.passed_over.clone(),
                         others,
                     });
                 }
@@ -225,31 +224,31 @@ impl Index<'_> {
         Ok(subjects.collect())
     }
 
-    /// Looks for images for `wish` among entries of one index, group by group, and in the indexes among them.
+    /// Searches the entries of one index for images for `wish`, group by group, and the indexes among them.
     fn search(
         &self,
         wish: &Platform,
         entries: &[Entry],
         within: &str,
         depth: usize,
-        found: &mut Found,
+        search: &mut PlatformSearch,
     ) -> Result<(), Stop> {
         check_index(entries, depth)?;
-        found.entries += entries.len();
+        search.entries += entries.len();
         let digests = entries.iter().filter_map(|it| it.digest.clone().ok());
-        found.listed.extend(digests);
+        search.listed.extend(digests);
         let platforms: Vec<_> = entries.iter().map(|it| it.platform.clone()).collect();
-        let before = found.subjects.len();
+        let before = search.subjects.len();
         for group in platform::candidates(wish, &platforms) {
             for place in group {
                 let Some(entry) = entries.get(place) else {
                     continue;
                 };
                 if is_runnable(entry, place, entries) {
-                    self.candidate(wish, entry, (within, place, entries.len()), depth, found)?;
+                    self.candidate(wish, entry, (within, place, entries.len()), depth, search)?;
                 }
             }
-            if found.subjects.len() > before {
+            if search.subjects.len() > before {
                 break;
             }
         }
@@ -262,39 +261,39 @@ impl Index<'_> {
         entry: &Entry,
         (within, place, entries): (&str, usize, usize),
         depth: usize,
-        found: &mut Found,
+        search: &mut PlatformSearch,
     ) -> Result<(), Stop> {
         let place = format!("{within}{}", place + 1);
         let digest = match understood(entry) {
             Ok(digest) => digest,
             Err(problem) => {
-                found.count_candidate(wish)?;
+                search.count_candidate(wish)?;
                 let is_error = |(_, _, it): &_| matches!(it, Subject::Unsupported(..));
                 // One error is enough: a second one of the same index would overwrite the record of the first.
-                if !found.subjects.iter().any(is_error) {
+                if !search.subjects.iter().any(is_error) {
                     let problem = format!("entry {place} of the index {problem}");
                     let subject = self.unsupported(&problem);
-                    found.subjects.push((place, entries, subject));
+                    search.subjects.push((place, entries, subject));
                 }
                 return Ok(());
             }
         };
         let is_blob = matches!(entry.label, Label::Blob(_));
-        // A missing blob is passed over, but not where another entry lists it as a manifest.
+        // A missing blob is passed over, unless another entry lists it as a manifest.
         let is_seen = |(it, as_blob): &(Digest, bool)| it == digest && (is_blob || !as_blob);
-        if found.seen.iter().any(is_seen) {
+        if search.seen.iter().any(is_seen) {
             return Ok(());
         }
-        count(&mut found.read)?;
+        count(&mut search.read)?;
         let looked = look(self.manifests, digest)?;
         let as_blob = is_blob && *looked == Fetched::Absent;
-        found.seen.push((digest.clone(), as_blob));
+        search.seen.push((digest.clone(), as_blob));
         if let Fetched::Manifest(Manifest::Index(entries)) = looked {
-            // Its own entries are the candidates.
-            found.entries -= 1;
-            return self.search(wish, entries, &format!("{place}."), depth + 1, found);
+            // The candidates are the entries of the nested index.
+            search.entries -= 1;
+            return self.search(wish, entries, &format!("{place}."), depth + 1, search);
         }
-        found.count_candidate(wish)?;
+        search.count_candidate(wish)?;
         let target = self.target(digest);
         let subject = match (looked, &entry.label) {
             (Fetched::Manifest(Manifest::Image(manifest)), _) => {
@@ -302,7 +301,7 @@ impl Index<'_> {
             }
             (Fetched::Manifest(Manifest::NotAnImage(media_type)), _)
             | (Fetched::Absent, Label::Blob(media_type)) => {
-                found.passed_over.push(PassedOver {
+                search.passed_over.push(PassedOver {
                     entry: place,
                     media_type: FreeText::new(media_type).as_str().to_owned(),
                 });
@@ -310,17 +309,17 @@ impl Index<'_> {
             }
             _ => Subject::Unread(target),
         };
-        found.subjects.push((place, entries, subject));
+        search.subjects.push((place, entries, subject));
         Ok(())
     }
 
-    /// The platform of the first image in the order of the entries, nested ones in their place.
+    /// Returns the platform of the first image in the order of the entries; nested entries count in their place.
     fn first_image(
         &self,
         entries: &[Entry],
         of_index: Option<&Spelling>,
         depth: usize,
-        any: &mut Any,
+        any: &mut AnySearch,
     ) -> Result<Option<Spelling>, Stop> {
         check_index(entries, depth)?;
         for (place, entry) in entries.iter().enumerate() {
@@ -369,7 +368,7 @@ impl Index<'_> {
         target
     }
 
-    /// The index itself, which can't be scanned.
+    /// The outcome if the index itself can't be scanned.
     fn unsupported(&self, problem: &str) -> Subject {
         Subject::Unsupported(
             Target::new(self.image, self.digest.clone()),
@@ -390,12 +389,11 @@ impl Subject {
     }
 }
 
-/// Whether some runtime would take this entry, if it were an image. containerd takes what is labelled as a manifest. CRI-O,
-/// Podman and Docker ignore the label; among entries without a platform CRI-O and Podman take the first, or one that is
-/// marked zstd, and Docker the next where the first is an index that it can't pull. So a `BuildKit` cache, which is an index
-/// of a hundred layers, is not read layer by layer.
-/// Sources: containers/image, `internal/manifest/oci_index.go`, "chooseInstance"; moby/moby, `distribution/pull_v2.go`,
-/// "pullManifestList".
+/// Whether a runtime would choose this entry, if it were an image. containerd chooses entries that are labelled as
+/// manifests. CRI-O, Podman and Docker ignore the label. Among entries without a platform, CRI-O and Podman choose the
+/// first, or one that is marked zstd; Docker tries the next one if the first is an index that it can't pull. This rule
+/// avoids reading a `BuildKit` cache, an index of a hundred layers, layer by layer. Sources: containers/image,
+/// `internal/manifest/oci_index.go`, "chooseInstance"; moby/moby, `distribution/pull_v2.go`, "pullManifestList".
 fn is_runnable(entry: &Entry, place: usize, entries: &[Entry]) -> bool {
     let is_blob = |it: &Entry| matches!(it.label, Label::Blob(_));
     let is_first = || entries.iter().position(|it| it.platform.is_none()) == Some(place);
@@ -406,18 +404,14 @@ fn is_runnable(entry: &Entry, place: usize, entries: &[Entry]) -> bool {
         || !entries.iter().all(is_blob)
 }
 
-/// The digest of an entry, or the part of the entry that is not understood.
+/// Returns the digest of an entry, or describes the part that we can't read.
 fn understood(entry: &Entry) -> Result<&Digest, String> {
     let shown = |text: &str| FreeText::new(text).as_str().to_owned();
     match (&entry.digest, &entry.label) {
-        (Err(text), _) => Err(format!(
-            "has a digest that is not understood: {:?}",
-            shown(text)
-        )),
-        (_, Label::Unknown(media_type)) => Err(format!(
-            "is of a type that is not understood: {:?}",
-            shown(media_type)
-        )),
+        (Err(text), _) => Err(format!("has an unsupported digest: {:?}", shown(text))),
+        (_, Label::Unknown(media_type)) => {
+            Err(format!("has an unsupported type: {:?}", shown(media_type)))
+        }
         (Ok(digest), _) => Ok(digest),
     }
 }

@@ -1,13 +1,13 @@
-//! The hosts of Amazon ECR: the account and the region in a host's name, and whether its suffix is one of AWS's.
+//! Hosts of Amazon ECR: the account and the region in a host's name, and whether its suffix belongs to AWS.
 //!
-//! An event of ECR names an account and a region. They are compared with those of the configured hosts, in every
+//! An event of ECR contains an account and a region. They are compared with those of the configured hosts, in every
 //! partition and form of host. No host is ever built from an event.
 
 use crate::image::Registry;
 
-/// The suffixes of AWS's partitions, of hosts with and without IPv6. Sources: Amazon ECR user guide, "Making requests to
-/// Amazon ECR registries" (`on.aws`); awslabs/amazon-ecr-credential-helper, `ecr-login/api/client.go`, "ecrPattern";
-/// for `amazonwebservices.eu`, `partitions.json` of the AWS SDKs, and Renovate's `datasource/docker/ecr.ts`.
+/// The suffixes of AWS's partitions, with and without IPv6. Sources: Amazon ECR user guide, "Making requests to Amazon
+/// ECR registries" (`on.aws`); awslabs/amazon-ecr-credential-helper, `ecr-login/api/client.go`, "ecrPattern"; for
+/// `amazonwebservices.eu`, `partitions.json` of the AWS SDKs and Renovate's `datasource/docker/ecr.ts`.
 const SUFFIXES: [&str; 10] = [
     "amazonaws.com",
     "on.aws",
@@ -21,18 +21,16 @@ const SUFFIXES: [&str; 10] = [
     "csp.hci.ic.gov",
 ];
 
-/// A registry's host in a form of ECR: `ACCOUNT.dkr.ecr[-fips].REGION.SUFFIX`, or with `dkr-ecr[-fips]` for IPv6.
+/// A host in a form of ECR: `ACCOUNT.dkr.ecr[-fips].REGION.SUFFIX`, or with `dkr-ecr[-fips]` for IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EcrHost<'a> {
-    /// The account.
     pub account: &'a str,
-    /// The region.
     pub region: &'a str,
     suffix: &'a str,
 }
 
 impl<'a> EcrHost<'a> {
-    /// Splits a host into its parts; `None` if it does not have the form of an ECR host. Any suffix is accepted.
+    /// Splits a host into its parts; `None` if it doesn't have the form of an ECR host. Accepts any suffix.
     pub fn parse(registry: &'a Registry) -> Option<Self> {
         let (account, rest) = registry.normal().split_once('.')?;
         let rest = ["dkr.ecr.", "dkr.ecr-fips.", "dkr-ecr.", "dkr-ecr-fips."]
@@ -46,13 +44,13 @@ impl<'a> EcrHost<'a> {
         })
     }
 
-    /// Whether the suffix is one of AWS's. Only such a host gets credentials.
+    /// Whether the suffix belongs to AWS. Only such a host gets credentials.
     pub fn is_of_aws(&self) -> bool {
         SUFFIXES.contains(&self.suffix)
     }
 }
 
-/// Whether this is the id of an account: twelve digits.
+/// Whether this is an account id: twelve digits.
 pub(crate) fn is_account(text: &str) -> bool {
     text.len() == 12 && text.bytes().all(|it| it.is_ascii_digit())
 }
@@ -61,7 +59,7 @@ pub(crate) fn is_account(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// Account and region, and whether the host is AWS's.
+    /// Checks the account, the region, and whether the host belongs to AWS.
     fn check(host: &str, expected: Option<(&str, bool)>) {
         let registry = Registry::parse(host).unwrap();
         let parsed = EcrHost::parse(&registry);
@@ -77,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn account_and_region_are_read_in_every_partition_and_form() {
+    fn account_and_region_are_parsed_in_every_partition_and_form() {
         for (host, region) in [
             ("dkr.ecr.eu-west-1.amazonaws.com", "eu-west-1"),
             ("dkr.ecr.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
@@ -105,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn another_suffix_is_compared_but_is_not_of_aws() {
+    fn another_suffix_is_compared_but_does_not_belong_to_aws() {
         for host in [
             "dkr.ecr.eu-west-1.example.com",
             "dkr.ecr.eu-west-1.amazonaws.com.example.com",
@@ -118,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_form_of_ecr_is_none() {
+    fn a_host_without_the_form_of_ecr_is_not_parsed() {
         for host in [
             "12345678901.dkr.ecr.eu-west-1.amazonaws.com",
             "a23456789012.dkr.ecr.eu-west-1.amazonaws.com",

@@ -1,7 +1,7 @@
-//! Image references in the grammar of the OCI distribution specification, checked once.
+//! Image references in the grammar of the OCI distribution specification.
 //!
-//! **Invariant**: a value of these types can be put on a command line, in a path of a registry's API and in a log
-//! line as it is: no control character, white space, leading `-`, `..` or second `@` can be in it.
+//! **Invariant**: a value of these types is safe on a command line, in a path of a registry's API and in a log line: it
+//! contains no control character, white space, leading `-`, `..` or second `@`.
 //!
 //! Grammar: <https://github.com/distribution/reference/blob/main/reference.go> and the OCI distribution
 //! specification, "Pulling manifests".
@@ -13,26 +13,21 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest as _, Sha256, Sha512};
 
-/// Why a text is no (part of an) image reference. Says nothing of the text itself, which may be hostile.
+/// Why a text isn't (part of) an image reference. Contains nothing of the text itself, which may be hostile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseImageError {
-    /// Not a host name or address with an optional port.
     #[error("not a registry host: a name or address, lower case, with an optional port")]
     Registry,
-    /// Not a repository path.
     #[error(
         "not a repository: lower-case letters, digits and single separators, in components divided by '/'"
     )]
     Repository,
-    /// Not a tag.
     #[error("not a tag: at most 128 letters, digits, '_', '.', '-', and neither '.' nor '-' first")]
     Tag,
-    /// Not a `sha256` or `sha512` digest.
     #[error(
         "not a digest: 'sha256:' and 64 lower-case hexadecimal digits, or 'sha512:' and 128 of them"
     )]
     Digest,
-    /// Neither a tag nor a digest.
     #[error("an image needs a tag or a digest")]
     Unpinned,
 }
@@ -50,7 +45,7 @@ macro_rules! text_newtype {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks `text` and takes it as it is.
+            /// Checks `text`, and keeps it unchanged.
             pub fn parse(text: &str) -> Result<Self, ParseImageError> {
                 if $check(text) {
                     Ok(Self(text.into()))
@@ -59,7 +54,6 @@ macro_rules! text_newtype {
                 }
             }
 
-            /// The checked text.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -114,7 +108,7 @@ text_newtype!(
     is_digest
 );
 
-/// The names under which Docker Hub is known; all mean `docker.io`.
+/// Docker Hub's host names; all mean `docker.io`.
 const DOCKER_HUB: [&str; 4] = [
     "docker.io",
     "index.docker.io",
@@ -123,8 +117,8 @@ const DOCKER_HUB: [&str; 4] = [
 ];
 
 impl Registry {
-    /// Reads a host as payloads and configuration spell it: a scheme and a trailing slash are cut off, case is
-    /// folded, every name of Docker Hub becomes `docker.io`. A path, user information or anything else is an error.
+    /// Parses a host as payloads and configuration spell it. Removes a scheme and a trailing slash, folds case, and
+    /// replaces every name of Docker Hub with `docker.io`. A path, user information or anything else is an error.
     pub fn normalise(text: &str) -> Result<Self, ParseImageError> {
         let text = text.to_ascii_lowercase();
         let host = text
@@ -139,7 +133,7 @@ impl Registry {
         }
     }
 
-    /// The one form in which hosts are compared: without the port that HTTPS has anyway.
+    /// The form that is compared: without the default port of HTTPS.
     pub fn normal(&self) -> &str {
         self.0.strip_suffix(":443").unwrap_or(&self.0)
     }
@@ -160,12 +154,12 @@ impl Hash for Registry {
 }
 
 impl Digest {
-    /// The SHA-256 of a content.
+    /// Computes the SHA-256 of the content.
     pub fn of(content: &[u8]) -> Self {
         Self(format!("sha256:{}", hex::encode(Sha256::digest(content))).into())
     }
 
-    /// Whether it is the digest of this content.
+    /// Whether this is the digest of the content.
     pub fn is_of(&self, content: &[u8]) -> bool {
         match self.parts() {
             ("sha512", digits) => hex::encode(Sha512::digest(content)) == digits,
@@ -179,19 +173,19 @@ impl Digest {
     }
 }
 
-/// What says which manifest of a repository is meant.
+/// Which manifest of a repository is meant.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Pin {
-    /// Whatever the tag names when it is resolved.
+    /// The manifest that the tag names when it is resolved.
     Tag(Tag),
     /// This content.
     Digest(Digest),
-    /// This content, which the tag named when the event was raised.
+    /// This content, which the tag named at the time of the event.
     TagAndDigest(Tag, Digest),
 }
 
 impl Pin {
-    /// Builds a pin of what is there; `None` when neither is.
+    /// Makes a pin from tag and digest; `None` without both.
     pub fn new(tag: Option<Tag>, digest: Option<Digest>) -> Option<Self> {
         match (tag, digest) {
             (Some(tag), Some(digest)) => Some(Self::TagAndDigest(tag, digest)),
@@ -201,7 +195,6 @@ impl Pin {
         }
     }
 
-    /// The tag, if there is one.
     pub fn tag(&self) -> Option<&Tag> {
         match self {
             Self::Tag(tag) | Self::TagAndDigest(tag, _) => Some(tag),
@@ -209,7 +202,6 @@ impl Pin {
         }
     }
 
-    /// The digest, if it is known.
     pub fn digest(&self) -> Option<&Digest> {
         match self {
             Self::Digest(digest) | Self::TagAndDigest(_, digest) => Some(digest),
@@ -218,16 +210,14 @@ impl Pin {
     }
 }
 
-/// One image of one registry. As JSON an object of `registry`, `repository`, `tag` and `digest`, of which one of
-/// the last two may be null.
+/// One image of one registry. In JSON it is an object of `registry`, `repository`, `tag` and `digest`; one of the last
+/// two may be null.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "WireImage", into = "WireImage")]
 pub struct Image {
-    /// The registry it is pulled from.
+    /// The registry that it is pulled from.
     pub registry: Registry,
-    /// The repository within it.
     pub repository: Repository,
-    /// Which manifest.
     pub pin: Pin,
 }
 
@@ -264,8 +254,8 @@ impl From<Image> for WireImage {
 }
 
 impl Image {
-    /// Reads a pull string as people type it, with Docker's normalisation: `nginx` is
-    /// `docker.io/library/nginx:latest`, the first component is a host if it holds a `.` or a `:` or is `localhost`.
+    /// Parses a pull string as people type it, with Docker's normalisation: `nginx` is
+    /// `docker.io/library/nginx:latest`. The first component is a host if it contains `.` or `:`, or is `localhost`.
     pub fn parse(text: &str) -> Result<Self, ParseImageError> {
         let (name, digest) = match text.split_once('@') {
             Some((name, digest)) => (name, Some(Digest::parse(digest)?)),
@@ -287,7 +277,7 @@ impl Image {
         })
     }
 
-    /// The registry and the repository: `harbor.example.com/prod/api`.
+    /// Registry and repository: `harbor.example.com/prod/api`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.registry, self.repository)
     }
@@ -306,7 +296,7 @@ impl fmt::Display for Image {
     }
 }
 
-/// Divides `host/path` with Docker's rule for where the host ends, and normalises both.
+/// Splits `host/path` by Docker's rule for the end of the host, and normalises both.
 pub fn split_host(name: &str) -> Result<(Registry, Repository), ParseImageError> {
     let (registry, path) = match name.split_once('/') {
         Some((host, path)) if host.contains(['.', ':']) || host == "localhost" => {
@@ -322,7 +312,7 @@ pub fn split_host(name: &str) -> Result<(Registry, Repository), ParseImageError>
     Ok((registry, repository))
 }
 
-/// A repository of Docker Hub: a name without a namespace is an official image, `library/<name>`.
+/// Parses a repository of Docker Hub. A name without a namespace is an official image, `library/<name>`.
 pub fn docker_hub_repository(path: &str) -> Result<Repository, ParseImageError> {
     if path.contains('/') {
         Repository::parse(path)
@@ -331,7 +321,7 @@ pub fn docker_hub_repository(path: &str) -> Result<Repository, ParseImageError> 
     }
 }
 
-/// At most 255 characters in all, as registries allow for a name.
+/// The longest name that registries allow.
 const MAX_NAME: usize = 255;
 
 fn is_registry(text: &str) -> bool {
@@ -399,8 +389,8 @@ fn is_path_component(component: &str) -> bool {
     true
 }
 
-/// Whether every byte is good. Looks at all of them, which takes a few vector instructions; stopping early would take
-/// a comparison for each byte.
+/// Whether every byte is good. It checks all bytes, which takes a few vector instructions; stopping early would need a
+/// comparison for each byte.
 fn every_byte(text: &str, is_good: impl Fn(u8) -> bool) -> bool {
     text.bytes().fold(true, |good, it| good & is_good(it))
 }
@@ -439,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn pull_strings_are_read_as_docker_reads_them() {
+    fn pull_strings_are_parsed_like_docker_does() {
         check("nginx", "docker.io/library/nginx:latest");
         check("team/app:1", "docker.io/team/app:1");
         check("index.docker.io/team/app:1", "docker.io/team/app:1");
@@ -461,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reference_is_refused() {
+    fn an_invalid_reference_is_refused() {
         for text in [
             "",
             "/",
@@ -533,8 +523,8 @@ mod tests {
         assert_eq!(serde_json::to_string(&image).unwrap(), json);
     }
 
-    /// The grammar of distribution/reference, `reference.go`, and of OCI's distribution specification; a digest is SHA-256
-    /// or SHA-512 here, and an IPv6 address is left to the standard library.
+    /// The grammar of distribution/reference (`reference.go`) and of OCI's distribution specification. Digests are
+    /// restricted to SHA-256 and SHA-512, and the standard library parses IPv6 addresses.
     struct Grammar {
         name: Regex,
         tag: Regex,
@@ -575,28 +565,28 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(2_000))]
 
         #[test]
-        fn names_are_those_of_the_grammar(text in "[a-zA0-1._/-]{0,12}|[a-z]{250,258}") {
+        fn names_follow_the_grammar(text in "[a-zA0-1._/-]{0,12}|[a-z]{250,258}") {
             let is_name = GRAMMAR.name.is_match(&text) && text.len() <= 255;
             prop_assert_eq!(Repository::parse(&text).is_ok(), is_name);
         }
 
         #[test]
-        fn tags_are_those_of_the_grammar(text in "[a-zA-Z0-9_.:/ é-]{0,4}|[a-z]{126,130}") {
+        fn tags_follow_the_grammar(text in "[a-zA-Z0-9_.:/ é-]{0,4}|[a-z]{126,130}") {
             prop_assert_eq!(Tag::parse(&text).is_ok(), GRAMMAR.tag.is_match(&text));
         }
 
         #[test]
-        fn digests_are_those_of_the_grammar(text in "sha(256|512):([0-9a-f]{63,65}|[0-9a-f]{127,129}|[0-9a-fA-Fg]{64})|[a-f0-9]{64}") {
+        fn digests_follow_the_grammar(text in "sha(256|512):([0-9a-f]{63,65}|[0-9a-f]{127,129}|[0-9a-fA-Fg]{64})|[a-f0-9]{64}") {
             prop_assert_eq!(Digest::parse(&text).is_ok(), GRAMMAR.digest.is_match(&text));
         }
 
         #[test]
-        fn hosts_are_those_of_the_grammar(text in "[a-bA.:-]{0,6}(:[0-9]{0,6})?|[a-z]{62,65}|\\[?[:a-f0-9]{0,6}\\]?(:?[0-9]{0,6})?") {
+        fn hosts_follow_the_grammar(text in "[a-bA.:-]{0,6}(:[0-9]{0,6})?|[a-z]{62,65}|\\[?[:a-f0-9]{0,6}\\]?(:?[0-9]{0,6})?") {
             prop_assert_eq!(Registry::parse(&text).is_ok(), is_host(&text));
         }
 
         #[test]
-        fn what_is_read_is_written_so_that_it_is_read_again(text in "([a-zA-B0-9.:-]{1,8}/)?[a-z0-9_./-]{0,10}(:[A-Za-z0-9_.-]{0,5})?(@sha256:[0-9a-f]{64})?") {
+        fn a_parsed_image_survives_formatting_and_json(text in "([a-zA-B0-9.:-]{1,8}/)?[a-z0-9_./-]{0,10}(:[A-Za-z0-9_.-]{0,5})?(@sha256:[0-9a-f]{64})?") {
             if let Ok(image) = Image::parse(&text) {
                 let written = image.to_string();
                 let json = serde_json::to_string(&image).unwrap();
@@ -606,7 +596,7 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_grammar_panic(text: String) {
+        fn no_text_makes_the_parser_panic(text: String) {
             let _ = Image::parse(&text);
             let _ = Registry::normalise(&text);
         }

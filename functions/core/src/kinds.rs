@@ -1,7 +1,8 @@
-//! The registry types that scanhook understands, one file each: wire structs, parser, authentication preset, patience,
-//! and the delivery that `scanhook send` makes.
+//! The registry types that scanhook supports. Each has a file with its wire structs, parser, authentication preset and
+//! answer budget, and with the delivery that `scanhook send` makes.
 //!
-//! **Invariant**: the kind is configured. Nothing in a delivery chooses a parser: Gitea sends GitHub's headers.
+//! **Invariant**: the configuration selects the kind. Nothing in a delivery selects a parser: Gitea sends GitHub's
+//! headers.
 
 use std::cell::OnceCell;
 use std::fmt;
@@ -33,50 +34,50 @@ mod nexus;
 mod quay;
 mod zot;
 
-/// A registry type. Compared by name.
+/// A registry type. Kinds are compared by name.
 pub struct Kind {
-    /// The word in the configuration.
+    /// Its name in the configuration.
     pub name: &'static str,
-    /// The registry's own name.
+    /// The registry's display name.
     pub title: &'static str,
-    /// The one host that all images of this kind are pulled from, if there is but one.
+    /// The host that all images of this kind are pulled from, if there is only one.
     pub default_registry: Option<&'static str>,
-    /// A host as registries of this kind have it, for samples and examples.
+    /// A typical host of such a registry, for samples and examples.
     pub example_registry: &'static str,
-    /// How long the sender of a request with these headers waits for an answer, less what the way there takes.
+    /// How long the sender of these headers waits for an answer, minus the network's time.
     pub answer_budget: fn(&HeaderMap) -> Duration,
-    /// The types of credential it can really send: those with a secret, the best first, and then `oidc`.
+    /// The credential types that it can send: those with a secret, best first, then `oidc`.
     pub auth: &'static [&'static str],
-    /// How it signs, if it signs.
+    /// Its signature scheme, if it signs.
     pub hmac: Option<HmacPreset>,
-    /// The forms in which its deliveries come, for people.
+    /// The formats of its deliveries, for people.
     pub envelopes: &'static [&'static str],
-    /// Events that a source may ask for besides pushes.
+    /// Events besides pushes that a source may ask for.
     pub events: &'static [&'static str],
-    /// Whether its payloads tell a repository key that may or may not belong into the pull string.
+    /// Whether its payloads contain a repository key, which may or may not be part of the pull string.
     pub repo_key: bool,
-    /// Whether it asks by `OPTIONS` before it delivers, as the CloudEvents webhook specification has it.
+    /// Whether it sends an `OPTIONS` request before it delivers, as in the CloudEvents webhook specification.
     pub handshake: bool,
-    /// Reads one authentic delivery. Every event of it is told, in its order.
+    /// Parses an authenticated delivery. Returns all of its events, in order.
     pub parse: fn(&VerifiedDelivery, &Options) -> Result<Vec<Event>, ParsePayloadError>,
-    /// Writes the delivery that this registry would send for a push.
+    /// Makes the delivery that this registry would send for a push.
     pub sample: fn(&SamplePush<'_>) -> Sample,
-    /// What it signs, for people, in a few words.
+    /// What it signs, in a few words for people.
     pub signs: &'static str,
-    /// How long it waits for an answer and what it does without a good one, for people. Each kind's page tells more.
+    /// How long it waits for an answer and what it does after a failure, for people. Each kind's page has the details.
     pub repeats: &'static str,
-    /// What to do at the registry, in a few lines; `{url}` stands for the source's URL.
+    /// How to set up the registry, in a few lines; `{url}` is replaced by the source's URL.
     pub setup: &'static str,
 }
 
-/// What of a source's configuration its parser needs.
+/// The part of a source's configuration that its parser needs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
-    /// The events of [`Kind::events`] that are wanted.
+    /// The wanted events of [`Kind::events`].
     pub events: Vec<String>,
-    /// What becomes of the repository's key in the pull string; `None`: what is usual for the kind.
+    /// How the repository key appears in the pull string; `None` means the kind's default.
     pub repo_key: Option<RepoKey>,
-    /// Where the fields of a generic body are; `None`: in the default body.
+    /// Where the fields of a generic body are; `None` means the default body.
     pub payload: Option<Box<generic::Mapping>>,
 }
 
@@ -86,32 +87,29 @@ impl Options {
     }
 }
 
-/// What becomes of the key of an Artifactory or Nexus repository in the pull string.
+/// How the key of an Artifactory or Nexus repository appears in the pull string.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RepoKey {
     /// It is the first part of the path.
     Keep,
-    /// It is not in the path: a sub-domain or a port stands for it.
+    /// It isn't in the path, because a sub-domain or port replaces it.
     Drop,
-    /// Another key takes its place, such as that of a virtual repository.
+    /// Another key replaces it, such as that of a virtual repository.
     Name(String),
 }
 
-/// Where a registry that signs puts its signature.
+/// How a registry sends its signature.
 #[derive(Debug, Clone, Copy)]
 pub struct HmacPreset {
-    /// The header, in lower case.
+    /// In lower case.
     pub header: &'static str,
-    /// The hash function.
     pub algorithm: Algorithm,
-    /// The notation.
     pub encoding: Encoding,
-    /// What stands before the signature.
+    /// The text before the signature.
     pub prefix: &'static str,
 }
 
 impl HmacPreset {
-    /// The scheme this preset stands for.
     pub fn scheme(&self) -> HmacScheme {
         HmacScheme {
             header: HeaderName::from_static(self.header),
@@ -122,25 +120,21 @@ impl HmacPreset {
     }
 }
 
-/// A push to write a delivery for.
+/// A push to make a sample delivery for.
 pub struct SamplePush<'a> {
-    /// What was pushed.
     pub image: &'a Image,
-    /// An id for the event, where the registry sends one.
+    /// The event's id, for registries that send one.
     pub id: &'a str,
-    /// When.
     pub at: Timestamp,
 }
 
 /// A delivery without its credential.
 pub struct Sample {
-    /// The registry's headers.
     pub headers: Vec<(HeaderName, String)>,
-    /// The body.
     pub body: Vec<u8>,
 }
 
-/// Every kind there is, by name.
+/// Every kind, by name.
 pub static ALL: [&Kind; 14] = [
     &acr::KIND,
     &artifactory::KIND,
@@ -158,19 +152,18 @@ pub static ALL: [&Kind; 14] = [
     &zot::KIND,
 ];
 
-/// Finds a kind by its name.
 pub fn find(name: &str) -> Option<&'static Kind> {
     ALL.into_iter().find(|it| it.name == name)
 }
 
 impl Kind {
-    /// Whether a payload of this kind can match one of these hosts: ECR's payloads name an account and a region, which only
-    /// a host of ECR has.
+    /// Whether a payload of this kind can match one of these hosts. ECR's payloads name an account and a region, which
+    /// only hosts of ECR have.
     pub fn can_own<'a>(&self, mut hosts: impl Iterator<Item = &'a Registry>) -> bool {
         *self != ecr::KIND || hosts.any(|it| EcrHost::parse(it).is_some())
     }
 
-    /// Whether this kind's registries repeat a refused delivery for ever, while later ones wait. GitLab's does so unless
+    /// Whether registries of this kind repeat a refused delivery forever while later ones wait. GitLab does so unless
     /// `maxretries` is set.
     pub fn repeats_refusals(&self) -> bool {
         [&distribution::KIND, &gitlab::KIND].contains(&self)
@@ -191,7 +184,7 @@ impl fmt::Debug for Kind {
     }
 }
 
-/// A JSON text of a payload, read into wire structs that borrow from it.
+/// JSON text of a payload, parsed into wire structs that borrow from it.
 struct Json<'a> {
     text: &'a [u8],
     readable: OnceCell<Option<Vec<u8>>>,
@@ -205,7 +198,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// Reads an object. A list is an error, since serde would read it into a struct, element by element.
+    /// Parses an object. A list is an error, because serde would fill a struct from its elements.
     fn object<'b, T: Deserialize<'b>>(&'b self) -> Result<T, ParsePayloadError> {
         if self.is_list() {
             return Err(ParsePayloadError::malformed(".", "a list"));
@@ -221,7 +214,7 @@ impl<'a> Json<'a> {
         self.read(malformed::<T>)
     }
 
-    /// Reads a text that has no wire struct; a repeated key is an error.
+    /// Parses text that has no wire struct. A repeated key is an error.
     fn value(&self) -> Result<Value, ParsePayloadError> {
         let UniqueValue(value) = self.read(|_, err| malformed_at(&position(err), err))?;
         Ok(value)
@@ -234,7 +227,7 @@ impl<'a> Json<'a> {
         serde_json::from_slice(self.text).or_else(|err| self.again(&err, problem))
     }
 
-    /// Reads the text once more, without the values that can't be read: none of them may be needed.
+    /// Parses the text again without the values that can't be read: perhaps none of them is needed.
     #[cold]
     fn again<'b, T: Deserialize<'b>>(
         &'b self,
@@ -248,7 +241,8 @@ impl<'a> Json<'a> {
     }
 }
 
-/// Finds the place that can't be read: a field of ours, or where the text is no JSON. Other keys are the sender's text and are not shown.
+/// Finds the place that can't be read: a field of ours, or the position where the text isn't JSON. Other keys are the
+/// sender's text and must not be shown.
 #[cold]
 fn malformed<'a, T: Deserialize<'a>>(text: &'a [u8], err: &serde_json::Error) -> ParsePayloadError {
     let mut again = serde_json::Deserializer::from_slice(text);
@@ -266,7 +260,7 @@ fn position(err: &serde_json::Error) -> String {
     format!("line {}, column {}", err.line(), err.column())
 }
 
-/// Whether a body can be read into this kind's wire structs, and nothing more: what a measurement compares with.
+/// Whether a body can be parsed into this kind's wire structs. Benchmarks use it as a baseline.
 #[cfg(feature = "bench")]
 pub fn bare_parse(kind: &str, body: &[u8]) -> bool {
     match kind {
@@ -287,7 +281,7 @@ pub fn bare_parse(kind: &str, body: &[u8]) -> bool {
     }
 }
 
-/// The bare parse of a kind, from the struct that stands for its body.
+/// Defines a kind's bare parse for the wire struct of its body.
 macro_rules! bare_parse_into {
     ($wire:ident) => {
         #[cfg(feature = "bench")]
@@ -298,7 +292,7 @@ macro_rules! bare_parse_into {
 }
 use bare_parse_into;
 
-/// Whether a digest is in the place of a tag, as that of a manifest that was pushed by its digest.
+/// Whether the tag is a digest, as for a manifest that was pushed by its digest.
 fn is_digest(tag: &str) -> bool {
     tag.starts_with("sha256:") || tag.starts_with("sha512:")
 }
@@ -323,12 +317,12 @@ pub(crate) mod tests {
     use crate::select::select;
     use crate::source::{Filter, Source, SourceName, Untagged};
 
-    /// Parses a body as this kind, sent with these headers, and writes each event as a line.
+    /// Parses a body as this kind, sent with these headers, and formats each event as a line.
     pub(crate) fn parse(kind: &Kind, headers: &[(&str, &str)], body: &[u8]) -> String {
         parse_with(kind, &Options::default(), headers, body)
     }
 
-    /// The same for a source with these options.
+    /// Like [`parse`], for a source with these options.
     pub(crate) fn parse_with(
         kind: &Kind,
         options: &Options,
@@ -386,7 +380,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_sample_of_each_kind_is_read_back_as_the_push_it_was_made_for() {
+    fn the_sample_of_each_kind_is_parsed_as_the_push_it_was_made_for() {
         let digest = format!("sha256:{}", "ab".repeat(32));
         for kind in ALL {
             let host = kind.example_registry;
@@ -420,7 +414,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_kind_is_its_name() {
+    fn kinds_are_found_and_compared_by_name() {
         assert_eq!(find("ghcr"), Some(&ghcr::KIND));
         assert_ne!(find("ghcr"), find("gitea"));
         assert_eq!(format!("{:?}", ghcr::KIND), "ghcr");
@@ -428,45 +422,45 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_list_is_no_payload_but_of_kinds_that_send_several_events_in_one() {
+    fn only_kinds_that_send_lists_accept_a_list() {
         for kind in ALL {
             let headers = [("ce-type", "example.image.updated")];
-            let told = parse(kind, &headers, br#" ["published",{},{},{},{},{}]"#);
-            assert!(told.starts_with("400 "), "{}: {told}", kind.name);
-            let told = parse(kind, &headers, b" []");
+            let parsed = parse(kind, &headers, br#" ["published",{},{},{},{},{}]"#);
+            assert!(parsed.starts_with("400 "), "{}: {parsed}", kind.name);
+            let parsed = parse(kind, &headers, b" []");
             let expected = matches!(kind.name, "acr" | "generic");
-            assert_eq!(told.is_empty(), expected, "{}: {told}", kind.name);
+            assert_eq!(parsed.is_empty(), expected, "{}: {parsed}", kind.name);
         }
     }
 
     #[test]
-    fn a_body_that_cannot_be_read_is_told_with_the_place() {
+    fn an_unreadable_body_is_reported_with_its_position() {
         let hub = find("docker-hub").unwrap();
-        let told = parse(
+        let parsed = parse(
             hub,
             &[],
             br#"{"push_data":{"tag":"1","tag":"2"},"repository":{}}"#,
         );
         assert_eq!(
-            told,
+            parsed,
             "400 the body is not JSON of the expected shape, at push_data"
         );
-        let told = parse(hub, &[], br#"{"push_data":{"tag":"1"},"repository":{}} x"#);
+        let parsed = parse(hub, &[], br#"{"push_data":{"tag":"1"},"repository":{}} x"#);
         assert_eq!(
-            told,
+            parsed,
             "400 the body is not JSON of the expected shape, at line 1, column 43"
         );
-        // A key that is none of ours may hold anything.
+        // Keys that aren't ours may contain anything, so they must not be shown.
         for body in [
             &br#"{"push_data":{"tag":"1","a-secret":t}}"#[..],
             br#"{"a-secret":{"a-secret":"#,
         ] {
-            let told = parse(hub, &[], body);
-            assert!(!told.contains("a-secret"), "{told}");
+            let parsed = parse(hub, &[], body);
+            assert!(!parsed.contains("a-secret"), "{parsed}");
         }
         let generic = find("generic").unwrap();
-        let told = parse(generic, &[], br#"{"a-secret":{"x":1,"x":2}}"#);
-        assert!(told.contains("at line 1"), "{told}");
+        let parsed = parse(generic, &[], br#"{"a-secret":{"x":1,"x":2}}"#);
+        assert!(parsed.contains("at line 1"), "{parsed}");
     }
 
     proptest! {
@@ -505,7 +499,7 @@ pub(crate) mod tests {
         values[choice % values.len()].clone()
     }
 
-    /// The places of a value, as JSON Pointers.
+    /// Lists every position in a value, as a JSON Pointer.
     fn places(value: &Value, at: &str, found: &mut Vec<String>) {
         found.push(at.to_owned());
         match value {
@@ -551,7 +545,7 @@ pub(crate) mod tests {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
         #[test]
-        fn a_damaged_delivery_neither_panics_nor_queues_what_the_configuration_excludes(
+        fn a_damaged_delivery_neither_panics_nor_queues_an_excluded_image(
             which in 0..ALL.len(), tag in "1\\.2\\.[34]", damages in prop::collection::vec((any::<usize>(), any::<usize>()), 0..4),
         ) {
             let kind = ALL[which];
@@ -614,8 +608,8 @@ pub(crate) mod tests {
             ] {
                 for key in ["zzz", r"z\ud800"] {
                     let body = body.replacen('{', &format!("{{\"{key}\":{value},"), 1);
-                    let told = parse(kind, &headers, body.as_bytes());
-                    assert_eq!(told, right, "{}: {key} {value:.30}", kind.name);
+                    let parsed = parse(kind, &headers, body.as_bytes());
+                    assert_eq!(parsed, right, "{}: {key} {value:.30}", kind.name);
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! What a registry has under a name: an image, an index of images, or something else.
 //!
-//! Whoever pushes writes the manifest, and may not want it to be scanned. So it is read as runtimes, which are written in
-//! Go, read it: what two readers could read differently is an error, and only what no runtime would run is not an image.
+//! Whoever pushes writes the manifest, and may want to avoid a scan. So it is read like by runtimes, which are written
+//! in Go. Content that two readers could read differently is an error, and only what no runtime would run is not an
+//! image.
 //!
 //! Source: OCI image specification, "Image Manifest" and "Image Index"; Docker's "Image Manifest Version 2, Schema 2".
 
@@ -14,58 +15,52 @@ use crate::image::Digest;
 use crate::media_type::{self, Shown};
 use crate::platform::Spelling;
 
-/// A manifest, as far as scanning needs it.
+/// The parts of a manifest that scanning needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Manifest {
-    /// The manifest of one image.
     Image(ImageManifest),
-    /// An index of manifests.
     Index(Vec<Entry>),
-    /// Something else, shown by this type.
+    /// Something else. This media type shows that.
     NotAnImage(String),
 }
 
-/// The manifest of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageManifest {
-    /// The digest of its config.
     pub config: Option<Digest>,
     /// The sum of its compressed layers, in bytes.
     pub size: u64,
 }
 
-/// An entry of an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Its digest, or the text of one that is not understood.
+    /// The digest, or the text of one that we can't read.
     pub digest: Result<Digest, String>,
-    /// What it is labelled as.
     pub label: Label,
-    /// The platform it is listed for.
+    /// The platform that it is listed for.
     pub platform: Option<Spelling>,
-    /// Whether newer Podman and CRI-O prefer it among equals.
-    /// Source: containers/image, `internal/manifest/oci_index.go`, `OCI1InstanceAnnotationCompressionZSTD`.
+    /// Whether newer Podman and CRI-O prefer it among equals. Source: containers/image,
+    /// `internal/manifest/oci_index.go`, `OCI1InstanceAnnotationCompressionZSTD`.
     pub is_zstd: bool,
 }
 
-/// What an entry of an index is labelled as by its media type. Whoever pushes writes that too.
+/// What the media type of an index entry claims. Whoever pushes writes that too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Label {
     /// A manifest or an index.
     Manifest,
-    /// A layer or a config of this type, as `BuildKit` lists those of its caches.
+    /// A layer or config of this type. `BuildKit` lists those of its caches.
     Blob(String),
-    /// A type that is not understood.
+    /// An unknown type.
     Unknown(String),
 }
 
-/// A manifest that can't be told to be an image or none.
+/// Why it is unknown whether a manifest is an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParseManifestError {
-    /// Not JSON, or none of a manifest's.
+    /// It isn't JSON, or not that of a manifest.
     #[error("the manifest is malformed")]
     Malformed,
-    /// One reader takes it for an image, another for an index.
+    /// One reader would see an image, another an index.
     #[error("the manifest claims to be an image and an index at once")]
     Ambiguous,
     /// Docker's first schema, which no scanner reads.
@@ -74,7 +69,7 @@ pub enum ParseManifestError {
 }
 
 impl Label {
-    /// The type, or one word for those of manifests.
+    /// The media type, or a fixed text for manifests.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Manifest => "a manifest",
@@ -83,8 +78,9 @@ impl Label {
     }
 }
 
-/// The objects of a manifest. Go's `encoding/json` accepts a key in any case, and the last one if it is repeated: a key that
-/// Go would take for one of ours is an error, and so is a repeated one. What is not needed is skipped without being decoded.
+/// The objects of a manifest. Go's `encoding/json` accepts a key in any case, and uses the last one of repeated keys.
+/// So a key that Go would accept for one of ours is an error, like a repeated one. Unneeded values are skipped without
+/// decoding.
 macro_rules! wire {
     ($name:ident { $($key:literal $field:ident: $type:ty,)* }) => {
         #[derive(Default)]
@@ -133,7 +129,7 @@ macro_rules! wire {
     };
 }
 
-/// Whether Go takes `key` for `ours`, which is ASCII. Source: Go, `encoding/json/fold.go`.
+/// Whether Go accepts `key` for `ours`, which is ASCII. Source: Go, `encoding/json/fold.go`.
 fn is_folded(ours: &str, key: &str) -> bool {
     let fold = |it: char| match it {
         '\u{17f}' => 's',
@@ -151,7 +147,7 @@ wire!(WireManifest {
     "manifests" manifests: Descriptors,
     // Of an OCI artifact manifest.
     "artifactType" artifact_type: String,
-    // Only Docker's schema 1 has it.
+    // Only Docker's schema 1 has this key.
     "fsLayers" fs_layers: IgnoredAny,
 });
 
@@ -163,7 +159,8 @@ wire!(WireDescriptor {
     "annotations" annotations: WireAnnotations,
 });
 
-/// A manifest has no room for more that name a digest. Those that name none would take sixty times the memory of their text.
+/// A manifest can't contain more descriptors with a digest. Descriptors without one would need sixty times the memory
+/// of their text.
 const MAX_DESCRIPTORS: usize = 50_000;
 
 #[derive(Default)]
@@ -208,8 +205,7 @@ wire!(WireAnnotations {
 });
 
 impl Manifest {
-    /// Reads the bytes of a manifest; `content_type` is what the registry calls it, which counts if it does not say
-    /// itself.
+    /// Parses the bytes of a manifest. `content_type` is the registry's type; it counts if the manifest has none.
     pub fn parse(content_type: Option<&str>, bytes: &[u8]) -> Result<Self, ParseManifestError> {
         let wire: WireManifest =
             serde_json::from_slice(bytes).map_err(|_| ParseManifestError::Malformed)?;
@@ -227,7 +223,7 @@ impl Manifest {
             }
             (Some(config), layers, None) => Ok(image(config, layers.unwrap_or_default().0)),
             (_, _, Some(_)) => Err(ParseManifestError::Ambiguous),
-            // An OCI artifact manifest has neither; so has whatever is invented next.
+            // An OCI artifact manifest has neither config nor layers. Future formats may not either.
             (None, None, None)
                 if !media_type::is_manifest(media_type) && !media_type.is_empty() =>
             {
@@ -239,7 +235,8 @@ impl Manifest {
         }
     }
 
-    /// What a manifest in a payload shows of its content: nothing, if it can't be read or runtimes could read it otherwise.
+    /// Classifies the content of a manifest in a payload. It counts as an image if it can't be read, or if runtimes
+    /// could read it differently.
     pub(crate) fn content(bytes: &[u8]) -> Content {
         fn media_type(descriptor: &WireDescriptor) -> Option<&str> {
             descriptor.media_type.as_deref()
@@ -259,7 +256,7 @@ impl Manifest {
     }
 }
 
-/// An image, or something else by [`media_type::judge`].
+/// Returns an image, or something else according to [`media_type::judge`].
 fn image(config: WireDescriptor, layers: Vec<WireDescriptor>) -> Manifest {
     let config_type = config.media_type.unwrap_or_default();
     let layer_types = layers
@@ -347,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_known_by_its_config_and_its_layers() {
+    fn an_image_is_recognised_by_its_config_and_layers() {
         assert_eq!(
             check(&manifest(CONFIG, &[LAYER, LAYER])),
             "image of 2000 bytes"
@@ -368,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_manifest_calls_itself_besides_decides_nothing() {
+    fn other_claims_of_a_manifest_are_ignored() {
         let mut image = manifest(CONFIG, &["text/plain", LAYER]);
         image["artifactType"] = "application/vnd.example.thing".into();
         image["subject"] = json!({"mediaType": IMAGE, "digest": digest("c"), "size": 7});
@@ -432,9 +429,9 @@ mod tests {
         }
     }
 
-    /// Go reads these keys as ours, so that a runtime would run what hides behind them.
+    /// Go accepts these keys as ours, so a runtime would run what they hide.
     #[test]
-    fn a_key_in_another_case_is_an_error_and_no_hiding_place() {
+    fn a_key_in_another_case_is_an_error() {
         let image = manifest(CONFIG, &[LAYER]).to_string();
         for (key, other) in [
             ("config", "Config"),
@@ -460,9 +457,9 @@ mod tests {
         );
     }
 
-    /// Each takes sixty times the memory of its text.
+    /// Each of these needs sixty times the memory of its text.
     #[test]
-    fn a_list_that_no_good_manifest_has_room_for_is_an_error() {
+    fn a_list_longer_than_any_valid_manifest_is_an_error() {
         for rest in [r#""config":{},"layers""#, r#""manifests""#] {
             let list = |count| format!("{{{rest}:[{}{{}}]}}", "{},".repeat(count));
             assert_ne!(check_text(&list(30_000)), "Malformed");
@@ -471,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_needed_is_skipped_without_a_look() {
+    fn unneeded_values_are_skipped_without_decoding() {
         let image = manifest(CONFIG, &[LAYER]).to_string();
         let deep = format!("{}1{}", "[".repeat(50_000), "]".repeat(50_000));
         for value in [r#""\ud800""#, "1e999999", &deep, r#"{"a":1,"a":2}"#] {

@@ -1,14 +1,14 @@
-//! What a manifest is, by the media types of its config and its layers.
+//! Classifies a manifest by the media types of its config and layers.
 //!
-//! Whoever pushes writes these types. An unknown type is therefore no reason to skip anything: only what no runtime would
-//! run is not an image, and in doubt it is one. `artifactType`, `subject` and annotations decide nothing.
+//! Whoever pushes writes these types. So an unknown type is no reason to skip anything: only what no runtime would run
+//! is not an image, and in doubt it is one. `artifactType`, `subject` and annotations are ignored.
 //!
-//! The types of images are the same in any case: Docker compares them so (moby/moby, `distribution/pull_v2.go`,
-//! "checkSupportedMediaType"), and CRI-O and Podman ignore those of an OCI manifest's layers.
+//! The types of images are compared without case, like in Docker (moby/moby, `distribution/pull_v2.go`,
+//! "checkSupportedMediaType"). CRI-O and Podman ignore those of an OCI manifest's layers.
 
-/// Configs of images.
+/// Config types of images.
 const IMAGE_CONFIGS: [&str; 3] = [
-    // An absent type reads as an empty one. containerd, `core/images/mediatypes.go`.
+    // An absent type is read as an empty one. containerd, `core/images/mediatypes.go`.
     "",
     // OCI image specification, "media-types".
     "application/vnd.oci.image.config.v1+json",
@@ -16,11 +16,11 @@ const IMAGE_CONFIGS: [&str; 3] = [
     "application/vnd.docker.container.image.v1+json",
 ];
 
-/// Types that Docker takes for those of images too, since registries once wrote them (moby/moby#22378).
-/// Source: moby/moby, `distribution/registry.go`, "defaultImageTypes".
+/// Types that Docker also accepts for images, because registries once wrote them (moby/moby#22378). Source: moby/moby,
+/// `distribution/registry.go`, "defaultImageTypes".
 const DOCKERS_OTHERS: [&str; 3] = ["application/octet-stream", "application/json", "text/html"];
 
-/// Configs of things that are known to be no images.
+/// Config types of content that is known not to be an image.
 const ARTIFACT_CONFIGS: [&str; 6] = [
     // Helm, `pkg/registry/constants.go`.
     "application/vnd.cncf.helm.config.v1+json",
@@ -36,12 +36,12 @@ const ARTIFACT_CONFIGS: [&str; 6] = [
     "application/vnd.in-toto+json",
 ];
 
-/// What the types in a manifest show it to be.
+/// What the media types of a manifest show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown<'a> {
     /// An image, or nothing shows otherwise.
     Image,
-    /// Not an image: this type shows it.
+    /// Not an image; this type shows it.
     Artifact(&'a str),
 }
 
@@ -60,26 +60,26 @@ pub fn judge<'a>(config: &'a str, layers: impl IntoIterator<Item = &'a str>) -> 
         first = first.or(Some(layer));
     }
     match first {
-        // A signature has an image's config and none of its layers.
+        // A signature has an image's config, but none of its layers.
         Some(layer) if is_images => Shown::Artifact(layer),
-        // An image of no layers at all, such as one that only sets variables.
+        // An image without layers, such as one that only sets variables.
         None if is_images => Shown::Image,
         _ => Shown::Artifact(config),
     }
 }
 
-/// Whether this is the type of the config of something that is known to be no image.
+/// Whether this is a config type of content that is known not to be an image.
 pub fn is_artifact_config(media_type: &str) -> bool {
     ARTIFACT_CONFIGS.contains(&media_type)
 }
 
-/// Whether this is the type of an image's config. An absent one counts.
+/// Whether this is the config type of an image. An absent type is.
 pub fn is_image_config(media_type: &str) -> bool {
     is_one_of(&IMAGE_CONFIGS, media_type) || is_one_of(&DOCKERS_OTHERS, media_type)
 }
 
-/// Whether this is the type of a layer that could hold files of an image, in any compression, also encrypted or kept
-/// elsewhere. An absent one counts.
+/// Whether a layer of this type could contain files of an image, in any compression, even encrypted or stored
+/// elsewhere. An absent type could.
 pub fn is_file_system(media_type: &str) -> bool {
     media_type.is_empty()
         // OCI image specification, "media-types"; containers/ocicrypt adds `+encrypted`.
@@ -89,7 +89,7 @@ pub fn is_file_system(media_type: &str) -> bool {
         || is_erofs(media_type)
 }
 
-/// Whether Docker takes a layer of this type, whatever it is. Source: moby/moby, `distribution/pull_v2.go`,
+/// Whether Docker accepts a layer of this type, whatever it contains. Source: moby/moby, `distribution/pull_v2.go`,
 /// "checkSupportedMediaType", and `distribution/registry.go`, "supportedMediaTypes".
 fn is_taken_by_docker(media_type: &str) -> bool {
     is_one_of(&DOCKERS_OTHERS, media_type)
@@ -98,8 +98,8 @@ fn is_taken_by_docker(media_type: &str) -> bool {
             && !starts_with(media_type, "application/vnd.docker.ai."))
 }
 
-/// Layers that are file systems of the kernel's EROFS. Sources: containerd, `plugins/diff/erofs` (any type that ends in
-/// `.erofs` before a `+`) and `images.MediaTypeErofsLayer`; the draft erofs/erofs-image-spec.
+/// Layers that are file systems of the kernel's EROFS. Sources: containerd, `plugins/diff/erofs` (any type that ends
+/// with `.erofs` before a `+`) and `images.MediaTypeErofsLayer`; the draft erofs/erofs-image-spec.
 fn is_erofs(media_type: &str) -> bool {
     let base = media_type.split('+').next().unwrap_or_default();
     let last = base.rsplit('.').next();
@@ -107,8 +107,8 @@ fn is_erofs(media_type: &str) -> bool {
         || starts_with(base, "application/vnd.erofs.layer.")
 }
 
-/// Whether this is the type of an image's manifest or index, also of Docker's first schema.
-/// Source: OCI image specification, and Docker's "Image Manifest Version 2" with both older schema 1 types.
+/// Whether this is the type of an image's manifest or index, including Docker's first schema. Source: OCI image
+/// specification, and Docker's "Image Manifest Version 2" with both older schema 1 types.
 pub fn is_manifest(media_type: &str) -> bool {
     is_image_manifest(media_type)
         || is_index(media_type)
@@ -125,7 +125,7 @@ pub fn is_index(media_type: &str) -> bool {
     is_one_of(&INDEXES, media_type)
 }
 
-/// Whether this is the type of the manifest of a single image, or of what looks like one.
+/// Whether this is the type of a single image's manifest, or of content that looks like one.
 pub fn is_image_manifest(media_type: &str) -> bool {
     const MANIFESTS: [&str; 2] = [
         "application/vnd.docker.distribution.manifest.v2+json",
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_images_config_and_a_layer_that_could_hold_files_are_an_image() {
+    fn an_image_config_with_a_layer_that_could_contain_files_is_an_image() {
         for config in IMAGE_CONFIGS.into_iter().chain(DOCKERS_OTHERS) {
             check(config, &[], Shown::Image);
             for layer in [
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn an_images_config_with_none_of_an_images_layers_is_an_attachment() {
+    fn an_image_config_without_layers_of_an_image_is_an_attachment() {
         for layer in [
             "application/vnd.dev.cosign.simplesigning.v1+json",
             "application/vnd.in-toto+json",
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_artifacts_config_is_no_image_whatever_its_layers() {
+    fn a_config_of_a_known_artifact_is_never_an_image() {
         for config in ARTIFACT_CONFIGS {
             check(config, &[LAYER], Shown::Artifact(config));
             check(config, &[], Shown::Artifact(config));
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_that_nobody_knows_is_an_image_where_a_layer_could_hold_files() {
+    fn an_unknown_config_is_an_image_if_a_layer_could_contain_files() {
         check(OTHER, &[LAYER], Shown::Image);
         check(OTHER, &["text/plain", ""], Shown::Image);
         check(OTHER, &[], Shown::Artifact(OTHER));

@@ -1,8 +1,8 @@
-//! Tokens that an identity provider signs: a JWT (RFC 7519) in `Authorization: Bearer`, checked against keys that somebody
-//! else fetched.
+//! Tokens signed by an identity provider: a JWT (RFC 7519) in `Authorization: Bearer`, checked with keys that the
+//! caller fetched.
 //!
-//! **Invariant**: the algorithm is RS256, and the keys are those given; nothing in a token chooses either. Every
-//! claim that is asked for must be there.
+//! **Invariant**: the algorithm is RS256 and the keys are the given ones; nothing in a token selects either. Every
+//! expected claim must be present.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -12,31 +12,32 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// Longer than any token that fits in the headers that API Gateway takes, which are 10,240 bytes together.
+/// Longer than any token that fits into API Gateway's limit for all headers, 10,240 bytes.
 const LONGEST_TOKEN: usize = 10_240;
 
-/// How far two clocks may differ, in seconds.
+/// The allowed difference between two clocks, in seconds.
 const LEEWAY: f64 = 30.0;
 
-/// More keys than any provider has at once.
+/// More keys than any provider publishes at once.
 const MOST_KEYS: usize = 100;
 
-/// Google's issuer. Its tokens may name it without the scheme. Source: `OpenID` Connect, developers.google.com, the
-/// table of an ID token's claims.
+/// Google's issuer. Its tokens may omit the scheme. Source: `OpenID` Connect, developers.google.com, the table of an ID
+/// token's claims.
 pub const GOOGLE: &str = "https://accounts.google.com";
 
-/// Where Google's discovery document says that its keys are. Source: `OpenID` Connect, developers.google.com, which
-/// documents `https://www.googleapis.com/oauth2/v3/certs` as the `jwks_uri`. All others have theirs at the issuer's host.
+/// The host of Google's keys, as its discovery document names it. All other issuers have their keys at their own host.
+/// Source: `OpenID` Connect, developers.google.com, which documents `https://www.googleapis.com/oauth2/v3/certs` as the
+/// `jwks_uri`.
 const GOOGLE_KEYS: &str = "www.googleapis.com";
 
-/// Whose tokens are taken, and for what.
+/// Which tokens are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expected {
-    /// Who signs: the `iss` claim, and where the keys are found.
+    /// The signer: the `iss` claim, and where its keys are found.
     pub issuer: String,
-    /// For whom: one of the `aud` claim.
+    /// One of the `aud` claim must be this.
     pub audience: String,
-    /// Of whom a token tells.
+    /// The account of the token.
     pub identity: Identity,
 }
 
@@ -49,11 +50,10 @@ pub enum Identity {
     Subject(String),
 }
 
-/// Checks a signature of RSASSA-PKCS1-v1_5 with SHA-256: modulus, exponent, message, signature. An argument, because
-/// the library that has it brings a source of randomness with it, which is not needed for that.
+/// Verifies a signature of RSASSA-PKCS1-v1_5 with SHA-256: modulus, exponent, message, signature. It is an argument,
+/// because the library for it depends on a source of randomness, which verifying doesn't need.
 pub type Rs256 = fn(&[u8], &[u8], &[u8], &[u8]) -> bool;
 
-/// The keys of a provider.
 #[derive(Debug, Clone)]
 pub struct KeySet {
     keys: Vec<Key>,
@@ -73,8 +73,8 @@ struct Key {
 pub struct ParseKeySetError;
 
 impl KeySet {
-    /// Reads a JWK set (RFC 7517). Keys of another type, for another use or algorithm, or without an id are left out, and so
-    /// is what is no key (section 5).
+    /// Parses a JWK set (RFC 7517). Ignores keys of another type, for another use or algorithm, or without an id, and
+    /// everything that isn't a key (section 5).
     pub fn parse(json: &[u8], rs256: Rs256) -> Result<Self, ParseKeySetError> {
         #[derive(Deserialize)]
         struct WireSet {
@@ -116,14 +116,15 @@ impl KeySet {
     }
 }
 
-/// Reads a JSON object in UTF-8; serde would also take a list of a struct's values, and any bytes in what is not read.
+/// Parses a JSON object in UTF-8. serde alone would also accept a list for a struct, and invalid UTF-8 in skipped
+/// values.
 fn object<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
     let text = std::str::from_utf8(json).ok()?;
     let is_object = text.trim_ascii_start().starts_with('{');
     serde_json::from_str(text).ok().filter(|_| is_object)
 }
 
-/// Whether this can be an issuer: an https URL without query or fragment; plain http only on this machine.
+/// Whether this can be an issuer: an https URL without query or fragment. Plain http is allowed only on this machine.
 pub fn is_issuer(text: &str) -> bool {
     let Ok(uri) = text.parse::<Uri>() else {
         return false;
@@ -132,7 +133,7 @@ pub fn is_issuer(text: &str) -> bool {
     is_plain_text && origin(&uri).is_some()
 }
 
-/// Scheme and authority, if the scheme is https, or http on this machine.
+/// Returns scheme and authority, if the scheme is https, or http on this machine.
 fn origin(uri: &Uri) -> Option<(&str, &str)> {
     let (scheme, host) = (uri.scheme_str()?, uri.host()?);
     let is_secure = scheme == "https" || scheme == "http" && host == "127.0.0.1";
@@ -140,21 +141,21 @@ fn origin(uri: &Uri) -> Option<(&str, &str)> {
     (is_secure && !authority.contains('@')).then_some((scheme, authority))
 }
 
-/// Why a discovery document leads to no keys.
+/// Why a discovery document yields no keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DiscoveryError {
-    /// It is no JSON with both.
-    #[error("it names no issuer and jwks_uri")]
+    /// It isn't JSON with both members.
+    #[error("it has no issuer or no jwks_uri")]
     Incomplete,
-    /// Its issuer is not, letter by letter, the one that was asked.
+    /// Its issuer isn't exactly the one that was asked.
     #[error("it is of another issuer")]
     OtherIssuer,
-    /// Neither at the issuer's own scheme, host and port, nor, if that is Google, where Google's are.
+    /// The keys are neither at the issuer's own scheme, host and port nor, for Google, at Google's host for keys.
     #[error("its keys are at another host")]
     OtherHost,
 }
 
-/// Where an issuer's keys are, by its discovery document (`OpenID` Connect Discovery 1.0, section 3).
+/// Returns the URL of an issuer's keys from its discovery document (`OpenID` Connect Discovery 1.0, section 3).
 pub fn keys_url(issuer: &str, document: &[u8]) -> Result<String, DiscoveryError> {
     #[derive(Deserialize)]
     struct WireDiscovery {
@@ -183,7 +184,7 @@ fn may_have_keys_at(issuer: &Uri, keys: &Uri) -> bool {
 struct WireHeader {
     alg: String,
     kid: String,
-    /// Whether there are extensions that must be understood; none is.
+    /// Whether there are extensions that must be understood. We understand none.
     #[serde(default, deserialize_with = "is_there")]
     crit: bool,
 }
@@ -212,7 +213,7 @@ enum OneOrMany {
 }
 
 impl Expected {
-    /// Whether `token` is signed by one of `keys`, valid `now`, and made by, for and of whom it must be.
+    /// Whether `token` is signed by one of `keys`, valid `now`, and has the expected issuer, audience and account.
     pub(crate) fn accepts(&self, token: &[u8], keys: &KeySet, now: Timestamp) -> bool {
         payload(token, keys)
             .and_then(|it| object(&it))
@@ -243,7 +244,7 @@ impl Expected {
     }
 }
 
-/// What a token carries, if one of `keys` has signed it: the payload of a JWS in the compact serialization (RFC 7515).
+/// Returns a token's payload, if one of `keys` signed it. A token is a JWS in the compact serialization (RFC 7515).
 pub fn payload(token: &[u8], keys: &KeySet) -> Option<Vec<u8>> {
     if token.len() > LONGEST_TOKEN {
         return None;
@@ -269,7 +270,8 @@ mod tests {
 
     use super::*;
 
-    /// In the place of RSA: right is what repeats the modulus and the message. The true one is tested where it is.
+    /// Replaces RSA: a signature is valid if it repeats the modulus, the exponent and the message. The crate that has
+    /// RSA tests it.
     fn echo(modulus: &[u8], exponent: &[u8], message: &[u8], signature: &[u8]) -> bool {
         signature == [modulus, exponent, message].concat()
     }
@@ -324,7 +326,7 @@ mod tests {
         )
     }
 
-    /// Whether a good token is still taken with this in the place of a claim; `null` stands for none.
+    /// Whether a good token is still accepted after replacing a claim; `null` removes it.
     fn accepts_with(claim: &str, value: Value) -> bool {
         let mut claims = good();
         if value.is_null() {
@@ -336,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_token_is_taken_by_either_key_until_it_expires() {
+    fn a_good_token_is_accepted_with_either_key_until_it_expires() {
         assert!(accepts(&expected(), &token(&good())));
         let header = json!({"alg": "RS256", "kid": "old"});
         assert!(accepts(
@@ -351,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn each_claim_must_be_there_and_right() {
+    fn each_claim_must_be_present_and_right() {
         for (claim, values) in [
             (
                 "iss",
@@ -408,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_another_way_to_name_the_account() {
+    fn a_subject_can_name_the_account() {
         let by_subject = |subject: &str| Expected {
             identity: Identity::Subject(subject.to_owned()),
             ..expected()
@@ -422,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn only_google_may_leave_out_its_scheme() {
+    fn only_google_may_omit_its_scheme() {
         let google = Expected {
             issuer: GOOGLE.to_owned(),
             ..expected()
@@ -460,7 +462,7 @@ mod tests {
             let token = token_of(&header, &good().to_string(), b"modulus-2");
             assert!(!accepts(&expected(), &token), "{header}");
         }
-        // What a token says of keys elsewhere is not even read.
+        // Other keys that a token names aren't even read.
         let header = json!({"alg": "RS256", "kid": "new", "jku": "https://evil.example/keys", "jwk": {}, "x5u": "x"});
         assert!(accepts(
             &expected(),
@@ -469,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_quite_a_token_is_none() {
+    fn an_almost_valid_token_is_refused() {
         let right = token(&good());
         let (signed, signature) = right.rsplit_once('.').unwrap();
         let (header, payload) = signed.split_once('.').unwrap();
@@ -520,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_set_holds_the_keys_for_rs256_and_no_others() {
+    fn a_key_set_has_only_the_keys_for_rs256() {
         let parse = |keys: Value| {
             let set = KeySet::parse(json!({"keys": keys}).to_string().as_bytes(), echo);
             set.map(|it| it.keys.into_iter().map(|it| it.id).collect::<Vec<_>>())
@@ -561,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_is_reached_by_https_or_on_this_machine() {
+    fn an_issuer_uses_https_or_is_on_this_machine() {
         for good in [
             "https://accounts.google.com",
             "https://login.microsoftonline.com/tenant/v2.0",
@@ -585,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_at_the_issuers_own_host_but_for_google() {
+    fn keys_are_at_the_issuers_own_host_except_for_google() {
         for (issuer, keys, expected) in [
             (
                 "https://accounts.google.com",

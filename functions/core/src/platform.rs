@@ -1,33 +1,32 @@
-//! Platforms as people and registries spell them, and which entries of an index a runtime could take for one.
+//! Platforms as people and registries spell them, and the entries of an index that a runtime could choose for one.
 //!
-//! Spellings are normalised and ranked as containerd does it (containerd/platforms, `database.go` and `compare.go`); CRI-O
-//! and Podman compare them as they are written (containers/image, `internal/pkg/platform`).
+//! Spellings are normalised and ranked like in containerd (containerd/platforms, `database.go` and `compare.go`). CRI-O
+//! and Podman compare them literally (containers/image, `internal/pkg/platform`).
 
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, Serializer};
 
-/// A wanted platform: `OS/ARCHITECTURE[/VARIANT][:OS.VERSION]`, in lower case and otherwise as it was written; each part is
-/// 1 to 32 letters, digits, `-`, `_` or `.`.
+/// A wanted platform: `OS/ARCHITECTURE[/VARIANT][:OS.VERSION]`, in lower case but not normalised. Each part is 1 to 32
+/// letters, digits, `-`, `_` or `.`.
 ///
 /// Source: OCI image index specification, "platform". A copy shares its text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Platform(Arc<str>);
 
-/// Not a platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not a platform: expected OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT, such as linux/arm64; `:` and an OS version may follow"
 )]
 pub struct ParsePlatformError;
 
-/// The platform that is wanted of an index if a source names none.
+/// The platform that is wanted of an index if the source names none.
 pub const DEFAULT: &str = "linux/amd64";
 
 impl Platform {
-    /// Checks `text` and folds its case.
+    /// Checks `text`, and folds its case.
     pub fn parse(text: &str) -> Result<Self, ParsePlatformError> {
         let text = text.to_ascii_lowercase();
         let (name, version) = match text.split_once(':') {
@@ -48,12 +47,11 @@ impl Platform {
         }
     }
 
-    /// The checked text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether both mean the same.
+    /// Whether both mean the same platform.
     pub fn is_same(&self, other: &Self) -> bool {
         self.spelling().normal() == other.spelling().normal()
     }
@@ -91,24 +89,21 @@ impl Serialize for Platform {
     }
 }
 
-/// A platform as an index spells it; any text, an absent part is empty.
+/// A platform as an index spells it. Any text is possible; an absent part is empty.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Spelling {
-    /// The operating system.
     pub os: String,
-    /// The processor architecture.
     pub architecture: String,
-    /// The variant of the architecture.
     pub variant: String,
-    /// The version of the operating system, which Windows images have.
+    /// The version of the operating system. Windows images have one.
     pub os_version: String,
 }
 
 impl Spelling {
-    /// The platform that a source would name to want this one, if it can be named.
+    /// Returns the platform by which a source would select this one, if it has a valid name.
     pub fn to_platform(&self) -> Option<Platform> {
         let normal = self.normal();
-        // containerd takes an absent operating system for its own.
+        // containerd treats an absent operating system as its own.
         let os = if normal.os.is_empty() {
             "linux"
         } else {
@@ -150,10 +145,10 @@ impl Spelling {
         }
     }
 
-    /// Whether an image of this operating system is for `wanted`, which is normal.
+    /// Whether an image for this operating system fits `wanted`, which must be normalised.
     fn is_for_os(&self, wanted: &Self) -> bool {
         let os = self.normal().os;
-        // containerd takes an absent operating system for its own.
+        // containerd treats an absent operating system as its own.
         (os.is_empty() || os == wanted.os)
             && (self.os_version.is_empty()
                 || wanted.os_version.is_empty()
@@ -161,14 +156,14 @@ impl Spelling {
     }
 }
 
-/// The part of an operating system's version that must agree: Windows counts revisions behind the third dot.
-/// Source: Microsoft's documentation, "Windows container version compatibility".
+/// The parts of an operating system's version that must match. Windows puts revisions after the third dot. Source:
+/// Microsoft's documentation, "Windows container version compatibility".
 fn build(version: &str) -> impl Iterator<Item = &str> {
     version.split('.').take(3)
 }
 
-/// The places of `entries` that a runtime could take for `wanted`, in groups. Whatever is an image in the first group is
-/// taken; a later group counts only where no earlier one holds an image. Entries without a platform are the last group.
+/// Returns the indexes in `entries` that a runtime could choose for `wanted`, in groups. The images in the first group
+/// that has any are chosen; later groups don't matter then. Entries without a platform are the last group.
 pub fn candidates(wanted: &Platform, entries: &[Option<Spelling>]) -> Vec<Vec<usize>> {
     let (wanted, nothing) = (wanted.spelling().normal(), Spelling::default());
     let places = |is_taken: &dyn Fn(&Spelling) -> bool| {
@@ -188,7 +183,7 @@ pub fn candidates(wanted: &Platform, entries: &[Option<Spelling>]) -> Vec<Vec<us
         })
         .filter(|it| !it.is_empty())
         .collect();
-    // CRI-O and Podman compare spellings, so they may take another one than containerd.
+    // CRI-O and Podman compare spellings, so they may choose another entry than containerd.
     let spelled = spellings(&wanted)
         .into_iter()
         .map(|variant| {
@@ -206,8 +201,7 @@ pub fn candidates(wanted: &Platform, entries: &[Option<Spelling>]) -> Vec<Vec<us
         first.sort_unstable();
         first.dedup();
     }
-    // Docker treats an empty platform as none.
-    // Source: moby/moby, `distribution/pull_v2.go`, "toOCIPlatform".
+    // Docker treats an empty platform as absent. Source: moby/moby, `distribution/pull_v2.go`, "toOCIPlatform".
     let is_absent = |it: &Option<Spelling>| *it.as_ref().unwrap_or(&nothing) == nothing;
     let without = entries.iter().enumerate().filter(|(_, it)| is_absent(it));
     let without: Vec<_> = without.map(|(place, _)| place).collect();
@@ -215,8 +209,8 @@ pub fn candidates(wanted: &Platform, entries: &[Option<Spelling>]) -> Vec<Vec<us
     groups
 }
 
-/// The architectures and variants that run on `wanted`, the best first.
-/// Source: containerd/platforms, `compare.go`, "platformVector".
+/// The architectures and variants that run on `wanted`, best first. Source: containerd/platforms, `compare.go`,
+/// "platformVector".
 fn ranks(wanted: &Spelling) -> Vec<(&str, String)> {
     let architecture = wanted.architecture.as_str();
     let mut ranks = vec![(architecture, wanted.variant.clone())];
@@ -236,7 +230,7 @@ fn ranks(wanted: &Spelling) -> Vec<(&str, String)> {
             let (major, minor) =
                 variant.map_or(("v8", ""), |it| it.split_once('.').unwrap_or((it, "")));
             let minor: u8 = minor.parse().unwrap_or(0);
-            // v9.0 came from v8.5, so that v9.x runs what v8.(x+5) runs, up to v8.9.
+            // v9.0 is based on v8.5, so v9.x runs what v8.(x+5) runs, up to v8.9.
             let lower_eights = match version(major) {
                 Some(9) => {
                     ranks.extend((1..minor).rev().map(|it| ("arm64", format!("v9.{it}"))));
@@ -264,8 +258,8 @@ fn ranks(wanted: &Spelling) -> Vec<(&str, String)> {
     ranks
 }
 
-/// The variants in which containers/image looks for `wanted`, in its order.
-/// Source: containers/image, `internal/pkg/platform/platform_matcher.go`, `WantedPlatforms`.
+/// The variants that containers/image looks for, in order. Source: containers/image,
+/// `internal/pkg/platform/platform_matcher.go`, `WantedPlatforms`.
 fn spellings(wanted: &Spelling) -> Vec<String> {
     let mut variants = vec![wanted.variant.clone()];
     if wanted.architecture == "arm" {
@@ -275,7 +269,7 @@ fn spellings(wanted: &Spelling) -> Vec<String> {
     variants
 }
 
-/// The variants of 32-bit ARM below this one, the best first.
+/// The variants of 32-bit ARM below this one, best first.
 fn lower_arms(variant: &str) -> impl Iterator<Item = String> + use<> {
     let version = variant
         .strip_prefix('v')
@@ -289,7 +283,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_platform_has_two_parts_or_three_and_may_have_an_os_version() {
+    fn a_platform_has_two_or_three_parts_and_may_have_an_os_version() {
         for text in [
             "linux/amd64",
             "linux/arm/v7",
@@ -318,7 +312,7 @@ mod tests {
         }
     }
 
-    /// A platform as an index spells it; `-` is none.
+    /// A platform as an index spells it; `-` means none.
     fn spelling(text: &str) -> Option<Spelling> {
         if text == "-" {
             return None;
@@ -339,7 +333,7 @@ mod tests {
         assert_eq!(found, expected, "{wanted} of {entries:?}");
     }
 
-    /// containerd/platforms, `database.go`; its tests are `platforms_test.go`.
+    /// Sources: containerd/platforms, `database.go` and its tests, `platforms_test.go`.
     #[test]
     fn every_spelling_of_a_platform_is_a_candidate() {
         let amd64 = [
@@ -382,7 +376,7 @@ mod tests {
         check("darwin/arm64", &["macos/arm64", "linux/arm64"], &[&[0]]);
     }
 
-    /// containerd/platforms, `compare.go` and `compare_test.go`.
+    /// Sources: containerd/platforms, `compare.go` and `compare_test.go`.
     #[test]
     fn the_best_rank_comes_first() {
         check(
@@ -433,10 +427,10 @@ mod tests {
         );
     }
 
-    /// containers/image, `internal/pkg/platform/platform_matcher.go` and its tests.
+    /// Sources: containers/image, `internal/pkg/platform/platform_matcher.go` and its tests.
     #[test]
-    fn what_cri_o_takes_by_its_spelling_is_a_candidate_too() {
-        // containerd takes the plain arm, which is v7; CRI-O looks for v7, v6 and v5 before it.
+    fn an_entry_that_cri_o_chooses_by_its_spelling_is_a_candidate() {
+        // containerd chooses the plain arm, which is v7. CRI-O looks for v7, v6 and v5 before it.
         check(
             "linux/arm/v7",
             &["linux/arm", "linux/arm/v6", "linux/arm/v5"],
@@ -448,7 +442,7 @@ mod tests {
             &[&[0, 1], &[0]],
         );
         check("linux/riscv64/rva23", &["linux/riscv64"], &[&[0]]);
-        // Spelled otherwise, it looks for none of them.
+        // With another spelling, CRI-O finds neither.
         check(
             "linux/amd64/v3",
             &["linux/x86_64", "linux/amd64/v2"],
@@ -457,17 +451,17 @@ mod tests {
     }
 
     #[test]
-    fn entries_without_a_platform_count_where_no_other_is_an_image() {
+    fn entries_without_a_platform_count_if_no_other_is_an_image() {
         check("linux/amd64", &["-", "linux/amd64", "-"], &[&[1], &[0, 2]]);
         check("linux/s390x", &["-", "linux/amd64"], &[&[0]]);
-        // For Docker an empty platform is none.
+        // Docker treats an empty platform as absent.
         check("linux/amd64", &["linux/arm64", "/"], &[&[1]]);
         check("linux/amd64", &["/", "linux/386", "-"], &[&[1], &[0, 2]]);
         check("linux/amd64", &["unknown/unknown", "windows/amd64"], &[]);
     }
 
     #[test]
-    fn a_build_of_windows_has_revisions_and_may_go_without_a_version() {
+    fn windows_revisions_are_ignored_and_a_missing_version_fits() {
         let entries = [
             "windows/amd64:10.0.17763.5122",
             "windows/amd64:10.0.20348.2113",
@@ -481,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_images_platform_can_be_named() {
+    fn the_platform_of_the_first_image_can_be_named() {
         let named = |text: &str| {
             let platform = spelling(text).unwrap().to_platform();
             platform.map_or("-".to_owned(), |it| it.to_string())

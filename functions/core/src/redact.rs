@@ -1,31 +1,30 @@
-//! What may be shown of the text a program printed: no secret, no control character, no part of a URL that may hold
-//! either, and not more than an operator reads.
+//! Makes the output of a program safe to show: without secrets, control characters and the parts of URLs that may
+//! contain secrets, and no longer than an operator reads.
 //!
-//! **Invariant**: a secret is struck out in each form in which programs print it: as it is, in base64 at any offset, in
-//! percent and in JSON encoding, and whatever became of the line breaks it may hold.
+//! **Invariant**: a secret is removed in each form in which programs print it: plain, in base64 at any offset, in
+//! percent and in JSON encoding, and whatever happened to its line breaks.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
-/// What stands where something was struck out.
+/// Replaces removed text.
 const MARK: &str = "[redacted]";
 
-/// An encoded form shorter than this would match by chance.
+/// A shorter encoded form would match by chance.
 const MIN_ENCODED: usize = 8;
 
-/// At most this many lines of a text, and bytes of those, are shown.
+/// The most lines that are shown, and the most bytes of them.
 const MAX_LINES: usize = 3;
 const MAX_SHOWN: usize = 1024;
 
-/// Strikes the secrets of one run out of what it printed.
+/// Removes the secrets of one run from its output.
 pub struct Redactor {
-    /// Longest first, so that no form is struck out of the middle of a longer one.
+    /// Longest first, so that no form is removed from the middle of a longer one.
     forms: Vec<String>,
 }
 
 impl Redactor {
-    /// Makes the redactor for these secrets.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Self {
         let mut forms: Vec<String> = secrets.into_iter().flat_map(forms).collect();
         forms.sort_unstable_by(|one, other| other.len().cmp(&one.len()).then(one.cmp(other)));
@@ -33,7 +32,7 @@ impl Redactor {
         Self { forms }
     }
 
-    /// The text without secrets and control characters.
+    /// Returns the text without secrets and control characters.
     pub fn clean(&self, text: &str) -> String {
         let mut text = plain(text);
         for form in &self.forms {
@@ -44,7 +43,7 @@ impl Redactor {
         without_credentials(&without_url_secrets(&text))
     }
 
-    /// The same for a text whose beginning is lost: what may be the rest of a secret is cut off.
+    /// Like [`Redactor::clean`], for text whose start is lost: also removes what may be the rest of a secret.
     pub fn clean_tail(&self, text: &str) -> String {
         let longest = self.forms.first().map_or(0, String::len);
         let cleaned = self.clean(text);
@@ -52,14 +51,14 @@ impl Redactor {
     }
 }
 
-/// The end of a text, as far as it is shown: its last lines in one.
+/// Returns the part of a text that is shown: its last lines, joined into one.
 pub fn shown(text: &str) -> String {
     let lines: Vec<&str> = text.lines().rev().take(MAX_LINES).collect();
     let lines: Vec<&str> = lines.into_iter().rev().collect();
     tail(&lines.join(" | "), MAX_SHOWN).to_owned()
 }
 
-/// At most the last `length` bytes, from where a character begins.
+/// At most the last `length` bytes, from the start of a character.
 fn tail(text: &str, length: usize) -> &str {
     let start = text.len().saturating_sub(length);
     (start..=text.len())
@@ -67,8 +66,8 @@ fn tail(text: &str, length: usize) -> &str {
         .unwrap_or_default()
 }
 
-/// The text without escape sequences and control characters, and with every run of white space made one line break, if
-/// there is one in it, or one space.
+/// Removes escape sequences and control characters. A run of white space becomes one line break if it contains one,
+/// otherwise one space.
 fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut rest = text.chars().peekable();
@@ -109,7 +108,7 @@ fn skip_through(rest: &mut impl Iterator<Item = char>, is_last: impl Fn(char) ->
 fn forms(secret: &str) -> Vec<String> {
     let bytes = secret.as_bytes();
     let mut forms = vec![plain(secret), plain(secret).replace('\n', " ")];
-    // A line of its own is how a log shows a part of a key.
+    // Logs may show a single line of a key.
     let lines = secret.lines().map(plain);
     forms.extend(lines.filter(|it| it.len() >= 2 * MIN_ENCODED));
     let mut encoded = vec![percent_encoded(bytes, false), percent_encoded(bytes, true)];
@@ -122,7 +121,7 @@ fn forms(secret: &str) -> Vec<String> {
     forms
 }
 
-/// The characters that the secret alone decides in the base64 of a text in which `offset` (modulo 3) bytes stand before it.
+/// The characters of base64 that depend on the secret alone, if `offset` (modulo 3) bytes precede it.
 fn base64_at(offset: usize, secret: &[u8]) -> [String; 2] {
     let bytes = [vec![0; offset].as_slice(), secret].concat();
     let first = (offset * 8).div_ceil(6);
@@ -150,7 +149,7 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
-/// Cuts user information and query out of every URL.
+/// Removes user information and query from every URL.
 fn without_url_secrets(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     let mut rest = text;
@@ -164,7 +163,7 @@ fn without_url_secrets(text: &str) -> String {
         let (address, query) = url
             .split_once('?')
             .map_or((url, None), |(address, query)| (address, Some(query)));
-        // A password may hold a slash; what stands before "@sha256:" is an image.
+        // A password may contain a slash. Text before "@sha256:" is an image.
         let host = address
             .rmatch_indices('@')
             .find(|(at, _)| {
@@ -190,7 +189,7 @@ fn without_url_secrets(text: &str) -> String {
     cleaned
 }
 
-/// Strikes out what follows an authorization scheme: tokens that the program got itself, and that we don't know.
+/// Removes the text after an authorization scheme: tokens that the program requested itself, so we don't know them.
 fn without_credentials(text: &str) -> String {
     let mut cleaned = String::with_capacity(text.len());
     let mut after_scheme = false;
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_struck_out_in_each_form_in_which_programs_print_it() {
+    fn a_secret_is_removed_in_each_form_in_which_programs_print_it() {
         check("token fake+token/of a?test!", "token [redacted]!");
         check("t=fake%2Btoken%2Fof%20a%3Ftest", "t=[redacted]");
         check("t=fake%2btoken%2fof+a%3ftest", "t=[redacted]");
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_of_a_key_is_a_secret() {
+    fn each_line_of_a_key_is_removed() {
         let key = "-----BEGIN KEY-----\nZmFrZSBrZXkgb2YgYSB0ZXN0\nc2Vjb25kIGxpbmU\n";
         let redactor = Redactor::new([key]);
         for printed in [
@@ -266,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_the_program_got_itself_are_struck_out() {
+    fn tokens_that_the_program_requested_itself_are_removed() {
         check(
             "Authorization: Bearer eyJhbGciOiJub25lIn0.e30.",
             "Authorization: Bearer [redacted]",
@@ -283,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_secret_at_a_lost_beginning_is_cut_off() {
+    fn the_rest_of_a_secret_at_a_lost_start_is_removed() {
         let text = format!("oken/of a?test {} the end", "x".repeat(200));
         let cleaned = Redactor::new([TOKEN]).clean_tail(&text);
         assert!(!cleaned.contains("oken") && cleaned.ends_with("the end"));
@@ -299,7 +298,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_secret_survives(before in ".{0,40}", secret in "[!-~]{8,40}", after in ".{0,40}") {
-            // A mark may hold what looks like a secret.
+            // The mark itself may contain text that looks like a secret.
             prop_assume!(!MARK.contains(&secret));
             let cleaned = Redactor::new([secret.as_str()]).clean(&format!("{before}{secret}{after}"));
             prop_assert!(!cleaned.contains(&secret), "{cleaned}");

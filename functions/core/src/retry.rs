@@ -1,4 +1,4 @@
-//! When a record that failed for a passing reason is tried again.
+//! When a record is retried that failed with a transient error.
 
 use std::time::Duration;
 
@@ -7,27 +7,28 @@ use jiff::fmt::rfc2822::DateTimeParser;
 
 use crate::time::until;
 
-/// How often and how soon.
+/// How often and how soon to retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Receives in all, as in the queue's redrive policy.
+    /// The total number of receives, as in the queue's redrive policy.
     pub attempts: u32,
     /// The longest wait after the first receive.
     pub base: Duration,
-    /// The longest wait at all.
+    /// The longest wait after any receive.
     pub cap: Duration,
 }
 
-/// How long a dead-letter queue keeps a message: as long as SQS allows. The reason of a dead letter and the claim that
-/// keeps its content from being scanned twice must last as long.
+/// How long a dead-letter queue keeps a message: the longest time that SQS allows. The reason of a dead letter, and the
+/// claim that keeps its content from being scanned twice, must last as long.
 pub const DEAD_LETTERS_KEPT: Duration = Duration::from_hours(14 * 24);
 
-/// SQS hides a message for 12 hours at most, counted from its receive; what is left of it is unknown to us, so stay well inside.
+/// SQS hides a message for at most 12 hours from its receive. We don't know how much of that has passed, so stay well
+/// below.
 const MAX_VISIBILITY: Duration = Duration::from_hours(11);
 
 impl RetryPolicy {
     /// How long a record stays hidden after its `receive_count`th receive: between half and all of
-    /// `min(cap, base·2^(n-1))`; `jitter`, between 0 and 1, says where between.
+    /// `min(cap, base·2^(n-1))`. `jitter`, between 0 and 1, selects the point in between.
     pub fn delay(&self, receive_count: u32, jitter: f64) -> Duration {
         let doublings = receive_count.saturating_sub(1).min(31);
         let longest = self
@@ -38,25 +39,29 @@ impl RetryPolicy {
         longest.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
     }
 
-    /// How long to wait from `now` for a server that sends this `Retry-After`, which is never longer than `cap`; `None` if it
+    /// How long to wait from `now` for a server that sent this `Retry-After`, but never longer than `cap`. `None` if it
     /// can't be read.
     pub fn pause_of(&self, retry_after: &str, now: Timestamp) -> Option<Duration> {
-        Some(wish(retry_after, now)?.min(self.cap).min(MAX_VISIBILITY))
+        Some(
+            parse_retry_after(retry_after, now)?
+                .min(self.cap)
+                .min(MAX_VISIBILITY),
+        )
     }
 }
 
-/// No good `Retry-After` is longer; dates with comments could be, without end.
+/// Longer than any valid `Retry-After`. Dates with comments have no limit.
 const MAX_RETRY_AFTER: usize = 64;
 
-/// From here on a number is a Unix time, which is what Docker Hub sends: as a delay it would be 31 years.
-/// Source: docker/hub-feedback#2459.
+/// From here on a number is a Unix time, which Docker Hub sends: as a delay it would be 31 years. Source:
+/// docker/hub-feedback#2459.
 const UNIX_SECONDS: u64 = 1_000_000_000;
 
-/// The same in milliseconds, as other servers have it.
+/// The same in milliseconds, which other servers send.
 const UNIX_MILLISECONDS: u64 = 1_000_000_000_000;
 
-/// Reads seconds or a date (source: RFC 9110, section 10.2.3) or a Unix time. A time that has passed is no delay.
-fn wish(retry_after: &str, now: Timestamp) -> Option<Duration> {
+/// Parses seconds or a date (RFC 9110, section 10.2.3) or a Unix time. A time in the past means no delay.
+fn parse_retry_after(retry_after: &str, now: Timestamp) -> Option<Duration> {
     let text = retry_after.trim();
     if text.is_empty() || text.len() > MAX_RETRY_AFTER {
         return None;
@@ -154,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_time_as_a_retry_after_is_that_time() {
+    fn a_retry_after_may_be_a_unix_time() {
         let now: Timestamp = "2025-05-01T22:01:18Z".parse().unwrap();
         for (text, expected) in [
             ("1746136938", 60),

@@ -1,37 +1,35 @@
-//! Which of a delivery's events are scanned. Total: every event becomes a scan request or a skip with its reason.
+//! Decides which events of a delivery are scanned. Every event becomes a scan request or a skip with its reason.
 
 use crate::event::{Content, Event, EventInfo, FreeText, PushEvent, Skip, SkipReason};
 use crate::image::{Image, Pin, Tag};
 use crate::source::{Source, SourceName, Untagged};
 
-/// An image that is to be scanned because of an event.
+/// An image to be scanned because of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScanRequest {
-    /// Who told of it.
+    /// The source of the event.
     pub source: SourceName,
-    /// What to scan.
     pub image: Image,
-    /// Why.
     pub event: EventInfo,
 }
 
 /// The most images of one delivery that are queued.
 pub const MAX_IMAGES: usize = 1_000;
 
-/// A delivery, decided.
+/// The decisions on a delivery.
 #[derive(Debug, Default)]
 pub struct Selected {
     /// To be queued, in the order of the events.
     pub requests: Vec<ScanRequest>,
     /// Not to be queued.
     pub skips: Vec<Skip>,
-    /// The code that the sender wants to see again.
+    /// The code that the sender expects back.
     pub validation: Option<FreeText>,
     /// Whether there were more images than [`MAX_IMAGES`].
     pub is_over_limit: bool,
 }
 
-/// Decides each event of a delivery by its source's configuration. Nothing of a delivery with too many images is queued.
+/// Decides each event of a delivery by its source's configuration. A delivery with too many images queues nothing.
 pub fn select(source: &Source, events: Vec<Event>) -> Selected {
     let mut selected = Selected::default();
     for event in events {
@@ -45,7 +43,7 @@ pub fn select(source: &Source, events: Vec<Event>) -> Selected {
 }
 
 impl Selected {
-    /// Decides one more event: there is one more request, one more skip, or a validation.
+    /// Decides one more event: adds a request, a skip or a validation code.
     pub fn add(&mut self, source: &Source, event: Event) {
         let decided = match event {
             Event::Push(push) => self.request(source, push),
@@ -62,8 +60,8 @@ impl Selected {
         }
     }
 
-    /// Whether the whole delivery is refused because it has too many images. A sender that repeats a refusal for ever gets
-    /// skips instead.
+    /// Whether the whole delivery is refused because it has too many images. A sender that repeats a refusal forever
+    /// gets skips instead.
     pub fn is_refused(&self, source: &Source) -> bool {
         self.is_over_limit && !source.kind.repeats_refusals()
     }
@@ -104,7 +102,7 @@ impl Selected {
     }
 }
 
-/// What two pins say together if they are of one manifest: the same, or one of them knows the tag of the other's digest.
+/// Combines two pins of the same manifest: they are equal, or one adds the tag to the other's digest.
 fn joined(one: &Pin, other: &Pin) -> Option<Pin> {
     match (one, other) {
         (one, other) if one == other => Some(one.clone()),
@@ -135,7 +133,6 @@ fn skip_reason(source: &Source, push: &PushEvent) -> Option<SkipReason> {
     }
 }
 
-/// The skip of an image that is one of too many.
 fn too_many(request: ScanRequest) -> Skip {
     let image = request.image;
     Skip {
@@ -147,7 +144,7 @@ fn too_many(request: ScanRequest) -> Skip {
     }
 }
 
-/// A skip names the source's own registry: a foreign one is a stranger's word.
+/// Makes a skip. It names the source's own registry, because a foreign name comes from a stranger.
 fn skip(source: &Source, reason: SkipReason, push: PushEvent) -> Skip {
     Skip {
         reason,
@@ -236,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_to_skip_is_told() {
+    fn each_skip_has_its_reason() {
         insta::assert_snapshot!(check(vec![
             push(Some("h.example.com"), "prod/api", Some("1"), Some(DIGEST)),
             push(Some("h.example.com"), "prod/api", Some("1"), Some(DIGEST)),
@@ -268,9 +265,9 @@ mod tests {
         ");
     }
 
-    /// Whoever pushes chooses the tag; only the manifest shows what it names (openshift/oc-mirror#981).
+    /// Whoever pushes chooses the tag. Only the manifest shows what it is (openshift/oc-mirror#981).
     #[test]
-    fn a_tag_in_the_form_of_a_signatures_is_queued() {
+    fn a_tag_that_looks_like_a_signature_is_queued() {
         for suffix in ["", ".sig", ".att", ".sbom"] {
             let tag = format!("{}{suffix}", DIGEST.replace(':', "-"));
             let events = vec![push(None, "prod/api", Some(&tag), Some(DIGEST))];
@@ -279,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn of_more_images_than_the_limit_none_is_queued() {
+    fn a_delivery_with_too_many_images_queues_none() {
         let pushes = |count: usize| {
             let tags = (0..count).map(|it| push(None, "prod/api", Some(&format!("t{it}")), None));
             tags.collect::<Vec<_>>()
@@ -316,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn the_skip_of_a_foreign_registry_names_the_one_that_was_expected() {
+    fn the_skip_of_a_foreign_registry_names_the_expected_one() {
         let events = vec![
             push(Some("evil.example.com"), "prod/api", Some("1"), None),
             push(None, "dev/api", Some("1"), None),
@@ -328,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_compared_in_one_form_and_images_pulled_from_the_one_that_was_written() {
+    fn hosts_are_compared_normalised_and_images_are_pulled_from_the_configured_host() {
         for registry in ["h.example.com", "h.example.com:443"] {
             let source = Source {
                 registry: Registry::normalise(registry).unwrap(),
@@ -417,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn untagged_manifests_are_scanned_by_digest_where_the_source_wants_it() {
+    fn untagged_manifests_are_scanned_by_digest_if_the_source_wants_it() {
         let source = Source {
             untagged: Untagged::Scan,
             ..source()
@@ -432,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tag_and_the_digest_of_one_manifest_are_one_scan_with_both_known() {
+    fn the_tag_and_the_digest_of_one_manifest_make_one_scan_with_both() {
         let source = Source {
             untagged: Untagged::Scan,
             ..source()

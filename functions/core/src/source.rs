@@ -1,4 +1,4 @@
-//! A configured sender: its name, its kind, and what of its pushes is wanted.
+//! A configured sender: its name, its kind, and which of its pushes are wanted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use crate::event::NamedRegistry;
 use crate::image::Registry;
 use crate::kinds::{Kind, Options};
 
-/// The name of a source: in its URL, in each message of it and, as message group, in SQS, which allows letters,
-/// digits and punctuation, but no space, and at most 128 characters. Here: letters, digits, `-`, `_`, `.`, at most 64. A copy shares its text.
+/// The name of a source: 1 to 64 letters, digits, `-`, `_` or `.`. It is in the source's URL and messages, and is the
+/// message group in SQS, which allows at most 128 letters, digits and punctuation characters, but no space. A copy
+/// shares its text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub struct SourceName(Arc<str>);
 
-/// Not the name of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a source's name is 1 to 64 letters, digits, '-', '_' or '.', and starts with a letter or digit"
@@ -25,7 +25,6 @@ pub struct SourceName(Arc<str>);
 pub struct ParseSourceNameError;
 
 impl SourceName {
-    /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -72,57 +71,51 @@ impl fmt::Display for SourceName {
     }
 }
 
-/// What is done with a manifest that was pushed by digest only.
+/// What happens to a manifest that was pushed only by digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Untagged {
-    /// Nothing: the children of an index, attestations and the like come this way.
+    /// It is skipped: children of an index, attestations and the like are pushed this way.
     #[default]
     Skip,
     /// It is scanned by its digest.
     Scan,
 }
 
-/// Patterns of which one must match and none may.
+/// A text is wanted if it matches `include` and doesn't match `exclude`.
 #[derive(Debug, Clone)]
 pub struct Filter {
-    /// Empty means: everything.
+    /// Empty matches everything.
     pub include: GlobSet,
-    /// Empty means: nothing.
+    /// Empty matches nothing.
     pub exclude: GlobSet,
 }
 
 impl Filter {
-    /// Whether `text` is wanted.
     pub fn wants(&self, text: &str) -> bool {
         (self.include.is_empty() || self.include.is_match(text))
             && (self.exclude.is_empty() || !self.exclude.is_match(text))
     }
 }
 
-/// What the webhook needs to know of a source to turn its deliveries into scan requests.
+/// The parts of a source's configuration that turn its deliveries into scan requests.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// Its name.
     pub name: SourceName,
-    /// The registry type that sends.
+    /// The type of the sending registry.
     pub kind: &'static Kind,
-    /// The host images are pulled from.
+    /// The host that images are pulled from.
     pub registry: Registry,
-    /// Further hosts that a payload may name for the same registry.
+    /// Other hosts that a payload may name for the same registry.
     pub hosts: Vec<Registry>,
-    /// Wanted repositories.
     pub repositories: Filter,
-    /// Wanted tags.
     pub tags: Filter,
-    /// What happens to manifests without a tag.
     pub untagged: Untagged,
-    /// What its parser needs to know.
     pub options: Options,
 }
 
 impl Source {
-    /// Whether the registry that a payload names is this source's. A payload that names none can only mean this one.
+    /// Whether the registry in a payload is this source's. A payload without one can only mean this source's.
     pub fn owns(&self, named: &NamedRegistry) -> bool {
         match named {
             NamedRegistry::Unnamed => true,
@@ -137,12 +130,10 @@ impl Source {
         }
     }
 
-    /// Whether this host is `registry` or one of `hosts`.
     pub fn owns_host(&self, host: &Registry) -> bool {
         self.own_hosts().any(|it| it == host)
     }
 
-    /// `registry` and `hosts`.
     pub fn own_hosts(&self) -> impl Iterator<Item = &Registry> {
         std::iter::once(&self.registry).chain(&self.hosts)
     }

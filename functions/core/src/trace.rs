@@ -1,39 +1,38 @@
-//! The trace that a delivery and its scans belong to, as W3C Trace Context writes it.
+//! The trace of a delivery and its scans, in the format of W3C Trace Context.
 //!
-//! **Invariant**: nothing of a sender's text gets further than two numbers and a flag.
+//! **Invariant**: of a sender's text, only two numbers and a flag are passed on.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// Names a trace: what a delivery, its messages and their scans have in common, whoever began it. Not zero.
+/// The id of a trace, which a delivery, its messages and their scans share, whoever started it. Not zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceId(u128);
 
-/// Names one span of a trace. Not zero.
+/// The id of one span. Not zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpanId(u64);
 
-/// A place in a trace: what is handed on from one process to the next.
+/// A position in a trace, passed from one process to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The trace.
     pub trace_id: TraceId,
-    /// The span in it that others are to be below of.
+    /// The parent of the next spans.
     pub span_id: SpanId,
-    /// Whether its spans are wanted by who collects them.
+    /// Whether the collector wants the trace's spans.
     pub is_sampled: bool,
 }
 
 impl TraceId {
-    /// None for zero.
+    /// Returns `None` for zero.
     pub fn new(number: u128) -> Option<Self> {
         (number != 0).then_some(Self(number))
     }
 }
 
 impl SpanId {
-    /// None for zero.
+    /// Returns `None` for zero.
     pub fn new(number: u64) -> Option<Self> {
         (number != 0).then_some(Self(number))
     }
@@ -59,7 +58,7 @@ impl fmt::Display for TraceContext {
 }
 
 impl TraceContext {
-    /// Reads a `traceparent`; `None` for whatever is not a valid one. Of a later version, only what version 00 has is read.
+    /// Parses a `traceparent`; `None` if it isn't valid. From a later version, only the parts of version 00 are read.
     /// Source: W3C, "Trace Context", sections 3.2 and 4.3.
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
@@ -79,7 +78,7 @@ impl TraceContext {
     }
 }
 
-/// Exactly `length` lower-case digits.
+/// Parses exactly `length` lower-case digits.
 fn hex(text: &str, length: usize) -> Option<u128> {
     let is_hex = text.len() == length
         && text
@@ -94,7 +93,7 @@ impl Serialize for TraceContext {
     }
 }
 
-/// Reads a trace context wherever one may be. What is none is as if it were not there: a scan is worth more than its trace.
+/// Reads a trace context. An invalid one counts as absent, because a scan is worth more than its trace.
 pub(crate) fn lenient<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<TraceContext>, D::Error> {
@@ -117,7 +116,7 @@ mod tests {
     const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn a_valid_context_is_read_and_written_alike() {
+    fn a_valid_context_is_formatted_as_it_was_parsed() {
         for text in [VALID, &VALID.replace("-01", "-00")] {
             assert_eq!(TraceContext::parse(text).unwrap().to_string(), *text);
         }
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_parts_of_later_versions_are_not_handed_on() {
+    fn flags_and_parts_of_later_versions_are_not_passed_on() {
         let flags = TraceContext::parse(&VALID.replace("-01", "-ff")).unwrap();
         assert_eq!(flags.to_string(), VALID);
         let later = TraceContext::parse(&VALID.replace("00-", "cc-")).unwrap();
@@ -139,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_context_is_none() {
+    fn an_invalid_context_is_ignored() {
         for text in [
             "",
             "00",

@@ -1,6 +1,6 @@
-//! JSON values that are read leniently: a value of another type than expected counts as absent.
+//! Lenient JSON values: a value of an unexpected type counts as absent.
 //!
-//! Structs made of them still refuse a repeated key, so that two readers can't see two truths.
+//! Structs of such values still refuse a repeated key, so that two readers can't read different values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,17 +13,18 @@ use serde_json::{Map, Value};
 
 use crate::image::{Digest, Tag};
 
-/// The depth to which a payload's values are read; serde's JSON gives up at 128.
+/// The depth to which a payload's values are read. serde's JSON fails beyond 128.
 const DEPTH: usize = 100;
 
-/// Replaces a value that can't be read. No field has this type, so a needed value counts as missing.
+/// Replaces an unreadable value. No field has this type, so a needed value counts as missing.
 const UNREADABLE: &[u8] = b"false";
 
-/// Writes a JSON text anew, without the values that can't be held: a string with half a surrogate pair or of bytes that are
-/// no UTF-8, a number out of range, and what is nested deeper than anything that is needed. Such keys are written as they
-/// are spelled, so that repeated ones are still found. `None` if the text is no JSON.
+/// Rewrites JSON text without values that can't be represented: strings with half a surrogate pair or invalid UTF-8,
+/// numbers out of range, and nesting deeper than any needed value. Unreadable keys keep their spelling, so that
+/// repeated ones are still found. Returns `None` if the text isn't JSON.
 pub(crate) fn readable(json: &[u8]) -> Option<Vec<u8>> {
-    // This neither recurses nor decodes strings and numbers. Behind it, every string ends and brackets are in pairs.
+    // This neither recurses nor decodes strings and numbers. After it, every string is closed and brackets are
+    // balanced.
     serde_json::from_slice::<IgnoredAny>(json).ok()?;
     let mut written = Vec::with_capacity(json.len());
     let (mut rest, mut depth) = (json, 0_usize);
@@ -53,7 +54,7 @@ pub(crate) fn readable(json: &[u8]) -> Option<Vec<u8>> {
     Some(written)
 }
 
-/// The length of the string or number that a text begins with; anything else is taken byte by byte.
+/// The length of the string or number at the start of the text; 1 for anything else.
 fn token_length(json: &[u8]) -> usize {
     let is_number = |it: &u8| matches!(it, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E');
     let length = match json.first() {
@@ -72,29 +73,28 @@ fn token_length(json: &[u8]) -> usize {
     length.unwrap_or(json.len())
 }
 
-/// A string, or nothing.
+/// A string, if there is one.
 #[derive(Default)]
 pub(crate) struct Text<'a>(pub(crate) Option<Cow<'a, str>>);
 
 impl Text<'_> {
-    /// The string, if there is one and it is not empty.
+    /// The string, unless it is empty.
     pub(crate) fn get(&self) -> Option<&str> {
         self.0.as_deref().filter(|it| !it.is_empty())
     }
 
-    /// The string as a tag, if it is one. A digest where a tag should be is none.
+    /// The string as a tag, if it is a valid one. A digest isn't.
     pub(crate) fn tag(&self) -> Option<Tag> {
         self.get().and_then(|it| Tag::parse(it).ok())
     }
 
-    /// The string as a digest, if it is one.
     pub(crate) fn digest(&self) -> Option<Digest> {
         self.get().and_then(|it| Digest::parse(it).ok())
     }
 }
 
-/// An instant: RFC 3339, or seconds since 1970 as an integer or a float. Anything else, and anything before 1970
-/// (registries send year 1 for "unknown"), is nothing.
+/// An instant: RFC 3339, or seconds since 1970 as an integer or a float. Anything else is `None`, including times
+/// before 1970: registries send year 1 for "unknown".
 #[derive(Default)]
 pub(crate) struct Instant(pub(crate) Option<Timestamp>);
 
@@ -217,11 +217,10 @@ impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for ObjectVisitor<T> {
     ignore_others!(lists of 'de);
 }
 
-/// An object, or one that is written as JSON in a string. Anything else counts as an empty object.
+/// An object, or one written as JSON in a string. Anything else counts as an empty object.
 pub(crate) enum Nested<'a, T> {
-    /// The object.
     Object(T),
-    /// The text, not read yet.
+    /// The text, not parsed yet.
     Json(Cow<'a, str>),
 }
 
@@ -262,7 +261,7 @@ impl<'de: 'a, 'a, T: Deserialize<'de> + Default> Deserialize<'de> for Nested<'a,
     }
 }
 
-/// Any JSON in which no key is repeated: a plain value would silently keep the last one.
+/// Any JSON without repeated keys. A plain value would silently keep the last one.
 pub(crate) struct UniqueValue(pub(crate) Value);
 
 struct UniqueVisitor;
@@ -323,7 +322,7 @@ impl<'de> Deserialize<'de> for UniqueValue {
     }
 }
 
-/// Reads an object that may be null, absent or of another type: then its default.
+/// Reads an object that may be null, absent or of another type; then returns the default.
 pub(crate) fn object<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -332,7 +331,7 @@ where
     deserializer.deserialize_any(ObjectVisitor(PhantomData))
 }
 
-/// Reads a list; what is no object in it counts as one that is empty.
+/// Reads a list. An element that isn't an object counts as an empty one.
 pub(crate) fn list<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -363,7 +362,7 @@ impl<'de, T: Deserialize<'de> + Default> Visitor<'de> for ListVisitor<T> {
     ignore_others!(objects of 'de);
 }
 
-/// Reads a list as [`list`] does, and what is null, absent or of another type as an empty one.
+/// Reads a list like [`list`]. A value that is null, absent or of another type counts as an empty list.
 pub(crate) fn list_or_none<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -377,7 +376,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_be_held_is_left_out_of_a_text_and_the_rest_stays() {
+    fn unreadable_values_are_removed_and_the_rest_stays() {
         let check = |json: &str, expected: &str| {
             let written = readable(json.as_bytes()).map(|it| String::from_utf8(it).unwrap());
             assert_eq!(written.as_deref(), Some(expected), "{json}");
@@ -386,7 +385,7 @@ mod tests {
             r#"{"a" : "\ud83d", "b":"\ud83d\udc33\"\\", "c":[1e999,-1e999, 1e300,"\udc33x"],"d":null}"#,
             r#"{"a" : false, "b":"\ud83d\udc33\"\\", "c":[false,false, 1e300,false],"d":null}"#,
         );
-        // A key stays different from others, and from its own text without the escape.
+        // A key stays different from other keys, and from its own text without the escape.
         check(
             r#"{"\ud83da":1,"\ud83db" :2,"a":3}"#,
             r#"{"\"\\ud83da\"":1,"\"\\ud83db\"" :2,"a":3}"#,
@@ -408,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_in_every_form_registries_send() {
+    fn times_are_read_in_every_form_that_registries_send() {
         let read = |json: &str| {
             serde_json::from_str::<Instant>(json)
                 .unwrap()

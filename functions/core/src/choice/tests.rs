@@ -1,4 +1,4 @@
-//! What is chosen of which index, case by case, and the promise that no image is skipped.
+//! What is chosen from which index, and the property that no image is skipped.
 
 use proptest::prelude::*;
 
@@ -6,12 +6,12 @@ use super::*;
 
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
-/// A digest whose first digits are `name`, which is hexadecimal.
+/// A digest whose first digits are `name`, which must be hexadecimal.
 fn digest(name: &str) -> Digest {
     Digest::parse(&format!("sha256:{name:0<64}")).unwrap()
 }
 
-/// The name that [`digest`] made this digest from, or the digest itself if it is another one.
+/// The name that [`digest`] was called with, or the digits of another digest.
 fn name(digest: &Digest) -> String {
     digest.parts().1.trim_end_matches('0').to_owned()
 }
@@ -27,7 +27,7 @@ fn artifact() -> Fetched {
     Fetched::Manifest(Manifest::NotAnImage("a/b".to_owned()))
 }
 
-/// An entry `NAME PLATFORM`; `-` is no platform.
+/// An entry `NAME PLATFORM`; `-` means no platform.
 fn entry(text: &str) -> Entry {
     let (name, platform) = text.split_once(' ').unwrap();
     let mut parts = platform.split('/').map(str::to_owned);
@@ -107,7 +107,7 @@ fn check(wanted: &[&str], found: &[(&str, Fetched)]) -> String {
 }
 
 #[test]
-fn a_choice_is_written_for_people() {
+fn a_choice_is_readable_for_people() {
     let choice = Choice {
         entry: "2.1".to_owned(),
         entries: 3,
@@ -125,13 +125,13 @@ fn a_choice_is_written_for_people() {
 }
 
 #[test]
-fn what_is_asked_for_is_read_first() {
+fn the_pushed_manifest_is_read_first() {
     assert_eq!(check(&[], &[]), "needs e");
     assert_eq!(check(&[], &[("e", image())]), "scan e - -");
     assert_eq!(check(&["linux/arm64"], &[("e", image())]), "scan e - -");
     assert_eq!(check(&[], &[("e", artifact())]), "no image e a/b");
     assert_eq!(check(&[], &[("e", index(&["a linux/amd64"]))]), "needs a");
-    // What nobody could take is not read.
+    // An entry that nobody could choose isn't read.
     let two = index(&["a linux/amd64", "b linux/arm64"]);
     let found = [("e", two), ("a", image())];
     assert_eq!(check(&[], &found), "scan a linux/amd64 1/2 of 1 [] 1");
@@ -148,7 +148,7 @@ fn a_candidate_that_is_not_an_image_is_passed_over() {
     );
 }
 
-/// containerd takes the first, CRI-O the one that is spelled exactly.
+/// containerd chooses the first, CRI-O the one that is spelled exactly the same.
 #[test]
 fn every_candidate_that_is_an_image_is_scanned() {
     let found = [
@@ -211,7 +211,7 @@ fn an_index_in_an_index_is_followed() {
 }
 
 #[test]
-fn a_later_group_counts_where_no_earlier_one_holds_an_image() {
+fn a_later_group_counts_if_no_earlier_one_has_an_image() {
     let found = [
         ("e", index(&["a linux/amd64", "b linux/386", "c -"])),
         ("a", artifact()),
@@ -225,7 +225,7 @@ fn a_later_group_counts_where_no_earlier_one_holds_an_image() {
 }
 
 #[test]
-fn without_the_usual_platform_that_of_the_first_image_is_wanted() {
+fn without_the_default_platform_that_of_the_first_image_is_wanted() {
     let found = [
         (
             "e",
@@ -265,7 +265,7 @@ fn an_index_without_any_image_is_not_an_image() {
             check(wanted, &[("e", index(&[]))]),
             "no image e an empty index"
         );
-        // BuildKit's cache: its layers are not read as manifests one by one.
+        // BuildKit's cache: its layers aren't read as manifests one by one.
         let cache = Fetched::Manifest(Manifest::Index(blobs(100)));
         let found = [("e", cache), ("b", Fetched::Absent)];
         assert_eq!(check(wanted, &found), format!("no image e {LAYER}"));
@@ -273,7 +273,7 @@ fn an_index_without_any_image_is_not_an_image() {
 }
 
 #[test]
-fn a_label_hides_no_image_that_a_runtime_would_take() {
+fn a_label_hides_no_image_that_a_runtime_would_choose() {
     let mut entries = blobs(3);
     entries[0].digest = Ok(digest("a"));
     entries[2].is_zstd = true;
@@ -296,9 +296,9 @@ fn a_label_hides_no_image_that_a_runtime_would_take() {
     assert_eq!(check(&[], &found), "scan b linux/amd64 2/3 of 1 [] 2");
 }
 
-/// Docker tries the entries without a platform one by one where the first is an index that it can't pull.
+/// Docker tries the entries without a platform one by one if the first is an index that it can't pull.
 #[test]
-fn a_label_hides_no_image_behind_an_index_that_holds_none() {
+fn a_label_hides_no_image_behind_an_index_without_images() {
     let mut blob = blobs(1).remove(0);
     blob.digest = Ok(digest("a"));
     let entries = vec![entry("d -"), blob, entry("b -")];
@@ -317,7 +317,7 @@ fn a_label_hides_no_image_behind_an_index_that_holds_none() {
 
 /// Found by fuzzing.
 #[test]
-fn an_index_that_is_a_candidate_by_its_spelling_and_by_its_rank_is_searched_once() {
+fn an_index_that_is_a_candidate_by_spelling_and_rank_is_searched_once() {
     let found = [
         (
             "e",
@@ -353,7 +353,7 @@ fn a_missing_manifest_is_not_passed_over_because_another_entry_calls_it_a_blob()
 
 /// google/go-containerregistry#2427, regclient#776.
 #[test]
-fn an_entry_that_is_not_understood_is_an_error_where_it_is_a_candidate() {
+fn an_unsupported_entry_is_an_error_if_it_is_a_candidate() {
     let strange = |label: Label, digest| Entry {
         digest,
         label,
@@ -368,7 +368,7 @@ fn an_entry_that_is_not_understood_is_an_error_where_it_is_a_candidate() {
         entry("b linux/amd64"),
     ]);
     insta::assert_snapshot!(check(&[], &[("e", both.clone()), ("b", image())]), @r#"
-    error e linux/amd64 1/3 of 3 [] 0: entry 1 of the index is of a type that is not understood: "x/y"
+    error e linux/amd64 1/3 of 3 [] 0: entry 1 of the index has an unsupported type: "x/y"
     scan b linux/amd64 3/3 of 3 [] 0
     "#);
     let many = list(vec![
@@ -379,7 +379,7 @@ fn an_entry_that_is_not_understood_is_an_error_where_it_is_a_candidate() {
         check(&[], &[("e", many)]),
         "error e linux/amd64 -: the index has more than 8 entries for linux/amd64"
     );
-    // It does not concern another platform, but is never left out in silence.
+    // It doesn't concern another platform, but is never skipped silently.
     assert_eq!(
         check(&["linux/s390x"], &[("e", both), ("b", image())]),
         "missing linux/s390x"
@@ -397,12 +397,12 @@ fn an_entry_that_is_not_understood_is_an_error_where_it_is_a_candidate() {
     );
     assert_eq!(
         check(&[], &[("e", other), ("b", artifact())]),
-        r#"error e - -: entry 1 of the index is of a type that is not understood: "x/y""#
+        r#"error e - -: entry 1 of the index has an unsupported type: "x/y""#
     );
 }
 
 #[test]
-fn what_could_not_be_read_is_neither_scanned_nor_passed_over() {
+fn an_unread_entry_is_neither_scanned_nor_passed_over() {
     for looked in [Fetched::Absent, Fetched::Unread] {
         let found = [
             ("e", index(&["a linux/amd64", "b linux/amd64", "c -"])),
@@ -423,7 +423,7 @@ fn what_could_not_be_read_is_neither_scanned_nor_passed_over() {
 }
 
 #[test]
-fn beyond_a_limit_an_index_is_an_error_that_names_the_limit() {
+fn an_index_beyond_a_limit_is_an_error_that_names_the_limit() {
     let names: Vec<_> = (1..=9).map(|it| format!("{it} linux/amd64")).collect();
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     let mut found = vec![("e", index(&names))];
@@ -474,7 +474,7 @@ fn beyond_a_limit_an_index_is_an_error_that_names_the_limit() {
         "error e linux/amd64 -: an index has 1001 entries; 1000 are allowed"
     );
 
-    // Many nested indexes, each with nothing.
+    // Many nested indexes, each empty.
     let names: Vec<_> = (0..33).map(|it| format!("a{it:02} -")).collect();
     let entries: Vec<_> = names.iter().map(String::as_str).collect();
     let mut found = vec![("e", index(&entries))];
@@ -489,7 +489,7 @@ fn beyond_a_limit_an_index_is_an_error_that_names_the_limit() {
     );
 }
 
-/// What a registry may hold under the names `0` to `9` and `e`.
+/// What a registry may have under the names `0` to `9` and `e`.
 fn contents() -> impl Strategy<Value = Vec<Fetched>> {
     let platforms = [
         "linux/amd64",
@@ -538,8 +538,8 @@ fn contents() -> impl Strategy<Value = Vec<Fetched>> {
     })
 }
 
-/// Whether an image that is labelled as a manifest is listed for `wish` or without a platform, and so is every nested
-/// index on the way to it.
+/// Whether an image labelled as a manifest is listed for `wish` or without a platform, as is every nested index on the
+/// way to it.
 fn holds_image(wish: &str, at: usize, contents: &[Fetched], depth: usize) -> bool {
     match &contents[at] {
         Fetched::Manifest(Manifest::Image(_)) => depth > 0,

@@ -1,6 +1,6 @@
-//! Azure Container Registry: its own webhook, and Event Grid in both of its schemas, with their handshakes.
+//! Azure Container Registry: its own webhook and both schemas of Event Grid, with their handshakes.
 //!
-//! Event Grid drops a delivery for good after a 400, 401, 403 or 413. Sources: Azure's container registry webhook
+//! Event Grid drops a delivery permanently after a 400, 401, 403 or 413. Sources: Azure's container registry webhook
 //! reference; Event Grid's "Azure Container Registry as an Event Grid source" and "Endpoint validation".
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::event::{
 use crate::image::Repository;
 use crate::wire::{Instant, Nested, Text, list, object};
 
-/// Event Grid names itself by this header and waits 30 seconds.
+/// Event Grid sends this header and waits 30 seconds.
 static EVENT_GRID: HeaderName = HeaderName::from_static("aeg-event-type");
 
 pub(super) static KIND: Kind = Kind {
@@ -36,8 +36,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: true,
     parse,
     sample,
-    signs: "nothing; both forms can add headers, Event Grid can also send a token of Entra ID",
-    repeats: "Event Grid waits 30 s and repeats for 24 h after a 503, but never after a 400, 401 or 413; what a webhook of the registry does is not documented",
+    signs: "nothing; both can add headers, and Event Grid can send a token of Entra ID",
+    repeats: "Event Grid waits 30 s and repeats for 24 h after a 503, but never after a 400, 401 or 413; what the registry's own webhook does is not documented",
     setup: "\
 A registry webhook:
   az acr webhook create --registry <name> --name scanhook --actions push --uri {url} --headers \"Authorization=<the secret>\"
@@ -45,15 +45,16 @@ or an Event Grid subscription of the registry:
   Event type  Container Image Pushed
   Endpoint    Web Hook, {url}
   Delivery    header Authorization, secret, <the secret>
-Its validation is answered by itself.",
+scanhook answers the validation.",
 };
 
-/// What Event Grid puts into an array; by default one element.
+/// An array of Event Grid events; by default it has one element.
 #[derive(Deserialize)]
 struct WireBatch<'a>(#[serde(borrow, deserialize_with = "list")] Vec<WireEnvelope<'a>>);
 
-/// A native body, an Event Grid event or a CloudEvent: the last two wrap the first in `data`, or write it there as a text,
-/// as Microsoft's own SDK for JavaScript expects of this registry's events (Azure/azure-sdk-for-js, `sdk/eventgrid`).
+/// A native body, an Event Grid event or a CloudEvent. The last two contain the first in `data`, as an object or as
+/// JSON text. Microsoft's own SDK for JavaScript expects JSON text for this registry's events (Azure/azure-sdk-for-js,
+/// `sdk/eventgrid`).
 #[derive(Deserialize, Default)]
 struct WireEnvelope<'a> {
     #[serde(borrow, default)]
@@ -136,7 +137,7 @@ fn event(envelope: &WireEnvelope<'_>, options: &Options) -> Result<Event, ParseP
             options,
         );
     };
-    // Samples of 2018 have the short name.
+    // Samples from 2018 have the short name.
     let is_push = matches!(
         event_type,
         "Microsoft.ContainerRegistry.ImagePushed" | "ImagePushed"
@@ -181,7 +182,7 @@ fn push(
 ) -> Result<Event, ParsePayloadError> {
     match action {
         "push" => {}
-        // Raised for each push and, in quarantine mode, instead of it until the image is released.
+        // Sent for each push. In quarantine mode it replaces the push until the image is released.
         "quarantine" if options.has_event("quarantine") => {}
         "ping" => return Ok(Event::Other(SkipReason::Ping)),
         _ => return Ok(Event::Other(SkipReason::NotAPush)),
@@ -205,7 +206,7 @@ fn push(
         repository,
         tag: target.tag.tag(),
         digest: target.digest.digest(),
-        // The manifest's type does not show the config's.
+        // The payload has only the manifest's type, not the config's.
         content: Content::Image,
         info: EventInfo::new(action, id, None, at.0),
     }))
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_native_body_and_both_envelopes_tell_the_same() {
+    fn the_native_body_and_both_envelopes_give_the_same_events() {
         insta::assert_snapshot!(check(&native("push", "v1")), @"Image reg.azurecr.example/hello-world tag=v1 digest=sha256:012345 type=push id=i actor=- at=2026-11-21T20:00:00.123456789Z");
         let event_grid = format!(
             r#"[{{"id":"e","eventType":"ImagePushed","data":{}}}]"#,
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_event_of_a_batch_costs_its_siblings_nothing() {
+    fn a_broken_event_of_a_batch_does_not_affect_the_others() {
         let good = format!(
             r#"{{"id":"e","eventType":"ImagePushed","data":{}}}"#,
             native("push", "v1")
@@ -286,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_deletes_and_charts_are_no_pushes() {
+    fn pings_deletes_and_charts_are_not_pushes() {
         assert_eq!(check(r#"{"action":"ping"}"#), "ping");
         for action in [
             "delete",
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn quarantine_is_a_push_where_it_is_asked_for() {
+    fn quarantine_is_a_push_if_the_source_asks_for_it() {
         let options = Options {
             events: vec!["quarantine".to_owned()],
             ..Options::default()
@@ -322,13 +323,13 @@ mod tests {
     }
 
     #[test]
-    fn a_validation_event_tells_its_code() {
+    fn a_validation_event_returns_its_code() {
         let body = r#"[{"eventType":"Microsoft.EventGrid.SubscriptionValidationEvent","data":{"validationCode":"C-1","validationUrl":"https://evil.example"}}]"#;
         assert_eq!(check(body), "validation C-1");
     }
 
     #[test]
-    fn a_push_of_nothing_that_can_be_named_is_refused() {
+    fn a_push_without_a_valid_image_name_is_refused() {
         for body in [
             "",
             "{}",

@@ -1,4 +1,4 @@
-//! JFrog Artifactory: predefined webhooks of domain `docker`. The payload names no registry host.
+//! JFrog Artifactory: predefined webhooks of the domain `docker`. The payload names no registry host.
 //!
 //! Sources: JFrog's documentation of webhooks, "Docker domain"; jfrog/terraform-provider-artifactory, `docker_webhook`.
 
@@ -35,8 +35,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
-    signs: "the body (HMAC-SHA-256) if payload signing is on; if it is off, the same header is the plain secret",
-    repeats: "it repeats; how often, and how long it waits, is not documented",
+    signs: "the body (HMAC-SHA-256) if payload signing is on; otherwise the same header contains the plain secret",
+    repeats: "it repeats; how often and how long it waits is not documented",
     setup: "\
 In Artifactory: Administration, Webhooks, New Webhook
   URL           {url}
@@ -100,7 +100,7 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
             "data.tag or data.sha256",
         ));
     }
-    // A manifest that was pushed by digest lies under a folder of that name.
+    // A manifest that was pushed by digest is in a folder of that name.
     let tag = data
         .tag
         .get()
@@ -113,13 +113,13 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
         repository: repository(data, options)?,
         tag,
         digest,
-        // `image_type` is `oci` for images of an OCI repository, too.
+        // `image_type` is also `oci` for images in an OCI repository.
         content: Content::Image,
         info: EventInfo::new(event_type, None, None, None),
     })])
 }
 
-/// The key of the repository and the path in it, without its last two segments: the tag's folder and the manifest.
+/// Returns the repository's key and the path in it, without the last two segments: the tag's folder and the manifest.
 fn repository<'a>(
     data: &'a WireData<'_>,
     options: &Options,
@@ -129,7 +129,7 @@ fn repository<'a>(
     let folder = |it: &'a str| it.rsplit_once('/').map(|(it, _)| it);
     let image = match data.path.get() {
         Some(path) => folder(path).and_then(folder),
-        // It may be the last segment only, so it stands in for no path, but not for one that can't be read.
+        // The name may be only the last segment. So it replaces a missing path, but not an unreadable one.
         None => data.image_name.get(),
     };
     let image = image.ok_or(MISSING)?;
@@ -202,13 +202,13 @@ mod tests {
     }
 
     #[test]
-    fn the_type_of_the_images_of_an_oci_repository_shows_nothing() {
+    fn an_image_type_of_oci_does_not_make_an_artifact() {
         let of_oci = push(r#""path":"c/1/manifest.json","tag":"1","image_type":"oci""#);
         assert!(check(&of_oci).starts_with("Image "));
     }
 
     #[test]
-    fn other_domains_and_tests_are_told_apart() {
+    fn other_domains_and_test_deliveries_are_not_pushes() {
         let good = push(r#""path":"a/1/manifest.json","tag":"1""#);
         for (part, other) in [
             ("\"docker\"", "\"artifact\""),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_of_nothing_that_can_be_named_is_refused() {
+    fn a_push_without_a_valid_image_name_is_refused() {
         for body in [
             "{}".to_owned(),
             r#"{"domain":"docker","event_type":"pushed","data":{}}"#.to_owned(),

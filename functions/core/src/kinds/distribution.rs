@@ -1,8 +1,8 @@
 //! CNCF Distribution (`registry:2`, `registry:3`): an envelope of events, authenticated by a static header.
 //!
-//! It repeats a delivery for ever on any answer that is neither 2xx nor 3xx, and its later events wait behind it: so an
-//! envelope that parses is never refused for what one of its events holds.
-//! Source: distribution/distribution, `notifications/{event,http,endpoint}.go`.
+//! It repeats a delivery forever after any answer other than 2xx and 3xx, and later events wait behind it. So an
+//! envelope that can be parsed is never refused because of one of its events. Source: distribution/distribution,
+//! `notifications/{event,http,endpoint}.go`.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub(super) static KIND: Kind = Kind {
     parse,
     sample,
     signs: "nothing; it sends the headers you list",
-    repeats: "waits 1 s (raise `timeout`) and repeats for ever; later events of the endpoint wait behind one that is refused",
+    repeats: "waits 1 s (raise `timeout`) and repeats forever; a refused event blocks the endpoint's later ones",
     setup: "\
 In the registry's config.yml:
   notifications:
@@ -81,7 +81,7 @@ struct WireTarget<'a> {
     tag: Text<'a>,
     #[serde(borrow, default)]
     url: Text<'a>,
-    /// Config and layers of a manifest, children of an index; only where `includereferences` is set.
+    /// A manifest's config and layers, or an index's children. Sent only if `includereferences` is set.
     #[serde(borrow, default, deserialize_with = "list_or_none")]
     references: Vec<WireReference<'a>>,
 }
@@ -123,7 +123,7 @@ fn event(event: &WireEvent<'_>) -> Event {
     let target = &event.target;
     let url = target.url.get();
     let media_type = target.media_type.get();
-    // Registries up to 2.1 call manifests application/octet-stream (distribution#1617).
+    // Registries up to 2.1 send application/octet-stream for manifests (distribution#1617).
     let is_manifest = url.is_some_and(|it| is_of(it, "manifests"))
         // Only manifests have tags.
         || target.tag.get().is_some()
@@ -142,7 +142,7 @@ fn event(event: &WireEvent<'_>) -> Event {
         return Event::Malformed(missing);
     };
     Event::Push(PushEvent {
-        // X-Forwarded-Host changes the target's URL only, so that one is nearer to what people pull from.
+        // X-Forwarded-Host changes only the target's URL, so that URL is closer to the host that people pull from.
         registry: url.and_then(host_of).or(event.request.host.get()).into(),
         repository,
         tag: target.tag.tag(),
@@ -157,10 +157,10 @@ fn event(event: &WireEvent<'_>) -> Event {
     })
 }
 
-/// The type that it gives to every blob. Source: distribution/distribution, `registry/storage/blobstore.go`.
+/// The type of every blob. Source: distribution/distribution, `registry/storage/blobstore.go`.
 const BLOB: &str = "application/octet-stream";
 
-/// Whether the URL ends in `/<what>/<reference>`; a repository's name may have such a component, too.
+/// Whether the URL ends with `/<what>/<reference>`. A repository's name may also have such a component.
 fn is_of(url: &str, what: &str) -> bool {
     url.rsplit('/').nth(1) == Some(what)
 }
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tagged_manifest_is_a_push_and_the_host_is_that_of_its_url() {
+    fn a_tagged_manifest_is_a_push_to_the_host_of_its_url() {
         let target = format!(
             r#"{{"mediaType":"{MANIFEST}","digest":"{DIGEST}","repository":"team/app","tag":"v1","url":"https://r.example.com/v2/team/app/manifests/{DIGEST}"}}"#
         );
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn each_event_of_an_envelope_is_judged_alone() {
+    fn each_event_of_an_envelope_is_judged_separately() {
         let manifest = push(&format!(
             r#"{{"mediaType":"{MANIFEST}","digest":"{DIGEST}","repository":"a"}}"#
         ));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_type_only_a_blobs_url_tells_a_blob() {
+    fn without_a_type_a_blob_is_recognised_only_by_its_url() {
         let tagged = push(&format!(
             r#"{{"digest":"{DIGEST}","repository":"a","tag":"1"}}"#
         ));
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_of_a_type_that_nobody_knows_is_queued() {
+    fn a_manifest_of_an_unknown_type_is_queued() {
         for target in [
             r#""tag":"1""#.to_owned(),
             format!(r#""url":"http://h/v2/a/manifests/{DIGEST}""#),
@@ -303,15 +303,15 @@ mod tests {
     }
 
     #[test]
-    fn one_image_type_among_the_references_is_enough() {
+    fn one_reference_of_an_image_type_makes_an_image() {
         const OTHER: &str = "application/vnd.nobody.knows.this";
         let with = |types: &[&str]| {
             let references: Vec<_> = types.iter().map(|it| json!({"mediaType": it})).collect();
             let references = json!(references);
-            let told = parse(&[push(&format!(
+            let parsed = parse(&[push(&format!(
                 r#"{{"mediaType":"{MANIFEST}","digest":"{DIGEST}","repository":"a","tag":"1","references":{references}}}"#
             ))]);
-            told.split(' ').next().unwrap_or_default().to_owned()
+            parsed.split(' ').next().unwrap_or_default().to_owned()
         };
         for image in [
             "application/vnd.oci.image.config.v1+json",
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_envelope_or_repeats_a_key_is_refused() {
+    fn an_invalid_envelope_or_a_repeated_key_is_refused() {
         for body in [
             "",
             "[]",

@@ -1,7 +1,7 @@
-//! Docker Hub: one delivery per push, no signature, header, event type or digest.
+//! Docker Hub: one delivery per push, without signature, header, event type or digest.
 //!
-//! Source: docker/docs, `docker-hub/repos/manage/webhooks.md`; `push_data.media_type` is undocumented but sent.
-//! `callback_url` is never called: it comes from a stranger.
+//! Source: docker/docs, `docker-hub/repos/manage/webhooks.md`. `push_data.media_type` is sent but not documented.
+//! `callback_url` is never called, because it comes from a stranger.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
-    signs: "nothing; the token in the URL is all there is",
+    signs: "nothing; the token in the URL is the only credential",
     repeats: "not documented",
     setup: "\
 On hub.docker.com, in the repository: Webhooks, a name, and as webhook URL
@@ -52,7 +52,7 @@ struct WirePushData<'a> {
     pusher: Text<'a>,
     #[serde(default)]
     pushed_at: Instant,
-    /// Of the config, not of the manifest.
+    /// The config's type, not the manifest's.
     #[serde(borrow, default)]
     media_type: Text<'a>,
 }
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_is_told_by_the_type_of_its_config() {
+    fn a_chart_is_recognised_by_its_config_type() {
         let body = r#"{"push_data":{"tag":"1","media_type":"application/vnd.cncf.helm.config.v1+json"},"repository":{"repo_name":"a/b"}}"#;
         assert!(check(body).starts_with("Artifact "));
     }

@@ -1,7 +1,7 @@
-//! Amazon ECR, which has no webhooks: EventBridge events through an API destination, or the CloudEvents that an input
-//! transformer makes of them.
+//! Amazon ECR. It has no webhooks: EventBridge sends its events through an API destination, or as CloudEvents that an
+//! input transformer makes.
 //!
-//! EventBridge waits 5 seconds, and repeats after 429, 5xx and time-outs only. Source: Amazon ECR user guide, "Sample
+//! EventBridge waits 5 seconds and retries only after 429, 5xx and timeouts. Sources: Amazon ECR user guide, "Sample
 //! events"; EventBridge user guide, "API destinations".
 
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub(super) static KIND: Kind = Kind {
     parse,
     sample,
     signs: "nothing; EventBridge sends the connection's API key or basic credentials",
-    repeats: "waits 5 s; 429, 5xx and time-outs are repeated for 24 h, any other 4xx never",
+    repeats: "waits 5 s; repeats for 24 h after 429, 5xx and time-outs, but never after another 4xx",
     setup: "\
 In EventBridge, in the registry's account and region:
   Connection       API key: header Authorization, value <the secret>
@@ -42,7 +42,7 @@ In EventBridge, in the registry's account and region:
                     \"detail\":{\"action-type\":[\"PUSH\"],\"result\":[\"SUCCESS\"]}}, target: the API destination, with a dead-letter queue",
 };
 
-/// An EventBridge event, or a CloudEvent.
+/// An EventBridge event or a CloudEvent.
 #[derive(Deserialize)]
 struct WireEvent<'a> {
     #[serde(borrow, default)]
@@ -78,7 +78,7 @@ struct WireDetail<'a> {
     image_digest: Text<'a>,
     #[serde(borrow, default)]
     image_tag: Text<'a>,
-    /// Of the config.
+    /// The config's type.
     #[serde(borrow, default)]
     artifact_media_type: Text<'a>,
 }
@@ -104,7 +104,7 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
     let detail = &event.detail;
     let is_push = match (event.detail_type.get(), event.cloud_event_type.get()) {
         (Some("ECR Image Action"), _) => detail.action_type.get() == Some("PUSH"),
-        // A replica is another registry's image: it is scanned where it was pushed, unless it is asked for.
+        // A replica is an image of another registry, which is scanned there, unless the source asks for replicas.
         (Some("ECR Replication Action"), _) => options.has_event("replication"),
         (None, Some("com.amazon.ecr.image.push")) => return cloud_event(&event),
         (Some(_), _) | (None, Some(_)) => false,
@@ -221,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn a_push_is_of_the_registry_of_its_account_and_region() {
+    fn a_push_belongs_to_the_registry_of_its_account_and_region() {
         let tagged = event("ECR Image Action", "PUSH", r#","image-tag":"v1""#);
         insta::assert_snapshot!(check(&tagged), @"Image account 123456789012 in eu-central-1/team/app tag=v1 digest=sha256:012345 type=PUSH id=e actor=- at=2026-11-21T20:00:00Z");
         insta::assert_snapshot!(check(&event("ECR Image Action", "PUSH", r#","image-tag":"""#)), @"Image account 123456789012 in eu-central-1/team/app tag=- digest=sha256:012345 type=PUSH id=e actor=- at=2026-11-21T20:00:00Z");
     }
 
     #[test]
-    fn a_chart_is_told_by_its_artifact_media_type() {
+    fn a_chart_is_recognised_by_its_artifact_media_type() {
         let chart = event(
             "ECR Image Action",
             "PUSH",
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cloud_event_of_a_push_is_taken_too() {
+    fn a_cloud_event_of_a_push_is_accepted() {
         let body = r#"{"specversion":"1.0","id":"c","type":"com.amazon.ecr.image.push","source":"urn:aws:ecr:us-east-1:123456789012:repository/my-repo","data":{"repositoryName":"my-repo","imageTag":"v1","registryId":"123456789012"}}"#;
         insta::assert_snapshot!(check(body), @"Image account 123456789012 in us-east-1/my-repo tag=v1 digest=- type=PUSH id=c actor=- at=-");
         let without_account = body.replace(r#","registryId":"123456789012""#, "");
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn other_events_are_no_pushes() {
+    fn other_events_are_not_pushes() {
         for (detail_type, action) in [
             ("ECR Image Action", "DELETE"),
             ("ECR Image Action", "UPDATE_STORAGE_CLASS"),
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_of_nothing_that_can_be_named_is_refused() {
+    fn a_push_without_a_valid_image_name_is_refused() {
         let good = event("ECR Image Action", "PUSH", "");
         for (part, other) in [
             ("123456789012", "12345"),

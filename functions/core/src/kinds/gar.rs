@@ -1,7 +1,8 @@
 //! Google Artifact Registry and Container Registry: Pub/Sub push messages, wrapped or unwrapped.
 //!
-//! Pub/Sub repeats until it is acknowledged, for up to seven days. A tagged push gives two messages: first the digest,
-//! then digest and tag. Sources: Artifact Registry's "Configure Pub/Sub notifications"; Pub/Sub's "Push subscriptions".
+//! Pub/Sub repeats a message until it is acknowledged, for up to seven days. A tagged push sends two messages: first
+//! the digest, then digest and tag. Sources: Artifact Registry's "Configure Pub/Sub notifications"; Pub/Sub's "Push
+//! subscriptions".
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -32,8 +33,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
-    signs: "nothing, or a token of Google (oidc) for a service account of yours",
-    repeats: "waits 10 s and repeats until the subscription's retention ends (7 days), after any answer but 200 and 202",
+    signs: "nothing; with oidc, a token of Google for your service account",
+    repeats: "waits 10 s and repeats after any answer other than 200 and 202, until the subscription's retention ends (7 days)",
     setup: "\
 With gcloud, in the registry's project:
   gcloud pubsub topics create gcr
@@ -45,7 +46,7 @@ The topic carries every location of the project: make one source for each host y
 
 static MESSAGE_ID: HeaderName = HeaderName::from_static("x-goog-pubsub-message-id");
 
-/// Wrapped: `message`. Unwrapped: the change itself.
+/// A wrapped message has `message`; an unwrapped one is the change itself.
 #[derive(Deserialize)]
 struct WirePush<'a> {
     #[serde(borrow)]
@@ -58,7 +59,7 @@ struct WirePush<'a> {
     tag: Text<'a>,
 }
 
-/// Its keys also come in snake case beside these, which are not looked at.
+/// The keys are also sent in snake case, which is ignored.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireMessage<'a> {
@@ -113,7 +114,7 @@ fn event(
         .digest
         .get()
         .and_then(|it| without_scheme(it).rsplit_once('@'));
-    // Both are full references; peers also send a bare tag.
+    // Both are usually full references. Some senders use a bare tag.
     let tag = push.tag.get().map(without_scheme);
     let (name, tag) = match tag.map(|it| (it.rsplit_once('/').is_some(), it)) {
         Some((true, reference)) => {
@@ -189,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn wrapped_and_unwrapped_messages_tell_the_same() {
+    fn wrapped_and_unwrapped_messages_give_the_same_event() {
         let change = format!(
             r#"{{"action":"INSERT","digest":"eu-docker.pkg.example/p/r/app@{DIGEST}","tag":"eu-docker.pkg.example/p/r/app:v1"}}"#
         );
@@ -205,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delete_is_no_push_and_what_names_no_image_is_refused() {
+    fn a_delete_is_not_a_push_and_a_message_without_an_image_is_refused() {
         assert_eq!(
             check(r#"{"action":"DELETE","tag":"gcr.example/p/app:v1"}"#),
             "not_a_push"

@@ -1,4 +1,4 @@
-//! Any JSON, by a map of JSON Pointers (RFC 6901): CI jobs, and registries without a kind of their own.
+//! Any JSON, read with a map of JSON Pointers (RFC 6901): for CI jobs, and for registries without a kind of their own.
 //!
 //! Without a map the body is `{"repository", "tag", "digest", "registry", "id", "type", "actor", "occurred_at"}`.
 
@@ -28,41 +28,37 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
-    signs: "what the sender signs: see docs/registries for the registries that are read so",
-    repeats: "as the sender does",
+    signs: "what the sender signs; docs/registries names registries that use this kind",
+    repeats: "depends on the sender",
     setup: "\
 In a CI job, after the push:
   curl --fail --retry 5 -H \"Authorization: Bearer $SECRET\" -H 'Content-Type: application/json' {url} \\
     -d '{\"repository\":\"team/app\",\"tag\":\"1.2.3\",\"digest\":\"sha256:...\"}'
-Other bodies are read by the source's `payload` map.",
+The source's `payload` map reads other bodies.",
 };
 
 /// Where the fields of a body are. Each is a JSON Pointer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
-    /// The array of events, or empty for the body itself, be it an object or an array.
+    /// The array of events. Empty means the body itself, an object or an array.
     pub events: String,
-    /// What must hold for an event to be a push.
+    /// The conditions for a push. All must hold.
     pub matches: Vec<Condition>,
-    /// What holds for a test; none means that nothing is one.
+    /// The conditions for a test delivery. Without any, no delivery is a test.
     pub ping: Vec<Condition>,
-    /// The parts of the repository's path, joined by slashes.
+    /// The parts of the repository's path, to be joined by slashes.
     pub repository: Vec<String>,
-    /// The tag.
     pub tag: Option<String>,
-    /// The digest.
     pub digest: Option<String>,
     /// The registry's host, which is only compared.
     pub host: Option<String>,
     /// The media type of the config.
     pub media_type: Option<String>,
-    /// The event's id.
     pub id: Option<String>,
-    /// The sender's word for what happened.
+    /// The sender's word for the event.
     pub event_type: Option<String>,
-    /// Who pushed.
     pub actor: Option<String>,
-    /// When: RFC 3339, or seconds.
+    /// The time of the event: RFC 3339, or seconds.
     pub time: Option<String>,
 }
 
@@ -86,21 +82,19 @@ impl Default for Mapping {
     }
 }
 
-/// Something that must hold for an event.
+/// A condition on an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// Where to look.
     pub place: Place,
-    /// The texts of which one must be there; `None`: nothing may be there.
+    /// The allowed texts; `None` means that the value must be absent.
     pub allowed: Option<Vec<String>>,
 }
 
-/// Where a condition looks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
     /// In the event, at this JSON Pointer.
     Pointer(String),
-    /// In a header of the delivery, which is not signed.
+    /// In a header of the delivery. Headers aren't signed.
     Header(HeaderName),
 }
 
@@ -140,13 +134,13 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
     each(events, |it| event(it, mapping, delivery))
 }
 
-/// `what` should be where the map says.
+/// Makes the error for a missing `what`.
 fn missing(what: &'static str, pointer: Option<&str>) -> ParsePayloadError {
     let at = pointer.unwrap_or_default().to_owned().into();
     ParsePayloadError::Missing { what, at }
 }
 
-/// As [`Value::pointer`], which copies every token to unescape it: most have nothing to unescape.
+/// Like [`Value::pointer`], but without copying every token to unescape it: most have nothing to unescape.
 fn find<'a>(event: &'a Value, pointer: &str) -> Option<&'a Value> {
     if !pointer.starts_with('/') || pointer.contains('~') {
         return event.pointer(pointer);
@@ -155,7 +149,7 @@ fn find<'a>(event: &'a Value, pointer: &str) -> Option<&'a Value> {
     for token in pointer.split('/').skip(1) {
         found = match found {
             Value::Object(members) => members.get(token)?,
-            // Which texts are an index is left to the crate.
+            // The crate decides which texts are an index.
             Value::Array(_) => found.pointer(&format!("/{token}"))?,
             _ => return None,
         };
@@ -173,7 +167,7 @@ fn event(
     if !event.is_object() {
         return Err(ParsePayloadError::malformed(
             ".",
-            "an event that is no object",
+            "an event that isn't an object",
         ));
     }
     if !mapping.ping.is_empty() && mapping.ping.iter().all(|it| it.holds(event, delivery)) {
@@ -187,7 +181,7 @@ fn event(
         value.and_then(Value::as_str).filter(|it| !it.is_empty())
     };
     let digest = text(&mapping.digest).and_then(|it| Digest::parse(it).ok());
-    // A number for a tag, taken for none, would make the image an untagged one, and nobody would be told.
+    // A numeric tag must not count as absent: the image would silently become an untagged one.
     let place = mapping.tag.as_deref().and_then(|it| find(event, it));
     if !place.is_none_or(|it| it.is_string() || it.is_null()) {
         return Err(missing("tag", mapping.tag.as_deref()));
@@ -288,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_body_and_a_list_of_it_are_read_without_a_map() {
+    fn the_default_body_and_a_list_of_it_need_no_map() {
         let one = format!(
             r#"{{"repository":"team/app","tag":"1","digest":"{DIGEST}","registry":"h.io","id":"i","actor":"ci","occurred_at":1417566161}}"#
         );
@@ -298,17 +292,17 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_of_any_algorithm_is_no_tag() {
+    fn a_digest_of_any_algorithm_is_not_a_tag() {
         let sha512 = format!("sha512:{}", "0123456789abcdef".repeat(8));
         for digest in [DIGEST, &sha512] {
             let body = format!(r#"{{"repository":"a","tag":"{digest}","digest":"{digest}"}}"#);
-            let told = check(None, &body);
-            assert!(told.starts_with("Image -/a tag=- digest=sha"), "{told}");
+            let parsed = check(None, &body);
+            assert!(parsed.starts_with("Image -/a tag=- digest=sha"), "{parsed}");
         }
     }
 
     #[test]
-    fn a_map_says_where_everything_is_and_what_must_hold() {
+    fn a_map_defines_the_fields_and_conditions() {
         let event = |event_type: &str, more: &str| {
             format!(
                 r#"{{"events":[{{"type":"{event_type}","contents":{{"namespace":"foo","repository":"bar","tag":"v1"}}{more}}}]}}"#
@@ -325,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_event_of_a_list_costs_the_others_nothing() {
+    fn a_broken_event_of_a_list_does_not_affect_the_others() {
         insta::assert_snapshot!(check(None, r#"[{"repository":"a","tag":"1"},7,{"repository":"a"},{"tag":"1"}]"#), @"
         Image -/a tag=1 digest=- type=push id=- actor=- at=-
         malformed the body is not JSON of the expected shape, at .
@@ -335,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_image_or_repeats_a_key_is_refused() {
+    fn a_body_without_an_image_or_with_a_repeated_key_is_refused() {
         for body in [
             "",
             "7",
@@ -355,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_found_as_json_pointers_say() {
+    fn places_are_found_like_json_pointers() {
         let event = json!({"a": {"b": [1, {"c": "x"}]}, "": 2, "m~n": 3, "x/y": 4, "0": {"00": 5}});
         for pointer in [
             "", "/", "/a", "/a/b", "/a/b/1/c", "/a/b/01", "/a/b/+1", "/a/b/-", "/a/b/2",

@@ -1,8 +1,8 @@
 //! GitHub's container registry: `package` events (repository and organisation hooks) and `registry_package` events
-//! (GitHub Apps), signed with HMAC-SHA-256, as JSON or as a form whose raw bytes are signed.
+//! (GitHub Apps). They are signed with HMAC-SHA-256, and sent as JSON or as a form whose raw bytes are signed.
 //!
-//! The event is read from the body: `X-GitHub-Event` is not signed. Source: docs.github.com, "Webhook events and
-//! payloads" and "Validating webhook deliveries".
+//! The event type is read from the body, because `X-GitHub-Event` isn't signed. Source: docs.github.com, "Webhook
+//! events and payloads" and "Validating webhook deliveries".
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -161,7 +161,7 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     } = name(package)?;
     let tag = match container.tag.name.get() {
         Some(_) => container.tag.name.tag(),
-        // An event without metadata has its tag in the URL only.
+        // In an event without metadata, only the URL contains the tag.
         None => tag,
     };
     let digest = [
@@ -188,7 +188,8 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     })])
 }
 
-/// The JSON of a delivery: the body, or the field `payload` of a form. The body tells which: its header is not signed.
+/// Returns the JSON of a delivery: the body, or the field `payload` of a form. The body itself decides, because the
+/// content type isn't signed.
 fn payload(delivery: &VerifiedDelivery) -> Result<Cow<'_, [u8]>, ParsePayloadError> {
     let body = delivery.body();
     if body.trim_ascii_start().starts_with(b"{") {
@@ -204,14 +205,14 @@ fn payload(delivery: &VerifiedDelivery) -> Result<Cow<'_, [u8]>, ParsePayloadErr
     }
 }
 
-/// What a package's URL or its owner and name show.
+/// What a package's URL, or its owner and name, contain.
 struct Name {
     registry: NamedRegistry,
     repository: Repository,
     tag: Option<Tag>,
 }
 
-/// Reads the package's URL, which ends in a colon where there is no tag, else its owner and name.
+/// Reads the package's URL, which ends with a colon if there is no tag. Without a URL, reads owner and name.
 fn name(package: &WirePackage<'_>) -> Result<Name, ParsePayloadError> {
     const MISSING: ParsePayloadError = ParsePayloadError::missing(
         "name",
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_ends_in_a_colon_means_untagged_and_a_digest_never_becomes_a_tag() {
+    fn a_url_that_ends_with_a_colon_is_untagged_and_a_digest_never_becomes_a_tag() {
         let version = format!(
             r#"{{"version":"{DIGEST}","name":"{DIGEST}","package_url":"ghcr.io/team/app:","container_metadata":{{"tag":{{"name":""}},"manifest":null}}}}"#
         );
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chart_is_told_by_the_type_of_its_config() {
+    fn a_chart_is_recognised_by_its_config_type() {
         let version = r#"{"container_metadata":{"tag":{"name":"1"},"manifest":{"config":{"media_type":"application/vnd.cncf.helm.config.v1+json"}}}}"#;
         assert!(
             parse(&package("package", "published", "container", version)).starts_with("Artifact ")
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_push_of_a_container_is_told_apart_by_the_body_alone() {
+    fn other_events_are_recognised_by_the_body_alone() {
         assert_eq!(
             parse(r#"{"zen":"Keep it logically awesome.","hook_id":1}"#),
             "ping"
@@ -381,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_carries_the_same_json_in_its_one_payload_field() {
+    fn a_form_contains_the_same_json_in_one_payload_field() {
         let json = package(
             "package",
             "published",

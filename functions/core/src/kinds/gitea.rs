@@ -1,7 +1,7 @@
-//! Gitea, Forgejo and Codeberg: `package` events, signed with HMAC-SHA-256. They name no digest and no media type.
+//! Gitea, Forgejo and Codeberg: `package` events, signed with HMAC-SHA-256. They contain neither digest nor media type.
 //!
-//! Gitea also sends GitHub's and Gogs' headers, and empty signatures where no secret is set; it never repeats a delivery.
-//! Source: go-gitea/gitea, `services/webhook/{deliver,notifier}.go`.
+//! Gitea also sends the headers of GitHub and Gogs, and empty signatures if no secret is set. It never repeats a
+//! delivery. Source: go-gitea/gitea, `services/webhook/{deliver,notifier}.go`.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ static DELIVERY_ID: HeaderName = HeaderName::from_static("x-gitea-delivery");
 struct WireHook<'a> {
     #[serde(borrow, default)]
     action: Text<'a>,
-    /// Absent in every other event, the test delivery among them.
+    /// Absent in all other events, including the test delivery.
     #[serde(borrow)]
     package: Option<WirePackage<'a>>,
     #[serde(borrow, default, deserialize_with = "object")]
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn other_events_are_told_apart() {
+    fn other_events_are_not_pushes() {
         assert_eq!(check(&package("deleted", "container", "v1")), "not_a_push");
         assert_eq!(check(&package("created", "npm", "v1")), "not_an_image");
         assert_eq!(
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_of_nothing_that_can_be_named_is_refused() {
+    fn a_push_without_a_valid_image_name_is_refused() {
         let good = package("created", "container", "v1");
         for (part, other) in [
             ("\"App\"", "\"-x\""),

@@ -1,7 +1,7 @@
-//! GitLab's container registry, of self-managed installations: the same code lineage as Distribution, and its envelope.
+//! The container registry of self-managed GitLab. It is derived from Distribution and sends the same envelope.
 //!
-//! gitlab.com sends nothing; a CI job can, as kind `generic`. Source: GitLab's documentation of the container registry,
-//! "Configure container registry notifications".
+//! gitlab.com sends nothing; a CI job can, with the kind `generic`. Source: GitLab's documentation of the container
+//! registry, "Configure container registry notifications".
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub(super) static KIND: Kind = Kind {
     title: "GitLab (self-managed)",
     default_registry: None,
     example_registry: "registry.gitlab.example.com",
-    // Its documented time-out is 500 ms.
+    // The documented time-out is 500 ms.
     answer_budget: |_| Duration::from_millis(400),
     auth: &["bearer", "token", "basic", "path_token"],
     hmac: None,
@@ -23,7 +23,7 @@ pub(super) static KIND: Kind = Kind {
     parse: distribution::parse,
     sample: distribution::sample,
     signs: "nothing; it sends the headers you list",
-    repeats: "waits 500 ms (raise `timeout`); repeats for ever (`threshold`), or some times and drops the event (`maxretries`)",
+    repeats: "waits 500 ms (raise `timeout`); repeats forever (`threshold`), or a few times and then drops the event (`maxretries`)",
     setup: "\
 In /etc/gitlab/gitlab.rb, then gitlab-ctl reconfigure:
   registry['notifications'] = [{
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_git_push_is_no_envelope() {
+    fn a_git_push_is_not_an_envelope() {
         let headers = [("x-gitlab-event", "Push Hook")];
         let body = br#"{"object_kind":"push","ref":"refs/heads/main"}"#;
         assert!(crate::kinds::tests::parse(&KIND, &headers, body).starts_with("400 "));

@@ -1,7 +1,7 @@
-//! Harbor 2: its default format and CloudEvents, authenticated by the text of its auth header, sent as typed.
+//! Harbor 2: its default format and CloudEvents, authenticated by its auth header, which is sent as typed.
 //!
-//! Harbor repeats a delivery twice on any answer that is not 2xx. Every manifest that is put raises an event, children of
-//! an index and signatures too. Source: goharbor/harbor, `src/pkg/notifier/formats` and
+//! Harbor repeats a delivery twice after any answer other than 2xx. Every manifest that is stored raises an event,
+//! including children of an index and signatures. Source: goharbor/harbor, `src/pkg/notifier/formats` and
 //! `src/controller/event/handler/webhook/artifact`.
 
 use std::time::Duration;
@@ -30,17 +30,17 @@ pub(super) static KIND: Kind = Kind {
     parse,
     sample,
     signs: "nothing; it sends its auth header as you typed it",
-    repeats: "waits 3 s and tries 3 times in all, after any answer but 2xx",
+    repeats: "waits 3 s and tries 3 times in all, after any answer other than 2xx",
     setup: "\
 In Harbor, in the project: Webhooks, New Webhook
   Notify type     http
   Payload format  Default or CloudEvents
   Event type      Artifact pushed
   Endpoint URL    {url}
-  Auth header     <the secret, as it stands; with `type: bearer`: Bearer and the secret>",
+  Auth header     <the secret; with `type: bearer`: Bearer and the secret>",
 };
 
-/// Both formats: CloudEvents has `specversion` and its data in `data`.
+/// Both formats. CloudEvents has `specversion`, and its data in `data`.
 #[derive(Deserialize)]
 struct WireNotification<'a> {
     #[serde(borrow, default, rename = "type")]
@@ -103,7 +103,7 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
     } else {
         &notification.event_data
     };
-    // Harbor 1.10 says pushImage.
+    // Harbor 1.10 sends pushImage.
     if !matches!(
         event_type,
         "PUSH_ARTIFACT" | "pushImage" | "harbor.artifact.pushed"
@@ -126,7 +126,7 @@ fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePa
 const NO_REPOSITORY: ParsePayloadError =
     ParsePayloadError::missing("repository", "repository.repo_full_name of the data");
 
-/// The repository of all resources, if it is named.
+/// Returns the repository of all resources, if it is named.
 fn repository(repository: &WireRepository<'_>) -> Result<Option<Repository>, ParsePayloadError> {
     let name = match (
         repository.repo_full_name.get(),
@@ -153,7 +153,7 @@ fn push(
         .ok_or(NO_REPOSITORY)?;
     let digest = resource.digest.digest();
     let tag = match resource.tag.get() {
-        // A manifest that was pushed by digest has the digest for its tag (goharbor/harbor#19982).
+        // The tag of a manifest that was pushed by digest is the digest (goharbor/harbor#19982).
         Some(tag) if is_digest(tag) => None,
         Some(tag) => Some(
             Tag::parse(tag)
@@ -177,8 +177,8 @@ fn push(
     }))
 }
 
-/// The host and what is behind it of `host[:port]/project/repository:tag`, with or without a scheme. A text that starts with
-/// the repository has no host.
+/// Splits `host[:port]/project/repository:tag`, with or without a scheme, into the host and the rest. Text that starts
+/// with the repository has no host.
 fn divide<'a>(
     resource_url: &'a str,
     repository: Option<&str>,
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn cloud_events_carry_the_same_in_data() {
+    fn cloud_events_contain_the_same_in_data() {
         let body = format!(
             r#"{{"specversion":"1.0","id":"ce-1","type":"harbor.artifact.pushed","time":"2023-04-03T06:16:38Z","operator":"admin","data":{{"resources":[{{"digest":"{DIGEST}","tag":"{DIGEST}","resource_url":"h.example.com/prod/api@{DIGEST}"}}],"repository":{{"namespace":"prod","name":"api"}}}}}}"#
         );
@@ -262,18 +262,18 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_of_any_algorithm_is_no_tag() {
+    fn a_digest_of_any_algorithm_is_not_a_tag() {
         let digest = format!("sha512:{}", "0123456789abcdef".repeat(8));
         let resources = format!(r#"[{{"digest":"{digest}","tag":"{digest}"}}]"#);
-        let told = parse(&default_format("PUSH_ARTIFACT", &resources));
+        let parsed = parse(&default_format("PUSH_ARTIFACT", &resources));
         assert!(
-            told.starts_with("Image -/prod/api tag=- digest=sha512:012345 "),
-            "{told}"
+            parsed.starts_with("Image -/prod/api tag=- digest=sha512:012345 "),
+            "{parsed}"
         );
     }
 
     #[test]
-    fn a_resource_names_the_repository_where_nothing_else_does() {
+    fn a_resource_names_the_repository_if_nothing_else_does() {
         let of = |url: &str| {
             parse(&format!(
                 r#"{{"type":"PUSH_ARTIFACT","event_data":{{"resources":[{{"tag":"1","digest":"{DIGEST}","resource_url":"{url}"}}]}}}}"#
@@ -297,13 +297,13 @@ mod tests {
     fn a_resource_without_a_host_names_none() {
         for url in ["prod/api", "prod/api:1"] {
             let resources = format!(r#"[{{"tag":"1","resource_url":"{url}"}}]"#);
-            let told = parse(&default_format("PUSH_ARTIFACT", &resources));
-            assert!(told.starts_with("Image -/prod/api tag=1 "), "{told}");
+            let parsed = parse(&default_format("PUSH_ARTIFACT", &resources));
+            assert!(parsed.starts_with("Image -/prod/api tag=1 "), "{parsed}");
         }
     }
 
     #[test]
-    fn what_is_no_push_is_answered_kindly() {
+    fn other_events_are_not_pushes() {
         for event_type in [
             "PULL_ARTIFACT",
             "DELETE_ARTIFACT",
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_resource_costs_the_others_nothing() {
+    fn a_broken_resource_does_not_affect_the_others() {
         let resources = r#"[{"tag":"1"},{},{"tag":"$(id)"},7]"#;
         insta::assert_snapshot!(parse(&default_format("PUSH_ARTIFACT", resources)), @"
         Image -/prod/api tag=1 digest=- type=PUSH_ARTIFACT id=- actor=robot$ci at=2023-04-03T06:04:53Z
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_of_nothing_that_can_be_named_is_refused() {
+    fn a_push_without_a_valid_image_name_is_refused() {
         for resources in [
             r"[{}]",
             r#"[{"tag":"$(id)"}]"#,

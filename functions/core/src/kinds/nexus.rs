@@ -1,4 +1,5 @@
-//! Sonatype Nexus: component events of one repository, signed with HMAC-SHA-1. The payload names no host and no digest.
+//! Sonatype Nexus: component events of one repository, signed with HMAC-SHA-1. The payload contains neither host nor
+//! digest.
 //!
 //! Nexus never repeats a delivery. Source: sonatype/nexus-public, `components/nexus-core/.../webhooks` and
 //! `components/nexus-repository-content/.../webhooks`.
@@ -102,7 +103,7 @@ fn parse(delivery: &VerifiedDelivery, options: &Options) -> Result<Vec<Event>, P
         ),
         Some(RepoKey::Name(key)) => format!("{key}/{name}"),
     };
-    // The version of a manifest without a tag is its digest.
+    // The version of an untagged manifest is its digest.
     let digest = component.version.digest();
     let tag = component.version.tag();
     if tag.is_none() && digest.is_none() {
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_docker_component_that_came_or_changed_is_a_push() {
+    fn a_created_or_updated_docker_component_is_a_push() {
         insta::assert_snapshot!(check(&component("CREATED", "docker", "1.25")), @"Image -/team/app tag=1.25 digest=- type=CREATED id=d actor=admin/127.0.0.1 at=2016-11-10T23:57:49.664Z");
         assert!(check(&component("UPDATED", "docker", "1")).starts_with("Image "));
         let digest = format!("sha256:{}", "ab".repeat(32));
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn other_events_and_formats_are_told_apart() {
+    fn other_events_and_formats_are_not_pushes_of_images() {
         assert_eq!(check(&component("DELETED", "docker", "1")), "not_a_push");
         assert_eq!(check(&component("PURGED", "docker", "1")), "not_a_push");
         assert_eq!(check(&component("CREATED", "npm", "1")), "not_an_image");
@@ -209,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_of_nothing_that_can_be_named_is_refused() {
+    fn a_push_without_a_valid_image_name_is_refused() {
         let good = component("CREATED", "docker", "1");
         for (part, other) in [
             ("team/app", "-x"),

@@ -1,6 +1,6 @@
-//! Quay: a repository notification without any event type; a push is told by its list of updated tags.
+//! Quay: a repository notification without an event type. A push is recognised by its list of updated tags.
 //!
-//! Quay switches a notification off after three failed tries in a row. Source: quay/quay,
+//! Quay disables a notification after three failed attempts in a row. Source: quay/quay,
 //! `notifications/notificationevent.py` and `notifications/notificationmethod.py`.
 
 use std::collections::BTreeSet;
@@ -30,8 +30,8 @@ pub(super) static KIND: Kind = Kind {
     handshake: false,
     parse,
     sample,
-    signs: "nothing; the token in the URL, or basic credentials in it, are all there is",
-    repeats: "waits 10 s and tries 5 times, 30 s apart; after 3 failures in a row it switches the notification off",
+    signs: "nothing; the token or basic credentials in the URL are the only credential",
+    repeats: "waits 10 s and tries 5 times, 30 s apart; disables the notification after 3 failures in a row",
     setup: "\
 In Quay, in the repository's settings: Create Notification
   When this event occurs  Push to Repository
@@ -53,7 +53,7 @@ struct WireNotification<'a> {
     pruned_image_count: serde_json::Value,
 }
 
-/// A list of tags; in 2013 an object, its keys the tags and its values the ids of their images.
+/// A list of tags. In 2013 it was an object from tags to the ids of their images.
 #[derive(Default)]
 struct WireTags<'a>(Vec<Text<'a>>);
 
@@ -69,7 +69,7 @@ impl<'de> Visitor<'de> for TagsVisitor {
     type Value = WireTags<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of tags, or an object with tags for its keys")
+        f.write_str("a list of tags, or an object with tags as keys")
     }
 
     fn visit_unit<E>(self) -> Result<WireTags<'de>, E> {
@@ -105,13 +105,13 @@ super::bare_parse_into!(WireNotification);
 fn parse(delivery: &VerifiedDelivery, _: &Options) -> Result<Vec<Event>, ParsePayloadError> {
     let body = Json::of(delivery.body());
     let notification: WireNotification<'_> = body.object()?;
-    // Builds, vulnerabilities, mirroring and expiry have no such list.
+    // Builds, vulnerabilities, mirroring and expiry don't have this list.
     let WireTags(tags) = notification.updated_tags;
     if tags.is_empty() {
         return Ok(vec![Event::Other(SkipReason::NotAPush)]);
     }
     let names: Vec<_> = tags.iter().filter_map(Text::get).collect();
-    // The body of the test button, word for word.
+    // Exactly the body of the test button.
     if names == ["latest", "foo"] && notification.pruned_image_count == 3 {
         return Ok(vec![Event::Other(SkipReason::Ping)]);
     }
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_of_2013_has_the_tags_for_its_keys() {
+    fn the_object_of_2013_has_tags_as_keys() {
         insta::assert_snapshot!(check(r#"{"repository":"a/b","updated_tags":{"v1":"fake-id","latest":7}}"#), @"
         Image -/a/b tag=latest digest=- type=repo_push id=- actor=- at=-
         Image -/a/b tag=v1 digest=- type=repo_push id=- actor=- at=-
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_tag_costs_the_others_nothing() {
+    fn a_broken_tag_does_not_affect_the_others() {
         insta::assert_snapshot!(check(r#"{"repository":"a/b","updated_tags":[7,"v1","$(id)"]}"#), @"
         malformed the payload names no valid tag, looked for at updated_tags
         Image -/a/b tag=v1 digest=- type=repo_push id=- actor=- at=-
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_updated_tags_is_no_push() {
+    fn a_notification_without_updated_tags_is_not_a_push() {
         for body in [
             r#"{"repository":"a/b","updated_tags":[]}"#,
             r#"{"repository":"a/b","updated_tags":null}"#,
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_of_nothing_that_can_be_named_is_refused() {
+    fn a_push_without_a_valid_image_name_is_refused() {
         for body in [
             r#"{"updated_tags":["1"]}"#,
             r#"{"repository":"-a","updated_tags":["1"]}"#,

@@ -1,4 +1,4 @@
-//! zot: CloudEvents in binary mode: the type stands in `Ce-Type`, the body is the data. It names no host.
+//! zot: CloudEvents in binary mode. `Ce-Type` contains the type, and the body is the data. It names no host.
 //!
 //! zot never repeats a delivery. Source: project-zot/zot, `pkg/extensions/events`.
 
@@ -171,13 +171,13 @@ mod tests {
     }
 
     #[test]
-    fn an_update_under_a_tag_or_a_digest_is_a_push() {
+    fn an_update_of_a_tag_or_a_digest_is_a_push() {
         insta::assert_snapshot!(check("zotregistry.image.updated", &image("1.20", "{}")), @"Image -/team/app tag=1.20 digest=sha256:012345 type=zotregistry.image.updated id=c actor=jane at=2026-11-21T21:30:13.283972592Z");
         insta::assert_snapshot!(check("com.example.image.updated", &image(DIGEST, "not json")), @"Image -/team/app tag=- digest=sha256:012345 type=com.example.image.updated id=c actor=jane at=2026-11-21T21:30:13.283972592Z");
     }
 
     #[test]
-    fn charts_and_signatures_are_told_by_the_manifest() {
+    fn charts_and_signatures_are_recognised_by_the_manifest() {
         for manifest in [
             r#"{"config":{"mediaType":"application/vnd.cncf.helm.config.v1+json"}}"#,
             r#"{"layers":[{"mediaType":"application/vnd.dev.cosign.simplesigning.v1+json"}]}"#,
@@ -201,9 +201,10 @@ mod tests {
         }
     }
 
-    /// zot and runtimes are written in Go, which reads a key in any case: the layers that run hide behind another spelling.
+    /// zot and runtimes are written in Go, which accepts a key in any case. Layers that run could hide behind another
+    /// spelling.
     #[test]
-    fn a_manifest_that_runtimes_could_read_otherwise_shows_nothing() {
+    fn a_manifest_that_runtimes_could_read_differently_is_an_image() {
         for manifest in [
             r#"{"layers":[{"mediaType":"text/plain"}],"Layers":[{}]}"#,
             r#"{"config":{"mediaType":"application/vnd.oci.empty.v1+json"},"CONFIG":{}}"#,
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn other_types_are_no_pushes_and_a_missing_type_is_refused() {
+    fn other_types_are_not_pushes_and_a_missing_type_is_refused() {
         for event_type in [
             "zotregistry.image.deleted",
             "zotregistry.image.lint_failed",
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_push_of_nothing_that_can_be_named_is_refused() {
+    fn a_push_without_a_valid_image_name_is_refused() {
         for body in [
             "{}",
             "[]",
