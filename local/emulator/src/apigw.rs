@@ -1,9 +1,10 @@
-//! API Gateway: an HTTP request becomes the event a function gets, and the function's answer becomes an HTTP response.
+//! API Gateway: turns an HTTP request into the event that a function receives, and the function's answer into an HTTP
+//! response.
 //!
-//! It is an HTTP API with a `$default` stage and payload format 2.0:
+//! It behaves as an HTTP API with a `$default` stage and payload format 2.0:
 //! <https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html>.
 //!
-//! **Invariant**: pure functions; a request that API Gateway would refuse makes no event.
+//! **Invariant**: the functions are pure, and a request that API Gateway would refuse makes no event.
 
 mod response;
 
@@ -24,16 +25,17 @@ use serde::Serialize;
 pub use self::response::{internal_server_error, response};
 use crate::sqs::ACCOUNT;
 
-/// API Gateway takes at most so many bytes of request line and headers together.
+/// The most bytes that API Gateway accepts for request line and headers together.
 pub const LARGEST_HEAD: usize = 10_240;
 
-/// API Gateway takes a body of at most so many bytes.
+/// The most bytes that API Gateway accepts for a body.
 pub const LARGEST_BODY: usize = 10 << 20;
 
-/// Lambda takes an event of at most so many bytes: base64 makes a third more of a body.
+/// The most bytes that Lambda accepts for an event. Base64 adds a third to a body, so a body below API Gateway's limit
+/// can still exceed it.
 const LARGEST_EVENT: usize = 6 << 20;
 
-/// Headers between one hop and the next, which a function never sees or sets.
+/// Headers that belong to one hop. A function neither sees nor sets them.
 const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     header::PROXY_AUTHENTICATE,
@@ -44,36 +46,30 @@ const HOP_BY_HOP: [HeaderName; 7] = [
     header::UPGRADE,
 ];
 
-/// What API Gateway knows of a request besides the request.
+/// What API Gateway knows about a request besides the request itself.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// The request's id.
     pub request_id: String,
-    /// Where it came from.
     pub source_ip: IpAddr,
-    /// The host that it is for, with a port or without, in place of its header.
+    /// The host of the request, with or without port. It replaces the header `Host`.
     pub host: Authority,
-    /// When it came.
     pub received_at: Timestamp,
-    /// The route it took, such as `POST /webhooks/{source}`.
+    /// The route that matched, such as `POST /webhooks/{source}`.
     pub route_key: String,
-    /// The values of the route's parameters.
     pub path_parameters: BTreeMap<String, String>,
 }
 
 /// Why a request makes no event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventError {
-    /// Request line and headers are too long.
     #[error("request line and headers are over {LARGEST_HEAD} bytes")]
     HeadTooLarge,
-    /// The body is too long, or its event is.
-    #[error("the body is over what API Gateway and Lambda take")]
+    #[error("the body is larger than API Gateway and Lambda accept")]
     BodyTooLarge,
 }
 
 impl EventError {
-    /// The answer API Gateway gives instead of the function's.
+    /// API Gateway's own answer, sent instead of the function's.
     pub fn response(self) -> Response<Bytes> {
         match self {
             Self::HeadTooLarge => response::message(
@@ -87,7 +83,6 @@ impl EventError {
     }
 }
 
-/// An event as it is written.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct WireEvent<'a> {
@@ -133,7 +128,7 @@ struct WireHttp<'a> {
     user_agent: &'a str,
 }
 
-/// Makes the event of a request, in JSON as a function gets it.
+/// Makes a request's event, in the JSON that a function receives.
 pub fn event(head: &request::Parts, body: &[u8], arrival: &Arrival) -> Result<String, EventError> {
     if head_size(head) > LARGEST_HEAD {
         return Err(EventError::HeadTooLarge);
@@ -146,7 +141,7 @@ pub fn event(head: &request::Parts, body: &[u8], arrival: &Arrival) -> Result<St
     let path = decoded_path(head.uri.path());
     let query = head.uri.query().unwrap_or_default();
     let (text, is_base64_encoded) = encoded_body(&head.headers, body);
-    // What API Gateway leaves out when it is empty, serde leaves out here.
+    // API Gateway omits these members when they are empty; so does serde here.
     let event = WireEvent {
         version: "2.0",
         route_key: &arrival.route_key,
@@ -193,10 +188,10 @@ fn is_empty(text: &str) -> bool {
     text.is_empty()
 }
 
-/// The body as the event holds it, and whether that is base64.
+/// Returns the body as the event holds it, and whether that is base64.
 ///
-/// Text is what API Gateway takes for text by its content type alone; everything else, also a JSON flavour such as
-/// `application/vnd.docker.distribution.events.v2+json` or no type at all, is base64.
+/// API Gateway recognises text by content type alone. Everything else is base64: a missing type, and JSON types such as
+/// `application/vnd.docker.distribution.events.v2+json`.
 fn encoded_body<'a>(headers: &HeaderMap, body: &'a [u8]) -> (Cow<'a, str>, bool) {
     let content_type = headers
         .get(header::CONTENT_TYPE)
@@ -219,7 +214,8 @@ fn encoded_body<'a>(headers: &HeaderMap, body: &'a [u8]) -> (Cow<'a, str>, bool)
     }
 }
 
-/// Headers with lower-case names, repeated ones joined by commas; without cookies, which the event holds apart.
+/// Lower-cases header names and joins repeated headers with commas. Cookies are left out; the event holds them
+/// separately.
 fn joined_headers(
     headers: &HeaderMap,
     body_length: usize,
@@ -266,7 +262,7 @@ fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
-/// Query parameters decoded, repeated ones joined by commas.
+/// Decodes query parameters and joins repeated ones with commas.
 fn query_parameters(query: &str) -> BTreeMap<String, String> {
     let mut parameters = BTreeMap::<String, String>::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
@@ -281,8 +277,9 @@ fn query_parameters(query: &str) -> BTreeMap<String, String> {
     parameters
 }
 
-/// The path as HTTP APIs hand it on: percent-decoded, in spite of the name `rawPath`, and cut off at a decoded `?`. It begins with a
-/// slash, also where a request has none (`OPTIONS *`), so that no reader takes it for a part of the host.
+/// Returns the path as HTTP APIs pass it on: percent-decoded, despite the name `rawPath`, and cut off at a decoded `?`.
+/// It always begins with a slash, even if the request has none (`OPTIONS *`), so that no reader can take it for part of
+/// the host.
 fn decoded_path(path: &str) -> String {
     let slash = if path.starts_with('/') { "" } else { "/" };
     let decoded = slash.bytes().chain(percent_decode_str(path));
@@ -290,7 +287,7 @@ fn decoded_path(path: &str) -> String {
     String::from_utf8_lossy(&decoded).into_owned()
 }
 
-/// The bytes of request line and headers, as HTTP/1.1 writes them.
+/// Counts the bytes of request line and headers in HTTP/1.1.
 fn head_size(head: &request::Parts) -> usize {
     let target = head.uri.path_and_query().map_or(1, |it| it.as_str().len());
     let request_line = head.method.as_str().len() + target + "  HTTP/1.1\r\n".len();

@@ -1,29 +1,28 @@
-//! What keeps a database file from being read or written, in a word and with what to do about it.
+//! Why a database file can't be read or written: one word, with advice for the operator.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
 use rusqlite::ErrorCode;
 
-/// Why a database file can't be used. A closed set, and no text of an error: fit for strangers and for labels.
+/// Why a database file can't be used. The set is closed and holds no error texts, so it can be shown to strangers and
+/// used in labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// There is no space left.
     DiskFull,
-    /// The file system, or the file, takes no writes.
+    /// The file or its file system refuses writes.
     ReadOnly,
-    /// Another process holds a lock on the file.
     Locked,
-    /// The disk, or what is below the file system, fails.
+    /// The disk fails, or the layer below the file system.
     Io,
-    /// The file is not what it should be.
+    /// The file isn't a valid database.
     Damaged,
-    /// Anything else, such as no answer.
+    /// Anything else, such as a missing answer.
     Unavailable,
 }
 
 impl Cause {
-    /// The cause that SQLite names.
+    /// Maps SQLite's error code to a cause.
     pub fn of(err: &rusqlite::Error) -> Self {
         match err.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => Self::DiskFull,
@@ -35,7 +34,8 @@ impl Cause {
         }
     }
 
-    /// The cause itself where SQLite only says that a file failed: asks the directory for another file.
+    /// Refines [`Cause::Io`] by writing a probe file to the directory: SQLite reports only that a file operation
+    /// failed.
     #[must_use]
     pub fn seen_in(self, directory: &Path) -> Self {
         if self != Self::Io {
@@ -43,7 +43,7 @@ impl Cause {
         }
         let probe = directory.join("probe");
         let written = std::fs::write(&probe, [0; 4096]);
-        // Nobody else knows of it, and the next one overwrites it.
+        // A failure here is harmless: nobody else uses the probe, and the next one overwrites it.
         let _ = std::fs::remove_file(&probe);
         match written.map_err(|it| it.kind()) {
             Err(ErrorKind::ReadOnlyFilesystem) => Self::ReadOnly,
@@ -52,7 +52,7 @@ impl Cause {
         }
     }
 
-    /// The word in `/readyz`, in the log and in metrics.
+    /// The word shown in `/readyz`, logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::DiskFull => "disk_full",
@@ -64,11 +64,11 @@ impl Cause {
         }
     }
 
-    /// What it means, and what to do.
+    /// What the cause means, and what to do about it.
     pub fn advice(self) -> &'static str {
         match self {
             Self::DiskFull => "the disk is full; free some space",
-            Self::ReadOnly => "the disk is read-only; see why it was mounted or made so",
+            Self::ReadOnly => "the disk is read-only; find out why it was mounted or set so",
             Self::Locked => "another process has locked the file; end it",
             Self::Io => "the disk fails; see the kernel's log",
             Self::Damaged => "the file is damaged; restore it from a backup, or move it away",

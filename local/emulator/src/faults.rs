@@ -1,23 +1,23 @@
-//! Faults on purpose, so that users see how their retries behave.
+//! Injected faults, so that users can see how their retries behave.
 //!
-//! **Invariant**: the same seed and the same order of calls give the same faults.
+//! **Invariant**: the same seed and the same order of calls produce the same faults.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use scanhook_worker::clock::Clock;
 
-/// What goes wrong at the queue endpoint.
+/// The faults of the queue endpoint.
 #[derive(Debug, Default)]
 pub struct Faults {
     /// The share of requests that are throttled, from 0 to 1.
     pub throttle: f64,
-    /// What every request waits before it is served.
+    /// The delay before each request is served.
     pub latency: Duration,
     draws: Draws,
 }
 
-/// A sequence of values that a seed decides, drawn one by one.
+/// A pseudorandom sequence, drawn one value at a time.
 #[derive(Debug, Default)]
 pub struct Draws {
     seed: u64,
@@ -25,7 +25,6 @@ pub struct Draws {
 }
 
 impl Draws {
-    /// The sequence of `seed`, from its start.
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
@@ -33,7 +32,7 @@ impl Draws {
         }
     }
 
-    /// Draws the next value, from 0 up to but not 1 (splitmix64).
+    /// Draws the next value: at least 0, less than 1 (splitmix64).
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
     pub fn draw(&self) -> f64 {
         let number = self.drawn.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
@@ -48,12 +47,11 @@ impl Draws {
 }
 
 impl Faults {
-    /// No faults.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// Throttles a share of requests, delays all, as `seed` decides.
+    /// Throttles a share of requests, chosen by `seed`, and delays all of them.
     pub fn new(throttle: f64, latency: Duration, seed: u64) -> Self {
         Self {
             throttle,
@@ -62,7 +60,7 @@ impl Faults {
         }
     }
 
-    /// Delays this request, and decides whether it is throttled.
+    /// Delays this request, and returns whether to throttle it.
     pub(crate) async fn strike(&self, clock: &Clock) -> bool {
         if !self.latency.is_zero() {
             clock.sleep(self.latency).await;

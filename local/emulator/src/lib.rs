@@ -1,10 +1,10 @@
-//! A faithful corner of AWS for one machine, without Docker and without an account.
+//! A small, faithful part of AWS for one machine; it needs neither Docker nor an account.
 //!
-//! In reading order: [`sqs`] is a durable queue store and the endpoint that AWS SDKs talk to; [`apigw`] turns an HTTP
-//! request into an API Gateway event and an answer back; [`faults`] breaks things on purpose; [`cause`] says why a file can't
+//! In reading order: [`sqs`] is a durable queue store with the endpoint that AWS SDKs talk to; [`apigw`] converts HTTP
+//! requests to API Gateway events and answers to responses; [`faults`] injects faults; [`cause`] names why a file can't
 //! be used.
 //!
-//! **Invariant**: no type of scanhook is known here, and the time is only read from [`scanhook_worker::clock`].
+//! **Invariant**: this crate uses no type of scanhook, and reads the time only from [`scanhook_worker::clock`].
 
 pub mod apigw;
 pub mod cause;

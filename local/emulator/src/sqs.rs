@@ -1,10 +1,11 @@
-//! A durable SQS for one machine: the store, its AWS JSON 1.0 endpoint, and a look inside.
+//! A durable SQS for one machine: the store, its AWS JSON 1.0 endpoint, and read-only inspection.
 //!
-//! In reading order: `file` opens and checks the database; `time` is what messages age by; `store` is the writer thread everything goes through; `attributes`,
-//! `queues`, `message`, `messages`, `receive`, `retention` and `tasks` are what SQS does, on one connection and at one instant;
-//! `protocol` and `operations` speak AWS's wire format; `client` is an SDK's way there without a socket; `inspect` looks without touching.
+//! In reading order: `file` opens and checks the database; `time` is the clock by which messages age; `store` is the
+//! writer thread that runs every operation; `attributes`, `queues`, `message`, `messages`, `receive`, `retention` and
+//! `tasks` implement SQS on one connection at one instant; `protocol` and `operations` implement AWS's wire format;
+//! `client` connects an SDK to the endpoint without a socket; `inspect` reads without changing anything.
 //!
-//! **Invariant**: what was acknowledged is on disk; a process killed at any moment loses no answered change.
+//! **Invariant**: an acknowledged change is on disk; a process killed at any moment loses none.
 
 mod attributes;
 mod batch;
@@ -36,23 +37,23 @@ pub use peeked::{Peeked, State};
 pub use protocol::Endpoint;
 pub use store::Store;
 
-/// The account that owns every queue here.
+/// The account that owns every queue.
 pub const ACCOUNT: &str = "000000000000";
 
-/// The region of every queue, unless the store is opened in another.
+/// The region of every queue, unless the store is opened for another one.
 pub const REGION: &str = "us-east-1";
 
-/// Tells the ARN of the queue `name`.
+/// Returns the ARN of the queue `name`.
 pub fn queue_arn(region: &str, name: &str) -> String {
     format!("arn:aws:sqs:{region}:{ACCOUNT}:{name}")
 }
 
-/// Tells the URL of the queue `name` on the endpoint at `base`, such as `http://127.0.0.1:9324`.
+/// Returns the URL of the queue `name` on the endpoint at `base`, such as `http://127.0.0.1:9324`.
 pub fn queue_url(base: &str, name: &str) -> String {
     format!("{base}/{ACCOUNT}/{name}")
 }
 
-/// Makes an id that is unique and shaped as AWS's are.
+/// Makes a unique id in AWS's format.
 pub(crate) fn unique_id() -> String {
     uuid::Uuid::now_v7().to_string()
 }

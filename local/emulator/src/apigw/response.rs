@@ -1,4 +1,4 @@
-//! The way back: a function's answer becomes an HTTP response.
+//! Turns a function's answer into an HTTP response.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -10,7 +10,6 @@ use serde_json::{Map, Value, json};
 
 use super::HOP_BY_HOP;
 
-/// A function's answer with a status code.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct WireResponse {
@@ -25,10 +24,10 @@ struct WireResponse {
     is_base64_encoded: Option<bool>,
 }
 
-/// Makes the response of a function's answer; one API Gateway cannot read is an internal error.
+/// Makes the response to a function's answer. An answer that API Gateway can't read becomes an internal error.
 pub fn response(answer: &Value) -> Response<Bytes> {
     if answer.get("statusCode").is_none() {
-        // "API Gateway makes the following assumptions": 200, JSON, and the answer itself is the body.
+        // "API Gateway makes the following assumptions": status 200, JSON, and the whole answer is the body.
         let body = answer
             .as_str()
             .map_or_else(|| answer.to_string(), str::to_owned);
@@ -37,7 +36,7 @@ pub fn response(answer: &Value) -> Response<Bytes> {
     parse_response(answer).unwrap_or_else(internal_server_error)
 }
 
-/// The answer to a request whose function failed, timed out or answered nonsense.
+/// The response when the function failed, timed out or returned an unreadable answer.
 pub fn internal_server_error() -> Response<Bytes> {
     message(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error")
 }
@@ -61,7 +60,7 @@ fn parse_response(answer: &Value) -> Option<Response<Bytes>> {
             Value::Number(_) | Value::Bool(_) => value.to_string(),
             _ => return None,
         };
-        // The server counts the body itself.
+        // The server sets the content length itself.
         if !HOP_BY_HOP.contains(&name) && name != header::CONTENT_LENGTH {
             response
                 .headers_mut()
@@ -76,7 +75,7 @@ fn parse_response(answer: &Value) -> Option<Response<Bytes>> {
     Some(response)
 }
 
-/// An answer of API Gateway's own.
+/// An answer that API Gateway makes itself.
 pub(super) fn message(status: StatusCode, message: &str) -> Response<Bytes> {
     with_json(status, json!({"message": message}).to_string().into())
 }

@@ -1,4 +1,4 @@
-//! Queue attributes: which there are, what they may be, and their defaults.
+//! Queue attributes: their names, allowed values and defaults.
 //!
 //! **Invariant**: an [`Attributes`] holds only known names with valid, normalised values.
 
@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use super::error::{Code, Error};
 use super::{ACCOUNT, queue_arn};
 
-/// A numeric attribute.
 pub(crate) struct Number {
     name: &'static str,
     default: i64,
@@ -57,7 +56,7 @@ const KEY_REUSE: Number = Number {
     max: 86_400,
 };
 
-/// A queue shows all of them, but the key's reuse period only if it is not the default.
+/// A queue shows all of these. It shows the key's reuse period only if that differs from the default.
 const NUMBERS: [&Number; 6] = [
     &DELAY_SECONDS,
     &KEY_REUSE,
@@ -72,7 +71,7 @@ const REDRIVE_ALLOW_POLICY: &str = "RedriveAllowPolicy";
 const MANAGED_ENCRYPTION: &str = "SqsManagedSseEnabled";
 const KMS_KEY: &str = "KmsMasterKeyId";
 
-/// Attributes that can be asked for but not set.
+/// Attributes that can be read but not set.
 pub(crate) const COMPUTED: [&str; 6] = [
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesDelayed",
@@ -82,7 +81,7 @@ pub(crate) const COMPUTED: [&str; 6] = [
     "QueueArn",
 ];
 
-/// Attributes of queues this endpoint does not have.
+/// Attributes of FIFO queues, which this endpoint doesn't have.
 const FIFO: [&str; 4] = [
     "ContentBasedDeduplication",
     "DeduplicationScope",
@@ -90,21 +89,21 @@ const FIFO: [&str; 4] = [
     "FifoThroughputLimit",
 ];
 
-/// The attributes somebody set on a queue.
+/// The attributes that were set explicitly on a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Attributes(BTreeMap<String, String>);
 
-/// Where messages go that were received too often.
+/// Where messages go after too many receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RedrivePolicy {
-    /// The dead-letter queue's name.
     pub(crate) target: String,
     pub(crate) max_receive_count: i64,
 }
 
 impl Attributes {
-    /// Checks what a caller wants to set. Policies set to an empty text are in the result as such: they are to be removed.
+    /// Checks the attributes that a caller wants to set. A policy with an empty value stays in the result: it is to be
+    /// removed.
     pub(crate) fn parse(requested: &BTreeMap<String, String>, region: &str) -> Result<Self, Error> {
         let mut attributes = BTreeMap::new();
         for (name, value) in requested {
@@ -143,7 +142,7 @@ impl Attributes {
         Ok(Self(attributes))
     }
 
-    /// Takes over `changes`, and drops what they empty or set to a default that is not shown.
+    /// Applies `changes`, then drops empty values and a default that isn't shown.
     pub(crate) fn update(&mut self, changes: Self) {
         if changes.0.get(KMS_KEY).is_some_and(|it| !it.is_empty()) {
             self.0
@@ -156,7 +155,7 @@ impl Attributes {
         });
     }
 
-    /// The first attribute of `wanted` that this queue has with another value.
+    /// Returns the first attribute of `wanted` that has another value in this queue.
     pub(crate) fn conflict<'a>(&self, wanted: &'a Self) -> Option<&'a str> {
         let differs = |(name, value): &(&String, &String)| {
             self.get(name).as_deref().unwrap_or("") != value.as_str()
@@ -164,7 +163,7 @@ impl Attributes {
         wanted.0.iter().find(differs).map(|(name, _)| name.as_str())
     }
 
-    /// The value of one attribute, its default if it has one.
+    /// Returns an attribute's value, or its default if it has one.
     fn get(&self, name: &str) -> Option<String> {
         self.0.get(name).cloned().or_else(|| match name {
             MANAGED_ENCRYPTION => Some("true".to_owned()),
@@ -175,7 +174,6 @@ impl Attributes {
         })
     }
 
-    /// A number's value in this queue.
     pub(crate) fn number(&self, number: &Number) -> i64 {
         self.0
             .get(number.name)
@@ -197,7 +195,7 @@ impl Attributes {
         })
     }
 
-    /// Tells whether the queue `source` may use this one as its dead-letter queue.
+    /// Returns whether the queue `source` may use this one as its dead-letter queue.
     pub(crate) fn allows_redrive_from(&self, source: &str, region: &str) -> bool {
         let Some(policy) = self.0.get(REDRIVE_ALLOW_POLICY) else {
             return true;
@@ -213,7 +211,7 @@ impl Attributes {
         }
     }
 
-    /// Every attribute that is set or has a default, with its value.
+    /// Returns every attribute that is set or has a default.
     pub(crate) fn all(&self) -> BTreeMap<String, String> {
         let defaults = NUMBERS
             .into_iter()
@@ -238,7 +236,7 @@ impl Number {
         }
     }
 
-    /// Checks a value given with a request instead of with the queue, and takes the queue's if there is none.
+    /// Checks a value that came with a request. Without one, returns the queue's value.
     pub(crate) fn or_given(
         &self,
         given: Option<i64>,
@@ -263,7 +261,7 @@ impl Number {
     }
 }
 
-/// Checks names asked for in `GetQueueAttributes`.
+/// Checks the names in a `GetQueueAttributes` request.
 pub(crate) fn check_names(names: &[String]) -> Result<(), Error> {
     let settable = |name: &str| {
         NUMBERS.into_iter().any(|it| it.name == name)
@@ -301,7 +299,7 @@ fn invalid(name: &str) -> Error {
     )
 }
 
-/// The queue's name, if `arn` names a queue of this account and region.
+/// Returns the queue's name if `arn` names a queue of this account and region.
 pub(crate) fn name_in_arn<'a>(arn: &'a str, region: &str) -> Option<&'a str> {
     arn.strip_prefix("arn:aws:sqs:")?
         .strip_prefix(region)?

@@ -1,4 +1,4 @@
-//! Batches of requests: checked as a whole, and answered entry by entry.
+//! Batch requests: checked as a whole, answered entry by entry.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -8,7 +8,8 @@ use super::error::{Code, Error};
 const MOST_ENTRIES: usize = 10;
 const LONGEST_ID: usize = 80;
 
-/// What became of a batch's entries. SQS leaves an empty list out, and an SDK for Java takes one that is there for failures.
+/// The results of a batch's entries. SQS omits an empty list, and a Java SDK reports failures if the list `Failed` is
+/// present.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Outcome {
@@ -19,7 +20,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Notes what became of the entry `id`; an error that is not the entry's own is passed on.
+    /// Adds the result of the entry `id`. Returns an error that doesn't concern this entry alone.
     pub(crate) fn add(&mut self, id: &str, result: Result<Value, Error>) -> Result<(), Error> {
         match result {
             Ok(mut answer) => {

@@ -1,4 +1,5 @@
-//! An AWS SDK's way to the endpoint inside one process: its requests and answers as over HTTP, without a socket.
+//! Connects an AWS SDK to the endpoint within one process: the same requests and answers as over HTTP, without a
+//! socket.
 
 use aws_sdk_sqs::config::{HttpClient, RuntimeComponents, SharedHttpClient};
 use aws_smithy_runtime_api::client::http::{
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use super::protocol::Endpoint;
 
 impl Endpoint {
-    /// The HTTP client of an SDK client whose endpoint URL is `base`.
+    /// Returns an HTTP client for an SDK client whose endpoint URL is `base`.
     pub fn http_client(&self, base: &str) -> SharedHttpClient {
         SharedHttpClient::new(InProcess {
             endpoint: self.clone(),

@@ -1,4 +1,4 @@
-//! The MD5 sums SQS answers with, by which clients check that nothing was garbled.
+//! The MD5 sums in SQS's answers. Clients use them to detect garbled messages.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,14 @@ use md5::{Digest as _, Md5};
 
 use super::message::AttributeValue;
 
-/// The sum of a message body.
 pub(crate) fn of_body(body: &str) -> String {
     hex::encode(Md5::digest(body.as_bytes()))
 }
 
-/// The sum of message attributes, or nothing where there are none.
+/// Sums up message attributes; `None` if there are none.
 ///
-/// Names in order; name, data type and value each behind its length, and before the value one byte that tells text from
-/// bytes.
+/// Attributes are sorted by name. Name, data type and value each follow their length; one byte before the value
+/// distinguishes text from bytes.
 pub(crate) fn of_attributes(attributes: &BTreeMap<String, AttributeValue>) -> Option<String> {
     const TEXT: [u8; 1] = [1];
     const BYTES: [u8; 1] = [2];

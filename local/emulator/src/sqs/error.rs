@@ -1,4 +1,4 @@
-//! Errors as SQS names them.
+//! Errors with SQS's names.
 
 use std::sync::Arc;
 
@@ -6,24 +6,19 @@ use http::StatusCode;
 
 use crate::cause::Cause;
 
-/// Why a queue operation did not happen.
+/// Why a queue operation failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// SQS refuses the request; code and text are AWS's.
+    /// SQS refuses the request. Code and text are AWS's.
     #[error("{message}")]
-    Refused {
-        /// The error's name.
-        code: Code,
-        /// The text for the caller.
-        message: String,
-    },
+    Refused { code: Code, message: String },
     /// SQLite failed, and nothing was changed.
     #[error("could not read or write the queue file")]
     Sql(#[source] Arc<rusqlite::Error>),
-    /// A row holds what this program never writes.
+    /// A row holds content that this program never writes.
     #[error("could not understand a row of the queue file")]
     Row(#[source] Arc<serde_json::Error>),
-    /// The store's thread is gone.
+    /// The store's thread has ended.
     #[error("the queue store has stopped")]
     Stopped,
 }
@@ -67,7 +62,7 @@ impl Error {
         )
     }
 
-    /// What keeps the queue file from being used.
+    /// Why the queue file can't be used.
     pub fn cause(&self) -> Cause {
         match self {
             Self::Sql(err) => Cause::of(err),
@@ -76,7 +71,7 @@ impl Error {
         }
     }
 
-    /// Tells whether SQS refused with this code.
+    /// Returns whether SQS refused with this code.
     pub fn is(&self, expected: Code) -> bool {
         matches!(self, Self::Refused { code, .. } if *code == expected)
     }
@@ -96,9 +91,8 @@ impl From<serde_json::Error> for Error {
 
 macro_rules! codes {
     ($($code:ident $shape:literal $query:literal $status:ident,)*) => {
-        /// The names SQS gives its errors.
+        /// SQS's names of its errors.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[expect(missing_docs, reason = "AWS documents its error names")]
         pub enum Code {
             $($code,)*
         }
@@ -109,7 +103,7 @@ macro_rules! codes {
                 match self { $(Self::$code => $shape,)* }
             }
 
-            /// The name of the header `x-amzn-query-error`, by which SDKs recognise the error.
+            /// The name in the header `x-amzn-query-error`, by which SDKs recognise the error.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$code => $query,)* }
             }

@@ -1,4 +1,4 @@
-//! What a queue's owner wants done with messages that outlive its retention.
+//! What happens to messages that outlive their queue's retention.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,16 +6,16 @@ use jiff::Timestamp;
 
 use super::peeked::Peeked;
 
-/// Makes the message attributes of a dead letter, at the time at which it becomes one.
+/// Makes the message attributes of a dead letter. The time is when the message becomes one.
 pub type DeadLetter = fn(&Peeked, Timestamp) -> BTreeMap<String, String>;
 
-/// What a queue's owner wants done with messages that outlive its retention.
+/// What the owner of a queue wants done with messages that outlive its retention.
 #[derive(Clone, Copy)]
 pub struct Expiry {
-    /// The message attributes with which one goes to the queue's dead-letter queue, where its age begins anew, as soon as it is
-    /// not in flight. Without this it is deleted, as SQS does.
+    /// The message attributes of the dead letter that an expired message becomes. The message moves as soon as it isn't
+    /// in flight, and its age restarts. If this is `None`, the message is deleted, as on SQS.
     pub dead_letter: Option<DeadLetter>,
-    /// Called for each, once it is on disk.
+    /// Called once for each expired message, after the change is on disk.
     pub count: fn(),
 }
 
@@ -27,7 +27,7 @@ pub(crate) struct Expired {
 }
 
 impl Expired {
-    /// Lets the log and the queue's owner know.
+    /// Logs the expiry and notifies the queue's owner.
     pub(crate) fn report(&self, expiries: &HashMap<String, Expiry>) {
         let (queue, message_id, age_s) = (&self.queue, &self.message_id, self.age_ms / 1000);
         let expiry = expiries.get(queue);

@@ -1,6 +1,6 @@
-//! The queue file: opened, checked, and refused when it is not ours to touch.
+//! The queue file: opens and checks it, and refuses a file that isn't ours to change.
 //!
-//! **Invariant**: a file that is damaged, newer or foreign is left as it was found.
+//! **Invariant**: a damaged, newer or foreign file is left unchanged.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use rusqlite::{Connection, ErrorCode};
 use super::time::{QueueTime, Shift};
 use scanhook_worker::clock::Clock;
 
-/// The schema this program writes. It is raised with every change of `SCHEMA`.
+/// The schema that this program writes. Every change of `SCHEMA` raises it.
 const SCHEMA_VERSION: i64 = 2;
 
-/// Another process that is just ending gets this long to let go of the file.
+/// How long to wait for a process that is shutting down to unlock the file.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// `AUTOINCREMENT`, because a receipt handle names its message by `seq`: a number must never come back.
+/// `AUTOINCREMENT`, because a receipt handle names its message by `seq`: a number must never be reused.
 const SCHEMA: &str = "
 CREATE TABLE queue (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -64,7 +64,7 @@ CREATE TABLE move_task (
 ) STRICT;
 ";
 
-/// What schema 2 adds: where the queues' time was when it was last written down.
+/// What schema 2 adds: the queues' time when it was last saved.
 const TIME: &str = "
 CREATE TABLE time (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -73,51 +73,41 @@ CREATE TABLE time (
 ) STRICT;
 ";
 
-/// Schema 1 went by the wall clock, right or wrong. No message is from the future, and none is hidden for longer than SQS can hide it.
+/// Schema 1 used the wall clock, even if it was wrong. This corrects its rows: no message is from the future, and none
+/// is hidden for longer than SQS allows.
 const FROM_SCHEMA_1: [&str; 2] = [
     "UPDATE message SET sent_at = ?1 WHERE sent_at > ?1",
     "UPDATE message SET visible_at = ?1 WHERE visible_at > ?1 + 43200000",
 ];
 
-/// Why a queue file cannot be used.
+/// Why a queue file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The file cannot be opened or created.
+    /// The file can't be opened or created.
     #[error("could not open the queue file {}", path.display())]
     Open {
-        /// The file.
         path: PathBuf,
-        /// SQLite's reason.
         source: rusqlite::Error,
     },
-    /// Another process has it open.
     #[error("the queue file {} is in use by another process", .0.display())]
     InUse(PathBuf),
-    /// It was written by a later version of this program.
-    #[error("the queue file {} has schema {found}, and this version knows {SCHEMA_VERSION} at most: use the newer version that wrote it", path.display())]
-    Newer {
-        /// The file.
-        path: PathBuf,
-        /// Its schema number.
-        found: i64,
-    },
-    /// It is a database, but not a queue file.
+    #[error("the queue file {} has schema {found}, but this version supports {SCHEMA_VERSION} at most: use the newer version that wrote it", path.display())]
+    Newer { path: PathBuf, found: i64 },
+    /// The file is a database, but not a queue file.
     #[error("{} is an SQLite database, but not a queue file", .0.display())]
     Foreign(PathBuf),
-    /// The thread that would own it cannot be started.
+    /// The thread that would own the file can't be started.
     #[error("could not start the thread of the queue file")]
     Thread(#[source] std::io::Error),
-    /// It is damaged.
     #[error("the queue file {} is damaged ({detail}): restore it from a backup, or move it away to start empty", path.display())]
     Damaged {
-        /// The file.
         path: PathBuf,
         /// What SQLite found.
         detail: String,
     },
 }
 
-/// Opens the queue file at `path`, and creates it if there is none; its time goes on by `clock`.
+/// Opens the queue file at `path`, or creates it. The file's time continues with `clock`.
 pub(crate) fn open(path: &Path, clock: Clock) -> Result<(Connection, QueueTime, Shift), OpenError> {
     let wall = clock.now().as_millisecond();
     let opened = try_open(path, wall).and_then(|connection| {
@@ -156,7 +146,7 @@ impl From<rusqlite::Error> for Failure {
 fn try_open(path: &Path, wall: i64) -> Result<Connection, Failure> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(LOCK_PATIENCE)?;
-    // Two servers on one file would each believe to be its only writer.
+    // Two servers on one file would each act as its only writer.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     match connection.pragma_query_value(None, "user_version", |row| row.get(0))? {
         0 => {
@@ -177,7 +167,7 @@ fn try_open(path: &Path, wall: i64) -> Result<Connection, Failure> {
             }));
         }
     }
-    // A commit returns when its pages are on disk: this is what makes an answer a promise.
+    // A commit returns only when its pages are on disk. Every answer relies on this.
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
@@ -198,7 +188,7 @@ fn check(connection: &Connection, path: &Path) -> Result<(), Failure> {
     }))
 }
 
-/// Writes the schema into a new file, brings an old one up to date, and takes the lock; `wall` is the wall clock's time.
+/// Writes the schema into a new file, migrates an old one, and takes the lock. `wall` is the wall clock's time.
 fn create(connection: &mut Connection, wall: i64) -> Result<(), rusqlite::Error> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;

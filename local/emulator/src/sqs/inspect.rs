@@ -1,4 +1,4 @@
-//! A look at a queue that changes nothing: no receive counts, no visibility.
+//! Reads a queue without changing receive counts or visibility.
 
 use std::time::Duration;
 
@@ -11,39 +11,36 @@ use super::queues::find;
 use super::retention::{expire, oldest_kept};
 use super::store::{Db, Store};
 
-/// How many messages a queue holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Depth {
-    /// Messages a receive would return now.
+    /// Messages that a receive would return now.
     pub visible: u64,
-    /// Messages received, and neither deleted nor visible again.
+    /// Messages that were received and are neither deleted nor visible again.
     pub in_flight: u64,
-    /// Messages sent and not visible yet.
+    /// Messages that were sent and aren't visible yet.
     pub delayed: u64,
-    /// The time since the oldest message was sent.
+    /// The age of the oldest message.
     pub oldest_age: Option<Duration>,
 }
 
-/// Some messages of a queue, oldest first, as `GET` on the queue's URL shows them.
+/// Some messages of a queue, oldest first, as `GET` on the queue's URL returns them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Page {
-    /// The messages.
     pub messages: Vec<Peeked>,
-    /// What to name as `after` to see more; none after the last one.
+    /// The value of `after` for the next page; `None` on the last page.
     pub next: Option<String>,
 }
 
-/// Which messages to look at.
+/// Selects messages.
 pub type Filter = Box<dyn FnMut(&Peeked) -> bool + Send>;
 
 impl Store {
-    /// Counts the messages of a queue.
     pub async fn depth(&self, queue: &str) -> Result<Depth, Error> {
         let queue = queue.to_owned();
         self.run(move |db| depth(db, &*find(db, &queue)?)).await
     }
 
-    /// Returns the first `limit` messages of a queue that `filter` lets through, oldest first.
+    /// Returns the first `limit` messages of a queue that match `filter`, oldest first.
     pub async fn peek(
         &self,
         queue: &str,
@@ -56,10 +53,10 @@ impl Store {
     }
 }
 
-/// A page ends at so many bytes of bodies and attributes, so that a look at large messages does not take memory without end.
+/// A page ends at this many bytes of bodies and attributes, so that large messages can't exhaust memory.
 const LARGEST_PAGE: usize = 4 << 20;
 
-/// A message's place in its queue: when it was sent, by the queues' time, and its number.
+/// A message's position in its queue: when it was sent, by the queues' time, and its number.
 pub(crate) type Place = (i64, i64);
 
 impl Store {
@@ -68,7 +65,7 @@ impl Store {
         self.page_after(queue, None, limit).await
     }
 
-    /// Returns a page from behind the place that an earlier one named.
+    /// Returns the page after the position that an earlier page named.
     pub(crate) async fn page_after(
         &self,
         queue: &str,
@@ -111,7 +108,6 @@ fn page(db: &Db<'_>, queue: &Queue, after: Option<Place>, limit: usize) -> Resul
     })
 }
 
-/// Returns the first `limit` messages of a queue that `filter` lets through, oldest first.
 fn peek(
     db: &Db<'_>,
     queue: &Queue,
@@ -128,7 +124,7 @@ fn peek(
     Ok(peeked)
 }
 
-/// Looks at the messages of a queue one by one, oldest first, for as long as `look` wants to see more.
+/// Visits a queue's messages, oldest first, until `look` returns `false`.
 pub(crate) fn look_through(
     db: &Db<'_>,
     queue: &Queue,
@@ -146,7 +142,7 @@ pub(crate) fn look_through(
     Ok(())
 }
 
-/// Counts the messages of a queue. Those that are visible, be they ever so many, are counted in an index alone.
+/// Counts the messages of a queue. Visible messages are counted in an index alone, so a long queue stays cheap.
 pub(crate) fn depth(db: &mut Db<'_>, queue: &Queue) -> Result<Depth, Error> {
     expire(db, queue)?;
     let mut statement = db.sql.prepare_cached(

@@ -1,6 +1,6 @@
-//! A message on its way in: what SQS lets through.
+//! Validates messages before they are stored, by SQS's rules.
 //!
-//! **Invariant**: a [`NewMessage`] obeys every rule that does not depend on the queue it goes to.
+//! **Invariant**: a [`NewMessage`] obeys every rule that doesn't depend on its queue.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ const MOST_ATTRIBUTES: usize = 10;
 const LONGEST_NAME: usize = 256;
 const LONGEST_GROUP_ID: usize = 128;
 
-/// A message as `SendMessage` takes it, and a batch's entry but for its id.
+/// A `SendMessage` request's message. An entry of a batch has an id besides.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct WireMessage {
@@ -29,7 +29,7 @@ pub(crate) struct WireMessage {
     message_deduplication_id: Option<String>,
 }
 
-/// The value of a message attribute, as it is sent, stored and received.
+/// The value of a message attribute, in the form that is sent, stored and received.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct AttributeValue {
@@ -42,7 +42,7 @@ pub(crate) struct AttributeValue {
     pub(crate) binary_value: Option<String>,
 }
 
-/// A message that may be stored.
+/// A message that passed the checks.
 #[derive(Debug)]
 pub(crate) struct NewMessage {
     pub(crate) body: String,
@@ -53,7 +53,7 @@ pub(crate) struct NewMessage {
     pub(crate) delay_seconds: Option<i64>,
 }
 
-/// Reads a member of a structure, which is absent if it is null (Smithy: "Null structure values are dropped").
+/// Reads a member of a structure; null counts as absent (Smithy: "Null structure values are dropped").
 pub(crate) fn null_as_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -63,7 +63,7 @@ where
 }
 
 impl WireMessage {
-    /// The bytes that count against the limit of a message and of a batch.
+    /// Counts the bytes that the limits of messages and batches apply to.
     pub(crate) fn size(&self) -> usize {
         size(
             self.message_body.as_deref().unwrap_or_default(),
@@ -73,7 +73,7 @@ impl WireMessage {
 }
 
 impl NewMessage {
-    /// Checks a message. `trace_header` is its request's, and good for a message without one of its own.
+    /// Checks a message. `trace_header` is the request's; the message's own has precedence.
     pub(crate) fn parse(wire: WireMessage, trace_header: Option<&str>) -> Result<Self, Error> {
         let body = wire
             .message_body
@@ -133,7 +133,6 @@ impl NewMessage {
 }
 
 impl AttributeValue {
-    /// A value that is text.
     pub(crate) fn text(value: String) -> Self {
         Self {
             data_type: "String".to_owned(),
@@ -142,12 +141,11 @@ impl AttributeValue {
         }
     }
 
-    /// Tells whether the value is bytes and not text.
+    /// Returns whether the value is bytes rather than text.
     pub(crate) fn is_binary(&self) -> bool {
         self.data_type == "Binary" || self.data_type.starts_with("Binary.")
     }
 
-    /// The value's bytes.
     pub(crate) fn value_bytes(&self) -> Cow<'_, [u8]> {
         match (&self.string_value, &self.binary_value) {
             (Some(text), _) => text.as_bytes().into(),

@@ -1,6 +1,6 @@
-//! Messages in their queue: stored, deleted, hidden and shown.
+//! Stores, deletes, hides and shows messages.
 //!
-//! **Invariant**: only the last receive's handle deletes a message.
+//! **Invariant**: only the handle of the last receive deletes a message.
 
 use rusqlite::{OptionalExtension as _, params};
 
@@ -17,7 +17,7 @@ use super::store::{Db, Store};
 use super::unique_id;
 
 impl Store {
-    /// Writes one row to the queue file and commits it, if the queue exists: what a send needs.
+    /// Writes one row to the queue file and commits it, if the queue exists. A send needs the same.
     pub async fn probe(&self, queue: &str) -> Result<(), Error> {
         let queue = queue.to_owned();
         self.run(move |db| {
@@ -27,9 +27,10 @@ impl Store {
         .await
     }
 
-    /// Makes the messages in flight that `filter` lets through visible at once, and tells how many. Their receives count.
+    /// Makes the messages in flight that match `filter` visible at once, and returns how many. Their receives still
+    /// count.
     ///
-    /// For who knows that nobody works on them any more, as after the death of the only process that did.
+    /// Use it only when nobody handles these messages any more, as after the death of the only process that did.
     pub async fn release(&self, queue: &str, mut filter: Filter) -> Result<usize, Error> {
         let queue = queue.to_owned();
         self.run(move |db| {
@@ -55,7 +56,8 @@ impl Store {
     }
 }
 
-/// Stores a message and returns its id. `complaint` is what SQS says of the parameters if the message is too long.
+/// Stores a message and returns its id. `complaint` is SQS's wording about the parameters of a message that is too
+/// long.
 pub(crate) fn send(
     db: &mut Db<'_>,
     queue: &Queue,
@@ -106,8 +108,8 @@ pub(crate) fn delete(db: &Db<'_>, queue: &Queue, handle: &str) -> Result<(), Err
     Ok(())
 }
 
-/// Hides a received message for `seconds` from now, or shows it at once if that is 0. Any of its handles will do, and one that is visible
-/// again is left as it is: SQS answers both without an error.
+/// Hides a received message for `seconds` from now; 0 makes it visible at once. Any of the message's handles is
+/// accepted, and a message that is visible again stays as it is: SQS answers both without an error.
 pub(crate) fn change_visibility(
     db: &mut Db<'_>,
     queue: &Queue,

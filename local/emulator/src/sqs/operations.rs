@@ -1,4 +1,4 @@
-//! The operations, by name: wire structs in, one transaction, an answer out.
+//! The operations by name. Each parses its request, runs one transaction and returns the answer.
 
 mod on_messages;
 mod on_queues;
@@ -13,18 +13,17 @@ use super::error::{Code, Error};
 use super::queue_url;
 use super::store::Store;
 
-/// One request for an operation.
 pub(crate) struct Call {
     pub(crate) store: Store,
     pub(crate) shutdown: CancellationToken,
-    /// Where the caller reached us, such as `http://127.0.0.1:9324`.
+    /// The address at which the caller reached us, such as `http://127.0.0.1:9324`.
     pub(crate) base: String,
     /// The request's header `x-amzn-trace-id`.
     pub(crate) trace_header: Option<String>,
     pub(crate) body: Bytes,
 }
 
-/// Does what the operation `name` asks for.
+/// Runs the operation `name`.
 pub(crate) async fn dispatch(name: &str, call: Call) -> Result<Value, Error> {
     match name {
         "CreateQueue" => on_queues::create(call).await,
@@ -60,14 +59,14 @@ pub(crate) async fn dispatch(name: &str, call: Call) -> Result<Value, Error> {
 
 impl Call {
     fn parse<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        // A request without parameters may come without a body.
+        // A request without parameters may have no body.
         let body: &[u8] = if self.body.is_empty() {
             b"{}"
         } else {
             &self.body
         };
         let refused = |message: &str| Error::new(Code::Serialization, message);
-        // serde takes an array for a structure too.
+        // serde would also accept an array for a structure.
         if !body.trim_ascii_start().starts_with(b"{") {
             return Err(refused("The body must be a JSON object."));
         }
@@ -79,7 +78,7 @@ impl Call {
     }
 }
 
-/// The queue's name, out of its URL.
+/// Takes the queue's name from its URL.
 fn name_in_url(url: Option<String>) -> Result<String, Error> {
     let url = url.ok_or_else(|| Error::missing_parameter("QueueUrl"))?;
     match url.trim_end_matches('/').rsplit('/').next() {

@@ -1,4 +1,4 @@
-//! A message as a look at its queue shows it.
+//! A message as inspection shows it.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::error::Error;
 use super::message::AttributeValue;
 use super::time::Shift;
 
-/// Where a message is in its life.
+/// The state of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
@@ -18,34 +18,30 @@ pub enum State {
     Visible,
     /// It was received, and is neither deleted nor visible again.
     InFlight,
-    /// It was sent and is not visible yet.
+    /// It was sent, and isn't visible yet.
     Delayed,
 }
 
-/// A message as it lies in its queue.
+/// A message in its queue.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peeked {
-    /// The message's id.
     pub message_id: String,
-    /// The message's body.
     pub body: String,
-    /// The message's attributes, but for binary ones.
+    /// The message's attributes, without binary ones.
     pub attributes: BTreeMap<String, String>,
-    /// The group of a fair queue it belongs to.
+    /// The message group that it belongs to in a fair queue.
     pub group_id: Option<String>,
-    /// The ARN of the queue SQS moved it from.
+    /// The ARN of the queue that SQS moved it from.
     pub dead_letter_source: Option<String>,
-    /// When it was sent.
     pub sent_at: Timestamp,
-    /// How often it was received, in this queue and those before it.
+    /// The number of receives in this queue and earlier ones.
     pub receive_count: u64,
     /// When it becomes, or became, visible.
     pub visible_at: Timestamp,
-    /// Where it is in its life.
     pub state: State,
 }
 
-/// What [`from_row`] reads.
+/// The columns that [`from_row`] reads.
 pub(crate) const COLUMNS: &str = "seq, sent_at, id, body, attributes, group_id, dead_letter_source, receive_count, visible_at, received_at";
 
 /// Reads a message at the instant `now` of the queues' time.
@@ -74,7 +70,7 @@ pub(crate) fn from_row(row: &Row<'_>, now: i64, shift: Shift) -> Result<Peeked, 
     })
 }
 
-/// An instant of the wall clock, in milliseconds, as people read it.
+/// Converts milliseconds of the wall clock.
 pub(crate) fn timestamp(milliseconds: i64) -> Timestamp {
     Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
 }

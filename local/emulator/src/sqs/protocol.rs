@@ -1,4 +1,4 @@
-//! The endpoint: AWS JSON 1.0 over HTTP, as every current AWS SDK speaks it.
+//! The endpoint: AWS JSON 1.0 over HTTP, the protocol of every current AWS SDK.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,10 +22,10 @@ use super::unique_id;
 use crate::faults::Faults;
 use scanhook_worker::listener::{self, AllowedHosts, Capacity, Refusal};
 
-/// A batch may hold 1 MiB of text, of which JSON makes six times as much at worst.
+/// A batch may hold 1 MiB of text. JSON escapes can make it six times as large.
 const LARGEST_REQUEST: usize = 8 << 20;
 
-/// What strangers and friends may have us hold of their requests: a few of the largest, or many of the usual.
+/// Limits what all clients together can make us hold: a few of the largest requests, or many typical ones.
 fn capacity() -> Capacity {
     Capacity {
         connections: 512,
@@ -51,10 +51,10 @@ fn capacity() -> Capacity {
     }
 }
 
-/// Long polls end with the server; everything else is a transaction or two.
+/// Long polls end at shutdown; all other requests need only a transaction or two.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// The endpoint as one service: a store, and what goes wrong before it on purpose. Clones are the same one.
+/// The endpoint as a service: a store, and faults injected before it. Clones share the same endpoint.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     store: Store,
@@ -64,7 +64,6 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Puts an endpoint before a store.
     pub fn new(store: Store, faults: Faults) -> Self {
         Self {
             store,
@@ -74,13 +73,14 @@ impl Endpoint {
         }
     }
 
-    /// The same, which [`Endpoint::serve`] has answer for these hosts too.
+    /// Also accepts these hosts in [`Endpoint::serve`].
     #[must_use]
     pub fn allowing(self, hosts: AllowedHosts) -> Self {
         Self { hosts, ..self }
     }
 
-    /// Does what a request asks for: `target` is its header `x-amz-target`, `base` how its caller reaches the endpoint.
+    /// Answers a request. `target` is its header `x-amz-target`; `base` is the address at which the caller reaches the
+    /// endpoint.
     pub async fn answer(&self, target: &str, base: String, body: Bytes) -> Response<Bytes> {
         self.answer_traced(target, base, None, body).await
     }
@@ -120,9 +120,9 @@ impl Endpoint {
         response
     }
 
-    /// The endpoint's routes. Message move tasks progress only under [`Endpoint::serve`].
+    /// Returns the endpoint's routes. Message move tasks progress only under [`Endpoint::serve`].
     pub fn router(self) -> Router {
-        // SDKs post to the endpoint's root; a queue's URL is an address too.
+        // SDKs post to the endpoint's root. A queue's URL works as well.
         Router::new()
             .route("/", post(answer))
             .route("/{account}/{queue}", post(answer).get(show))
@@ -133,8 +133,8 @@ impl Endpoint {
             .with_state(self)
     }
 
-    /// Serves until `shutdown`; long polls end then at once. The listener's limits hold, and only this machine is answered
-    /// ([`AllowedHosts::guard`]).
+    /// Serves until `shutdown`, then ends long polls at once. The listener's limits apply, and only callers on this
+    /// machine are answered ([`AllowedHosts::guard`]).
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
         let (store, stopping) = (self.store.clone(), self.shutdown.clone());
         let signal = async {
@@ -157,8 +157,8 @@ async fn answer(State(endpoint): State<Endpoint>, headers: HeaderMap, body: Byte
 
 const NO_QUERY_PROTOCOL: &str = "This endpoint speaks AWS JSON 1.0, and not the query protocol that AWS SDKs used until November 2023: update the SDK or CLI.";
 
-/// Refuses the query protocol, in XML because its clients read nothing else. A `GET` of theirs that was answered with the queue's messages would seem to
-/// have done what it asks for.
+/// Refuses the query protocol, in XML because its clients read nothing else. Without this, a `GET` of theirs would be
+/// answered with the queue's messages and would seem to have succeeded.
 async fn refuse_query_protocol(request: Request, next: Next) -> Response {
     let headers = request.headers();
     let is_form = text(headers, "content-type")
@@ -170,7 +170,7 @@ async fn refuse_query_protocol(request: Request, next: Next) -> Response {
     if headers.contains_key("x-amz-target") || !is_query {
         return next.run(request).await;
     }
-    // Who is answered before the body is read may not see the answer.
+    // A client that is answered before its body is read may miss the answer.
     drop(to_bytes(request.into_body(), LARGEST_REQUEST).await);
     let (code, request_id) = (Code::UnsupportedOperation, unique_id());
     let error = format!(
@@ -187,10 +187,10 @@ async fn refuse_elsewhere() -> Response {
     refuse(Error::new(Code::InvalidAddress, message)).map(Body::from)
 }
 
-/// At most so many messages are shown at once, so that a look does not keep the queue waiting.
+/// The most messages in one page, so that a reader doesn't block the queue.
 const LARGEST_PAGE: usize = 1000;
 
-/// Shows messages without a receive: nothing of them changes. SQS has no such thing, so it is no operation of SQS.
+/// Shows messages without receiving them, so nothing about them changes. SQS has no such operation.
 async fn show(
     State(endpoint): State<Endpoint>,
     Path((_, queue)): Path<(String, String)>,
@@ -223,7 +223,7 @@ async fn show(
     response.map(Body::from)
 }
 
-/// The place behind a message, as a page tells it.
+/// Parses the position that a page returned as `next`.
 fn place(text: &str) -> Option<(i64, i64)> {
     let (sent_at, seq) = text.split_once('.')?;
     Some((sent_at.parse().ok()?, seq.parse().ok()?))
@@ -234,7 +234,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     Some(value).filter(|it| !it.is_empty())
 }
 
-/// Where the caller reached us, so that queue URLs lead the same way.
+/// The address at which the caller reached us, so that queue URLs use the same one.
 fn base(headers: &HeaderMap) -> String {
     format!("http://{}", text(headers, "host").unwrap_or("127.0.0.1"))
 }

@@ -1,11 +1,8 @@
-//! A queue as it is stored.
-
 use rusqlite::Row;
 
 use super::attributes::Attributes;
 use super::error::Error;
 
-/// A queue as it is stored.
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) id: i64,

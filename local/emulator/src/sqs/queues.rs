@@ -1,4 +1,4 @@
-//! Queues: created, found, changed, purged and deleted.
+//! Creates, finds, changes, purges and deletes queues.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,13 +11,14 @@ use super::queue::{Queue, from_row};
 use super::queue_arn;
 use super::store::{Db, Store};
 
-/// SQS keeps a deleted queue's name, and a purged queue's peace, this long.
+/// SQS blocks the name of a deleted queue, and another purge of a purged queue, for this long.
 const QUARANTINE_MS: i64 = 60_000;
 
 impl Store {
-    /// Makes sure that the queue `name` exists and has these attributes, and returns its ARN.
+    /// Makes sure that the queue `name` exists with these attributes, and returns its ARN.
     ///
-    /// Attributes not named keep their values. A name free again since a moment ago is no error here.
+    /// Other attributes keep their values. Unlike on SQS, the name of a queue that was just deleted can be used at
+    /// once.
     pub async fn ensure_queue(
         &self,
         name: &str,
@@ -47,7 +48,7 @@ impl Store {
     }
 }
 
-/// Finds the queue `name`; who changes it afterwards must [`forget`] it.
+/// Finds the queue `name`. A caller that changes it afterwards must call [`forget`].
 pub(crate) fn find(db: &Db<'_>, name: &str) -> Result<Arc<Queue>, Error> {
     if let Some(queue) = db.session.queues.borrow().get(name) {
         return Ok(Arc::clone(queue));
@@ -64,12 +65,12 @@ pub(crate) fn find(db: &Db<'_>, name: &str) -> Result<Arc<Queue>, Error> {
     Ok(queue)
 }
 
-/// Has the queue `name` read again when it is next looked for.
+/// Removes the queue `name` from the cache, so that the next [`find`] reads it again.
 fn forget(db: &Db<'_>, name: &str) {
     db.session.queues.borrow_mut().remove(name);
 }
 
-/// Finds every queue whose name starts with `prefix` and comes after `after`, by name.
+/// Finds every queue whose name starts with `prefix` and sorts after `after`, sorted by name.
 pub(crate) fn list(db: &Db<'_>, prefix: &str, after: &str) -> Result<Vec<Queue>, Error> {
     let mut statement = db.sql.prepare_cached(
         "SELECT id, name, attributes, created_at, modified_at, purged_at FROM queue
@@ -80,7 +81,7 @@ pub(crate) fn list(db: &Db<'_>, prefix: &str, after: &str) -> Result<Vec<Queue>,
         .collect()
 }
 
-/// Creates a queue; one that exists already must have the same attributes.
+/// Creates a queue. An existing queue must have the same attributes.
 pub(crate) fn create(
     db: &mut Db<'_>,
     name: &str,
@@ -117,7 +118,6 @@ pub(crate) fn create(
     }
 }
 
-/// Changes attributes of a queue.
 pub(crate) fn set_attributes(
     db: &mut Db<'_>,
     name: &str,
@@ -142,7 +142,6 @@ pub(crate) fn delete(db: &mut Db<'_>, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Deletes all messages of a queue.
 pub(crate) fn purge(db: &mut Db<'_>, name: &str) -> Result<(), Error> {
     let queue = find(db, name)?;
     if queue
@@ -163,7 +162,7 @@ pub(crate) fn purge(db: &mut Db<'_>, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// The names of the queues whose dead letters go to `target`.
+/// Returns the names of the queues whose dead letters go to `target`.
 pub(crate) fn sources(db: &Db<'_>, target: &str) -> Result<Vec<String>, Error> {
     let uses = |queue: &Queue| {
         queue
@@ -178,7 +177,6 @@ pub(crate) fn sources(db: &Db<'_>, target: &str) -> Result<Vec<String>, Error> {
         .collect())
 }
 
-/// The tags of a queue.
 pub(crate) fn tags(db: &Db<'_>, name: &str) -> Result<BTreeMap<String, String>, Error> {
     let tags: Option<String> = db
         .sql
@@ -190,7 +188,6 @@ pub(crate) fn tags(db: &Db<'_>, name: &str) -> Result<BTreeMap<String, String>, 
     )?)
 }
 
-/// Replaces the tags of a queue.
 pub(crate) fn set_tags(
     db: &Db<'_>,
     name: &str,

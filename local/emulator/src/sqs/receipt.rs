@@ -1,17 +1,17 @@
-//! Receipt handles: opaque to callers, and good for one receive of one message.
+//! Receipt handles: opaque to callers, valid for one receive of one message.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use super::error::{Code, Error};
 
-/// What a handle says: which message of which queue, and at which of its receives.
+/// The content of a handle: a message, its queue, and the number of the receive.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Receipt {
     pub(crate) queue: String,
     pub(crate) seq: i64,
     pub(crate) receive_count: i64,
-    /// Guards against a handle of another store's message.
+    /// Guards against a handle from another store.
     pub(crate) message_id: String,
 }
 
@@ -26,7 +26,7 @@ impl Receipt {
         BASE64_STANDARD.encode(format!("{queue} {seq} {receive_count} {message_id}"))
     }
 
-    /// Reads a handle that must be one of `queue`'s.
+    /// Decodes a handle, which must be of `queue`.
     pub(crate) fn decode(handle: &str, queue: &str) -> Result<Self, Error> {
         parse(handle)
             .filter(|receipt| receipt.queue == queue)

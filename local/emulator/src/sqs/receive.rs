@@ -1,7 +1,7 @@
-//! Receiving: the oldest visible messages, dead letters set aside, and the wait for one to come.
+//! Receives the oldest visible messages, moves dead letters aside, and waits for a message to arrive.
 //!
-//! **Invariant**: the cost of a receive does not depend on how many messages wait: every query walks an index from its
-//! start and stops after as many rows as it returns.
+//! **Invariant**: the cost of a receive doesn't depend on the number of waiting messages. Every query walks an index
+//! from its start and stops after the rows it returns.
 
 use std::collections::BTreeMap;
 
@@ -19,10 +19,9 @@ use super::retention::expire;
 use super::store::{Db, Store};
 use super::time::Shift;
 
-/// About as many messages of a queue may be in flight on AWS.
+/// AWS allows about this many messages of a queue in flight.
 const MOST_IN_FLIGHT: i64 = 120_000;
 
-/// What a caller wants to receive.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) queue: String,
@@ -31,7 +30,6 @@ pub(crate) struct Request {
     pub(crate) wait_time: Option<i64>,
 }
 
-/// A message as it was received.
 #[derive(Debug)]
 pub(crate) struct Received {
     seq: i64,
@@ -41,20 +39,20 @@ pub(crate) struct Received {
     pub(crate) group_id: Option<String>,
     pub(crate) trace_header: Option<String>,
     pub(crate) dead_letter_source: Option<String>,
-    /// By the queues' time, as `first_received_at`.
+    /// By the queues' time, like `first_received_at`.
     pub(crate) sent_at: i64,
     pub(crate) receive_count: i64,
     pub(crate) first_received_at: i64,
-    /// How these times are shown.
+    /// Converts these times for display.
     pub(crate) shift: Shift,
     pub(crate) receipt_handle: String,
 }
 
-/// What one look into the queue brought.
+/// The result of one attempt to receive.
 struct Look {
     queue: i64,
     received: Vec<Received>,
-    /// When the look began, and how long the caller is ready to wait.
+    /// When the attempt started, and how long the caller will wait.
     now: i64,
     wait_seconds: i64,
     /// When the next hidden message becomes visible.
@@ -62,7 +60,7 @@ struct Look {
 }
 
 impl Store {
-    /// Receives messages, and waits for the first one if there is none; until `shutdown` at most.
+    /// Receives messages. If there are none, waits for the first one, but not beyond `shutdown`.
     pub(crate) async fn receive(
         &self,
         request: Request,
@@ -75,7 +73,7 @@ impl Store {
             if !first.received.is_empty() || first.now >= deadline || shutdown.is_cancelled() {
                 return Ok(first.received);
             }
-            // Listen first and look then: what arrives in between is heard.
+            // Subscribe before looking, so that no arrival in between is missed.
             let mut arrival = std::pin::pin!(arrivals.notified());
             arrival.as_mut().enable();
             first = self.look(&request).await?;
@@ -113,7 +111,7 @@ fn look(db: &mut Db<'_>, request: &Request) -> Result<Look, Error> {
     let mut received = next(db, &queue, request.count)?;
     for message in &mut received {
         message.receive_count += 1;
-        take(db, &queue, message, timeout)?;
+        mark_received(db, &queue, message, timeout)?;
     }
     if let Some(room) = db.session.room_in_flight.get_mut(&queue.id) {
         *room -= i64::try_from(received.len()).unwrap_or(i64::MAX);
@@ -128,10 +126,10 @@ fn look(db: &mut Db<'_>, request: &Request) -> Result<Look, Error> {
     })
 }
 
-/// The messages to be received next; those received too often already go to the dead-letter queue instead.
+/// Returns the messages to receive next. Messages that were received too often move to the dead-letter queue instead.
 fn next(db: &mut Db<'_>, queue: &Queue, count: usize) -> Result<Vec<Received>, Error> {
     let target = match queue.attributes.redrive_policy() {
-        // Without its dead-letter queue a message stays where it is.
+        // If its dead-letter queue is missing, a message stays in its queue.
         Some(policy) => find(db, &policy.target)
             .ok()
             .map(|target| (target, policy.max_receive_count)),
@@ -149,7 +147,7 @@ fn next(db: &mut Db<'_>, queue: &Queue, count: usize) -> Result<Vec<Received>, E
             return Ok(rest);
         }
         for message in exhausted {
-            set_aside(db, queue, target, &message)?;
+            move_to_dead_letter_queue(db, queue, target, &message)?;
         }
     }
 }
@@ -166,7 +164,12 @@ fn visible(db: &Db<'_>, queue: &Queue, count: usize) -> Result<Vec<Received>, Er
         .collect()
 }
 
-fn take(db: &Db<'_>, queue: &Queue, message: &mut Received, timeout: i64) -> Result<(), Error> {
+fn mark_received(
+    db: &Db<'_>,
+    queue: &Queue,
+    message: &mut Received,
+    timeout: i64,
+) -> Result<(), Error> {
     db.sql
         .prepare_cached(
             "UPDATE message SET receive_count = ?2, first_received_at = ?3, received_at = ?4, visible_at = ?5
@@ -183,8 +186,8 @@ fn take(db: &Db<'_>, queue: &Queue, message: &mut Received, timeout: i64) -> Res
     Ok(())
 }
 
-/// Moves a message to the dead-letter queue; it keeps its id, its age and its receive count.
-fn set_aside(
+/// Moves a message to the dead-letter queue. It keeps its id, age and receive count.
+fn move_to_dead_letter_queue(
     db: &mut Db<'_>,
     queue: &Queue,
     target: &Queue,
@@ -208,7 +211,7 @@ fn next_visible_at(db: &Db<'_>, queue: &Queue) -> Result<Option<i64>, Error> {
         .optional()?)
 }
 
-/// Refuses to receive where too many messages are in flight. They are counted only when there may be so many.
+/// Refuses to receive when too many messages are in flight. They are counted only when the limit might be reached.
 fn check_room_in_flight(db: &mut Db<'_>, queue: &Queue) -> Result<(), Error> {
     if db
         .session

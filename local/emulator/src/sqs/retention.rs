@@ -1,4 +1,4 @@
-//! The end of messages that are older than their queue keeps them.
+//! Expires messages that are older than their queue's retention.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::queues::find;
 use super::store::{Db, Store};
 
 impl Store {
-    /// Has messages of a queue that outlive its retention end as its owner wants, from now on.
+    /// Sets what happens to messages that outlive the queue's retention, from now on.
     pub async fn expire_as(&self, queue: &str, expiry: Expiry) -> Result<(), Error> {
         let queue = queue.to_owned();
         self.run(move |db| {
@@ -29,15 +29,15 @@ impl Store {
 pub(crate) const EXPIRED: &str =
     "DELETE FROM message WHERE queue = ?1 AND sent_at <= ?2 RETURNING id, sent_at";
 
-/// As many expired messages are read at once.
+/// The number of expired messages read at once.
 const EXPIRED_CHUNK: usize = 100;
 
-/// Ends the messages that are older than the queue keeps them, as its owner wants.
+/// Expires the messages that are older than the queue's retention, as its owner wants.
 pub(crate) fn expire(db: &mut Db<'_>, queue: &Queue) -> Result<(), Error> {
     let limit = db.now - queue.attributes.number(&RETENTION) * 1000;
     let expiry = db.session.expiries.get(&queue.name);
-    if let Some(letter) = expiry.and_then(|it| it.dead_letter) {
-        return dead_letter_expired(db, queue, limit, letter);
+    if let Some(dead_letter) = expiry.and_then(|it| it.dead_letter) {
+        return dead_letter_expired(db, queue, limit, dead_letter);
     }
     let mut statement = db.sql.prepare_cached(EXPIRED)?;
     let deleted = statement.query_map([queue.id, limit], |row| {
@@ -57,11 +57,11 @@ fn dead_letter_expired(
     db: &mut Db<'_>,
     queue: &Queue,
     limit: i64,
-    letter: DeadLetter,
+    dead_letter: DeadLetter,
 ) -> Result<(), Error> {
     let target = queue.attributes.redrive_policy();
     let Some(Ok(target)) = target.map(|it| find(db, &it.target)) else {
-        // Without its dead-letter queue a message stays where it is.
+        // If its dead-letter queue is missing, a message stays in its queue.
         return Ok(());
     };
     loop {
@@ -75,10 +75,11 @@ fn dead_letter_expired(
             })?
             .collect::<Result<Vec<(i64, i64, Peeked)>, _>>()?;
         for (seq, sent_at, message) in &messages {
-            let attributes: BTreeMap<_, _> = letter(message, timestamp(db.shift.shown(db.now)))
-                .into_iter()
-                .map(|(name, value)| (name, AttributeValue::text(value)))
-                .collect();
+            let attributes: BTreeMap<_, _> =
+                dead_letter(message, timestamp(db.shift.shown(db.now)))
+                    .into_iter()
+                    .map(|(name, value)| (name, AttributeValue::text(value)))
+                    .collect();
             db.sql
                 .prepare_cached(
                     "UPDATE message SET queue = ?2, dead_letter_source = ?3, sent_at = ?4, visible_at = ?4,
@@ -107,8 +108,8 @@ fn dead_letter_expired(
     }
 }
 
-/// Messages sent at this time or earlier are gone, though they may not have been deleted yet. What goes to the dead-letter queue
-/// is there until it does.
+/// Messages sent at or before this time count as deleted, even if their rows still exist. Messages that expire to the
+/// dead-letter queue stay until they are moved.
 pub(crate) fn oldest_kept(db: &Db<'_>, queue: &Queue) -> i64 {
     let expiry = db.session.expiries.get(&queue.name);
     match expiry.and_then(|it| it.dead_letter) {

@@ -1,6 +1,6 @@
-//! The store: one thread owns the connection and commits what waits in one transaction.
+//! The store: one thread owns the connection and commits all waiting operations in one transaction.
 //!
-//! **Invariant**: an operation is answered after the commit that holds it, and one that fails leaves nothing behind.
+//! **Invariant**: an operation is answered only after its commit, and a failed one leaves no trace.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -20,7 +20,7 @@ use super::{Error, REGION, file};
 use crate::cause::Cause;
 use scanhook_worker::clock::Clock;
 
-/// As many operations share a commit at most, so that the first of them does not wait for a flood.
+/// The most operations that share a commit, so that the first doesn't wait too long under load.
 const LARGEST_GROUP: usize = 256;
 
 /// A durable set of queues. Clones share it.
@@ -30,16 +30,16 @@ pub struct Store {
     pub(crate) shared: Arc<Shared>,
 }
 
-/// What the writer thread and the callers both know.
+/// State that the writer thread and the callers share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// For what has nothing to do with the queues' own time.
+    /// For everything that doesn't use the queues' own time.
     pub(crate) clock: Clock,
     pub(crate) time: QueueTime,
     pub(crate) region: String,
-    /// Wakes who waits for messages of a queue, by the queue's id.
+    /// Wakes callers that wait for messages of a queue, by queue id.
     arrivals: Mutex<HashMap<i64, Arc<Notify>>>,
-    /// Wakes who moves messages between queues.
+    /// Wakes the task that moves messages between queues.
     pub(crate) task_started: Notify,
 }
 
@@ -48,33 +48,34 @@ pub(crate) struct Db<'a> {
     pub(crate) sql: &'a Connection,
     /// The queues' time, in milliseconds.
     pub(crate) now: i64,
-    /// How instants of it are shown.
+    /// Converts instants of the queues' time for display.
     pub(crate) shift: Shift,
     pub(crate) time: &'a QueueTime,
     pub(crate) region: &'a str,
     pub(crate) session: &'a mut Session,
 }
 
-/// What the writer thread remembers between operations. It is lost at the end, so nothing may depend on it.
+/// State that the writer thread keeps between operations. It is lost at the end of the process, so correctness must not
+/// depend on it.
 #[derive(Default)]
 pub(crate) struct Session {
-    /// The queues that gained visible messages in this transaction.
+    /// Queues that gained visible messages in this transaction.
     woken: Vec<i64>,
-    /// At least as many messages may be received before the limit of messages in flight has to be counted again.
+    /// A lower bound for the messages that may still be received before those in flight must be counted again.
     pub(crate) room_in_flight: HashMap<i64, i64>,
-    /// The queues as they are stored, by name.
+    /// Cached queues, by name.
     pub(crate) queues: RefCell<HashMap<String, Arc<Queue>>>,
-    /// What owners want done with messages that expire, by the queue's name.
+    /// What happens to expired messages, by queue name.
     pub(crate) expiries: HashMap<String, Expiry>,
-    /// The messages that expired in this transaction.
+    /// Messages that expired in this transaction.
     pub(crate) expired: Vec<Expired>,
-    /// Why the first operation of this transaction failed that SQLite could not do.
+    /// The first error that SQLite reported in this transaction.
     failure: Option<Arc<rusqlite::Error>>,
     shift: Shift,
 }
 
 impl Db<'_> {
-    /// Notes that messages of `queue` became visible, or will earlier than they would have.
+    /// Records that messages of `queue` became visible, or will earlier than planned.
     pub(crate) fn wake(&mut self, queue: i64) {
         self.session.woken.push(queue);
     }
@@ -84,7 +85,7 @@ type Operation = Box<dyn FnOnce(&Transaction<'_>, &Shared, &mut Session) -> Answ
 type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
 
 impl Store {
-    /// Opens the queue file at `path`, and creates it if there is none.
+    /// Opens the queue file at `path`, or creates it.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, OpenError> {
         Self::open_in_region(path, REGION, clock)
     }
@@ -115,7 +116,7 @@ impl Store {
         Ok(Self { operations, shared })
     }
 
-    /// Runs `operation` in a transaction and returns its result once that is on disk.
+    /// Runs `operation` in a transaction, and returns its result once the commit is on disk.
     pub(crate) async fn run<T, F>(&self, operation: F) -> Result<T, Error>
     where
         F: FnOnce(&mut Db<'_>) -> Result<T, Error> + Send + 'static,
@@ -124,14 +125,14 @@ impl Store {
         let (caller, result) = oneshot::channel();
         let operation =
             move |transaction: &Transaction<'_>, shared: &Shared, session: &mut Session| {
-                // Nobody is left to be told of a receive or a send.
+                // The caller has left, so nobody would learn the result of a receive or a send: skip it.
                 if caller.is_closed() {
                     return Box::new(|_| ()) as Answer;
                 }
                 let outcome = atomically(transaction, shared, session, operation);
                 // A caller that left meanwhile needs no answer.
                 Box::new(move |committed: Result<(), Error>| {
-                    // Its own error says more than the commit's.
+                    // The operation's own error is more specific than the commit's.
                     let outcome = outcome.and_then(|it| committed.map(|()| it));
                     drop(caller.send(outcome));
                 }) as Answer
@@ -142,7 +143,7 @@ impl Store {
         result.await.map_err(|_| Error::Stopped)?
     }
 
-    /// The bell that rings when messages of `queue` become visible.
+    /// Returns the notification for messages of `queue` that become visible.
     pub(crate) fn arrivals(&self, queue: i64) -> Arc<Notify> {
         let mut arrivals = self
             .shared
@@ -153,7 +154,7 @@ impl Store {
     }
 }
 
-/// Runs `operation` so that a failed one leaves no trace among its neighbours in the transaction.
+/// Runs `operation` in a savepoint, so that a failure doesn't affect other operations of the transaction.
 fn atomically<T>(
     transaction: &Transaction<'_>,
     shared: &Shared,
@@ -178,7 +179,7 @@ fn atomically<T>(
         if let Error::Sql(err) = err {
             session.failure.get_or_insert_with(|| Arc::clone(err));
         }
-        // SQLite may have ended the transaction by itself, as where the disk is full: then nothing of it is left.
+        // SQLite may have ended the transaction itself, for example on a full disk. Then there is nothing to undo.
         let undone = run("ROLLBACK TO operation").and_then(|_| run("RELEASE operation"));
         if let Err(err) = undone {
             tracing::debug!("an operation's transaction had ended before it was undone: {err}");
@@ -189,7 +190,7 @@ fn atomically<T>(
     outcome
 }
 
-/// The writer thread: it ends when the last [`Store`] is gone.
+/// The writer thread. It ends when the last [`Store`] is dropped.
 fn write(
     mut connection: Connection,
     waiting: &Receiver<Operation>,
@@ -212,7 +213,7 @@ fn write(
     }
 }
 
-/// Commits one operation together with those that wait, and answers them.
+/// Commits one operation together with those that wait, then answers them.
 fn write_group(
     connection: &mut Connection,
     first: Operation,
@@ -228,7 +229,7 @@ fn write_group(
         }
         transaction.commit()
     });
-    // What made SQLite end the transaction says more than that there is none to commit.
+    // The error that made SQLite end the transaction is more specific than the failed commit.
     let failure = session.failure.take();
     let committed = committed.map_err(|err| {
         let err = failure.unwrap_or_else(|| Arc::new(err));
@@ -251,8 +252,8 @@ fn write_group(
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
     for queue in session.woken.drain(..) {
-        if let Some(bell) = arrivals.get(&queue) {
-            bell.notify_waiters();
+        if let Some(arrival) = arrivals.get(&queue) {
+            arrival.notify_waiters();
         }
     }
 }

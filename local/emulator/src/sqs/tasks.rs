@@ -1,6 +1,7 @@
-//! Message move tasks: dead letters go back, at a rate.
+//! Message move tasks: return dead letters to their queues, at a limited rate.
 //!
-//! **Invariant**: a message is in one of the two queues at any moment, and a task survives a restart without a burst.
+//! **Invariant**: at any moment a message is in exactly one of the two queues, and a task resumes after a restart
+//! without a burst.
 
 pub(crate) mod mover;
 
@@ -20,7 +21,6 @@ use super::{inspect, queue_arn, queues, unique_id};
 
 const FASTEST: i64 = 500;
 
-/// A task, as it is stored.
 pub(crate) struct Task {
     id: i64,
     handle: String,
@@ -37,7 +37,7 @@ pub(crate) struct Task {
     region: String,
 }
 
-/// What a task's handle says.
+/// The content of a task's handle.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Handle {
@@ -94,7 +94,7 @@ pub(crate) fn start(
     Ok(handle)
 }
 
-/// The last `count` tasks of a dead-letter queue, the newest first.
+/// Returns the last `count` tasks of a dead-letter queue, newest first.
 pub(crate) fn list(db: &Db<'_>, source_arn: &str, count: i64) -> Result<Vec<Task>, Error> {
     let source = find(db, source_arn, "SourceArn")?;
     let mut statement = db.sql.prepare_cached(&format!(
@@ -140,7 +140,7 @@ pub(crate) fn cancel(db: &Db<'_>, handle: &str) -> Result<i64, Error> {
 }
 
 impl Task {
-    /// The task as `ListMessageMoveTasks` shows it.
+    /// Renders the task for `ListMessageMoveTasks`.
     pub(crate) fn render(self) -> Value {
         let is_running = self.status == "RUNNING";
         let members = [

@@ -1,7 +1,7 @@
-//! The queues' own time, by which messages age, become visible and expire.
+//! The queues' own time. By it messages age, become visible and expire.
 //!
-//! **Invariant**: it goes on with the machine's steady clock and never goes back. Whoever sets the wall clock neither ages a
-//! message nor hides it; the wall clock only says how the queues' time is shown.
+//! **Invariant**: it advances with the machine's monotonic clock and never goes back. Setting the wall clock neither
+//! ages nor hides a message; it only changes how times are displayed.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use scanhook_worker::clock::Clock;
 
-/// The time between two processes on one file counts as the wall clock shows it, but no more than this: nothing can be hidden
-/// for longer. So a machine that was off, or begins with a wrong clock, expires nothing.
+/// The gap between two processes on one file counts by the wall clock, but at most this long: no message can be hidden
+/// for longer. So nothing expires because a machine was off or starts with a wrong clock.
 const LONGEST_GAP_MS: i64 = 43_200_000;
 
-/// A wall clock that is set by less than this is only rounded or slewed.
+/// A smaller change of the wall clock is rounding or slewing, not a set clock.
 const TOLERANCE_MS: i64 = 1000;
 
-/// The time is written down at least this often while a process has the file.
+/// How often a running process saves the time.
 pub(crate) const WRITTEN_EVERY: Duration = Duration::from_mins(1);
 
-/// Times are in milliseconds. A new file's time is the wall clock's.
+/// Times are in milliseconds. A new file's time starts at the wall clock's.
 #[derive(Debug)]
 pub(crate) struct QueueTime {
     clock: Clock,
-    /// What it shows when the clock's `elapsed` is 0.
+    /// The queues' time when the clock's `elapsed` is 0.
     origin: i64,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct QueueTime {
 pub(crate) struct Shift(i64);
 
 impl QueueTime {
-    /// Goes on where the last process on this file wrote that it was.
+    /// Resumes from the time that the last process on this file saved.
     pub(crate) fn resume(sql: &Connection, clock: Clock) -> Result<(Self, Shift), rusqlite::Error> {
         let wall = clock.now().as_millisecond();
         let last: Option<(i64, i64)> = sql
@@ -47,7 +47,7 @@ impl QueueTime {
             tracing::warn!(
                 event = "clock.gap",
                 gap_s = gap / 1000,
-                "the clock is {} s from where it was when the queues were last served; no message has aged by more than 12 h",
+                "the clock differs by {} s from when the queues were last served; no message has aged by more than 12 h",
                 gap / 1000
             );
         }
@@ -60,12 +60,11 @@ impl QueueTime {
         Ok((time, shift))
     }
 
-    /// The queues' time now.
     pub(crate) fn now(&self) -> i64 {
         self.origin + milliseconds(self.clock.elapsed())
     }
 
-    /// How far the wall clock is ahead, given how far it was.
+    /// Returns how far the wall clock is ahead now; `before` is how far it was.
     pub(crate) fn shift(&self, before: Shift) -> Shift {
         let shift = before.follow(self.now(), self.clock.now().as_millisecond());
         if shift != before {
@@ -73,7 +72,7 @@ impl QueueTime {
             tracing::warn!(
                 event = "clock.set",
                 seconds,
-                "the machine's clock was set by {seconds} s; messages stay as old and as hidden as they were"
+                "the machine's clock was set by {seconds} s; message age and visibility are unaffected"
             );
         }
         shift
@@ -85,7 +84,7 @@ impl QueueTime {
         self.clock.sleep_until(Duration::from_millis(elapsed)).await;
     }
 
-    /// Writes down what time it is, for the next process.
+    /// Saves the current time for the next process.
     pub(crate) fn write_down(&self, sql: &Connection, shift: Shift) -> Result<(), rusqlite::Error> {
         sql.prepare_cached("INSERT OR REPLACE INTO time (id, now, shift) VALUES (1, ?1, ?2)")?
             .execute([self.now(), shift.0])?;
@@ -94,7 +93,7 @@ impl QueueTime {
 }
 
 impl Shift {
-    /// The wall clock's time of an instant of the queues' time.
+    /// Converts an instant of the queues' time to the wall clock's time.
     pub(crate) fn shown(self, instant: i64) -> i64 {
         instant + self.0
     }

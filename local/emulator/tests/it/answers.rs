@@ -1,4 +1,4 @@
-//! Whole answers, asked by a socket: what AWS's API reference promises, and nothing that it leaves out.
+//! Whole answers, read from a socket: they hold what AWS's API reference promises, and nothing that it omits.
 
 use serde_json::{Value, json};
 
@@ -90,13 +90,17 @@ async fn operations_on_queues_answer_with_what_was_asked_for() {
         let mut request = json!({"QueueUrl": "q"});
         let more = more.as_object().unwrap().clone();
         request.as_object_mut().unwrap().extend(more);
-        let said = format!("{operation} {request}");
-        assert_eq!(done(&world, operation, request).await, answer, "{said}");
+        let described = format!("{operation} {request}");
+        assert_eq!(
+            done(&world, operation, request).await,
+            answer,
+            "{described}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_number_may_be_the_least_and_the_greatest_of_its_range() {
+async fn a_number_may_be_the_minimum_or_the_maximum_of_its_range() {
     let world = World::start().await;
     world.queue("q").await;
     for (name, least, greatest) in [
@@ -112,7 +116,7 @@ async fn a_number_may_be_the_least_and_the_greatest_of_its_range() {
             done(&world, "SetQueueAttributes", set).await;
         }
         for number in [least - 1, greatest + 1] {
-            // One that is bad has none set.
+            // A refused attribute keeps the others from being set.
             let attributes = json!({name: number.to_string(), "KmsMasterKeyId": "key"});
             let set = json!({"QueueUrl": "q", "Attributes": attributes});
             let (code, message) = refusal(&world, "SetQueueAttributes", set).await;
@@ -132,7 +136,8 @@ async fn a_message_is_received_with_what_was_asked_for() {
     let world = World::start().await;
     world.queue_with("q", &[("VisibilityTimeout", "0")]).await;
     let text = |value: &str| json!({"DataType": "String", "StringValue": value});
-    // What XML can hold, and as long as it may be: the trace header does not count.
+    // A body with every kind of character that XML allows, of the largest allowed size. The trace header doesn't count
+    // towards it.
     let body = format!(
         "Grüße, \"Welt\" <&> \u{1f40b}\n\t\r\u{7f}\u{fffd}{}",
         "x".repeat((1 << 20) - 64)
@@ -194,9 +199,9 @@ async fn a_dead_letter_keeps_what_it_was_sent_with() {
     done(&world, "ReceiveMessage", once.clone()).await;
     assert_eq!(done(&world, "ReceiveMessage", once).await, json!({}));
     let receive = json!({"QueueUrl": dlq, "AttributeNames": ["MessageGroupId"], "MessageAttributeNames": ["All"]});
-    let letter = done(&world, "ReceiveMessage", receive).await["Messages"][0].take();
-    assert_eq!(letter["Attributes"], json!({"MessageGroupId": "g"}));
-    assert_eq!(letter["MessageAttributes"], attributes);
+    let dead_letter = done(&world, "ReceiveMessage", receive).await["Messages"][0].take();
+    assert_eq!(dead_letter["Attributes"], json!({"MessageGroupId": "g"}));
+    assert_eq!(dead_letter["MessageAttributes"], attributes);
 }
 
 #[tokio::test]
@@ -217,7 +222,7 @@ async fn the_sources_of_a_dead_letter_queue_are_listed_in_pages() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_queue_names_ten_sources_at_most() {
+async fn a_dead_letter_queue_allows_at_most_ten_sources() {
     let world = World::start().await;
     world.queue("q").await;
     let sources = |count: usize| {

@@ -1,4 +1,4 @@
-//! From HTTP to an API Gateway event, and back.
+//! Converts HTTP requests to API Gateway events, and answers to responses.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -141,7 +141,7 @@ fn only_four_content_types_arrive_as_text() {
 }
 
 #[test]
-fn text_that_is_no_utf_8_arrives_unharmed() {
+fn text_that_is_not_utf_8_arrives_unchanged() {
     check(Some("application/json"), &[0xff, 0xfe, 0x00], false);
 }
 
@@ -186,7 +186,7 @@ fn a_head_of_10240_bytes_passes_and_one_more_is_refused() {
 }
 
 #[test]
-fn a_body_that_lambda_cannot_take_is_refused() {
+fn a_body_that_is_too_large_for_lambda_is_refused() {
     let json = || head(Request::post("/").header("content-type", "application/json"));
     let binary = || head(Request::post("/"));
     let refused = |head, size| apigw::event(&head, &vec![b'a'; size], &arrival()).err();

@@ -1,4 +1,4 @@
-//! What a wall clock that is set, and a machine that was off, do to messages: nothing. And what retention does.
+//! Setting the wall clock and switching the machine off change nothing about messages. Retention does.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,7 +42,7 @@ async fn a_clock_that_is_set_expires_nothing_and_hides_nothing() {
 }
 
 #[tokio::test]
-async fn a_long_poll_and_a_delay_last_as_long_as_they_should_when_the_clock_is_set() {
+async fn setting_the_clock_changes_neither_a_long_poll_nor_a_delay() {
     let world = World::start().await;
     let url = world.queue("q").await;
     let delayed = world.client.send_message().queue_url(&url);
@@ -60,7 +60,7 @@ async fn a_long_poll_and_a_delay_last_as_long_as_they_should_when_the_clock_is_s
 }
 
 #[tokio::test]
-async fn times_are_shown_by_the_clock_as_it_is_set_now() {
+async fn times_are_shown_by_the_wall_clock_as_it_is_set_now() {
     let world = World::start().await;
     let url = world.queue("q").await;
     let sent_at = world.clock.now();
@@ -82,7 +82,7 @@ async fn times_are_shown_by_the_clock_as_it_is_set_now() {
     assert_eq!(oldest.unwrap().as_secs(), 10);
 }
 
-/// Stops a world and opens its file with a clock that shows `gap` more, or less, than the world's.
+/// Stops a world and opens its file with a clock that is ahead of the world's by `gap`, or behind it.
 async fn reopened(world: World, gap: SignedDuration) -> (Store, ManualClock, TempDir) {
     let clock = ManualClock::at(world.clock.now() + gap);
     let (store, dir) = world.stop().await;
@@ -100,16 +100,16 @@ async fn a_machine_that_was_off_for_weeks_loses_nothing() {
     world.send(&url, "waiting").await;
     let (store, clock, _dir) = reopened(world, SignedDuration::from_hours(24 * 30)).await;
     let depth = store.depth("q").await.unwrap();
-    // Whoever had received the one is gone, and it has been hidden for long enough.
+    // The receiver of the first message is gone, and the message has been hidden for long enough.
     assert_eq!((depth.visible, depth.in_flight), (2, 0));
-    // Half a day of the time off counts.
+    // Half a day of the downtime counts.
     assert_eq!(depth.oldest_age.unwrap().as_secs(), 12 * HOUR_S);
     clock.advance(std::time::Duration::from_secs(84 * HOUR_S));
     assert_eq!(store.depth("q").await.unwrap().visible, 0);
 }
 
 #[tokio::test]
-async fn a_short_stop_changes_no_time() {
+async fn a_short_stop_changes_no_times() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "a").await;
@@ -121,7 +121,7 @@ async fn a_short_stop_changes_no_time() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_days_behind_at_the_next_start_hides_nothing() {
+async fn starting_with_a_clock_that_is_days_behind_hides_nothing() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "received").await;
@@ -139,17 +139,17 @@ async fn a_clock_that_is_days_behind_at_the_next_start_hides_nothing() {
 
 static COUNTED: AtomicU32 = AtomicU32::new(0);
 
-fn letter(message: &Peeked, now: Timestamp) -> BTreeMap<String, String> {
-    let told = format!("{} at {now}", message.body);
-    BTreeMap::from([("reason".to_owned(), told)])
+fn dead_letter(message: &Peeked, now: Timestamp) -> BTreeMap<String, String> {
+    let reason = format!("{} at {now}", message.body);
+    BTreeMap::from([("reason".to_owned(), reason)])
 }
 
 #[tokio::test]
-async fn what_expires_goes_to_the_dead_letter_queue_if_its_owner_wants_that() {
+async fn expired_messages_go_to_the_dead_letter_queue_if_the_owner_wants_that() {
     let world = World::start().await;
     let (url, dlq) = world.queue_with_dlq("q", 9).await;
     let expiry = Expiry {
-        dead_letter: Some(letter),
+        dead_letter: Some(dead_letter),
         count: || {
             COUNTED.fetch_add(1, Ordering::Relaxed);
         },
@@ -163,7 +163,7 @@ async fn what_expires_goes_to_the_dead_letter_queue_if_its_owner_wants_that() {
     let in_flight = world.receive(&url).await;
     assert_eq!(in_flight.len(), 10);
     world.advance_s(10);
-    // Those that are worked on go on: their workers may delete them, or hide them for longer.
+    // Messages in flight stay: their workers may still delete them, or hide them for longer.
     assert_eq!(world.depth("q").await, [0, 10, 0]);
     world.delete(&url, &in_flight[9]).await;
     world.hide(&url, &in_flight[8], 3600).await;
@@ -179,14 +179,17 @@ async fn what_expires_goes_to_the_dead_letter_queue_if_its_owner_wants_that() {
         ([0, 1, 0], [249, 0, 0])
     );
     let now = world.clock.now();
-    let letters = peek(&world.store, "q-dlq").await;
-    let last = letters.iter().find(|it| it.body == "waiting 99").unwrap();
+    let dead_letters = peek(&world.store, "q-dlq").await;
+    let last = dead_letters
+        .iter()
+        .find(|it| it.body == "waiting 99")
+        .unwrap();
     assert_eq!(
         last.attributes["reason"],
         format!("waiting 99 at {}", now - SignedDuration::from_secs(60))
     );
     assert_eq!(last.dead_letter_source.as_deref(), Some(arn("q").as_str()));
-    // There they are kept for as long as anything that comes there.
+    // Their age restarts in the dead-letter queue, so its whole retention applies.
     assert_eq!(
         (last.sent_at, last.state),
         (now - SignedDuration::from_secs(60), State::Visible)
@@ -195,10 +198,10 @@ async fn what_expires_goes_to_the_dead_letter_queue_if_its_owner_wants_that() {
 }
 
 #[tokio::test]
-async fn without_its_dead_letter_queue_nothing_expires() {
+async fn nothing_expires_while_the_dead_letter_queue_is_missing() {
     let world = World::start().await;
     let (url, dlq) = world.queue_with_dlq("q", 9).await;
-    let dead_letter = Some(letter as DeadLetter);
+    let dead_letter = Some(dead_letter as DeadLetter);
     let expiry = Expiry {
         dead_letter,
         count: || (),
@@ -216,7 +219,7 @@ async fn without_its_dead_letter_queue_nothing_expires() {
     assert_eq!(world.bodies(&url).await, ["kept"]);
 }
 
-/// A queue file as schema 1 had it, with a message that was sent and received while the clock was five days ahead.
+/// Makes a queue file of schema 1, with a message that was sent and received while the clock was five days ahead.
 fn schema_1(path: &Path, clock: &ManualClock) {
     let store = Store::open(path, Clock::Manual(clock.clone())).unwrap();
     drop(store);
@@ -234,7 +237,7 @@ fn schema_1(path: &Path, clock: &ManualClock) {
 }
 
 #[tokio::test]
-async fn a_file_of_schema_1_is_read_on_and_its_messages_wait_no_longer_than_sqs_lets_them() {
+async fn a_file_of_schema_1_is_migrated_and_hides_no_message_longer_than_sqs_allows() {
     let clock = ManualClock::at("2026-11-21T20:00:00Z".parse().unwrap());
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("queues.db");

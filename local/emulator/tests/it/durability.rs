@@ -1,4 +1,4 @@
-//! What survives a kill, and which files are left alone.
+//! What survives a kill, and which files are left unchanged.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ fn open(path: &Path) -> Result<Store, OpenError> {
     Store::open(path, Clock::Manual(ManualClock::at(Timestamp::UNIX_EPOCH)))
 }
 
-/// The files as a process killed now would leave them, in a new directory.
+/// Copies the files to a new directory, as a process killed now would leave them.
 fn killed(world: &World) -> TempDir {
     let copy = TempDir::new().unwrap();
     for entry in std::fs::read_dir(world.dir.path()).unwrap() {
@@ -50,7 +50,7 @@ async fn every_acknowledged_change_survives_a_kill() {
         ("waiting", id.as_str())
     );
 
-    // A handle given out before the kill is good after it.
+    // A handle from before the kill is valid after it.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let endpoint = sqs::Endpoint::new(store.clone(), Faults::none());
@@ -70,7 +70,7 @@ async fn every_acknowledged_change_survives_a_kill() {
 }
 
 #[tokio::test]
-async fn a_store_dropped_and_opened_again_goes_on() {
+async fn a_store_that_is_reopened_keeps_its_messages() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "kept").await;
@@ -91,7 +91,7 @@ async fn a_file_in_use_is_refused() {
 }
 
 #[test]
-fn a_newer_file_is_refused_and_left_alone() {
+fn a_newer_file_is_refused_and_left_unchanged() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("queues.db");
     Connection::open(&path)
@@ -103,14 +103,14 @@ fn a_newer_file_is_refused_and_left_alone() {
     assert!(matches!(err, OpenError::Newer { found: 3, .. }), "{err}");
     assert!(
         err.to_string()
-            .contains("schema 3, and this version knows 2 at most"),
+            .contains("schema 3, but this version supports 2 at most"),
         "{err}"
     );
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 
 #[test]
-fn a_foreign_database_is_refused_and_left_alone() {
+fn a_foreign_database_is_refused_and_left_unchanged() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("queues.db");
     Connection::open(&path)
@@ -124,7 +124,7 @@ fn a_foreign_database_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_refused_and_left_alone() {
+async fn a_damaged_file_is_refused_and_left_unchanged() {
     let world = World::start().await;
     let url = world.queue("q").await;
     for _ in 0..50 {
@@ -156,7 +156,7 @@ async fn a_damaged_file_is_refused_and_left_alone() {
     }
 }
 
-/// The file's bytes once its last user has closed it: an exclusive lock waits for that.
+/// Returns the file's bytes after its last user has closed it: the exclusive lock waits for that.
 fn wait_for_release(path: &Path) -> Vec<u8> {
     let connection = Connection::open(path).unwrap();
     connection
@@ -170,17 +170,27 @@ fn wait_for_release(path: &Path) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_a_killed_process_was_handling_can_be_released() {
+async fn messages_of_a_killed_process_can_be_released() {
     let world = World::start().await;
     let url = world.queue("q").await;
-    for body in ["begun", "waiting for a retry"] {
+    for body in ["started", "waiting for a retry"] {
         world.send(&url, body).await;
     }
     assert_eq!(world.receive(&url).await.len(), 2);
-    let begun = |it: &Peeked| it.body == "begun";
-    let released = world.store.release("q", Box::new(begun)).await.unwrap();
+    let is_started = |it: &Peeked| it.body == "started";
+    let released = world
+        .store
+        .release("q", Box::new(is_started))
+        .await
+        .unwrap();
     assert_eq!((released, world.depth("q").await), (1, [1, 1, 0]));
     let again = world.receive(&url).await.remove(0);
-    assert_eq!(again.body(), Some("begun"));
-    assert!(world.store.release("none", Box::new(begun)).await.is_err());
+    assert_eq!(again.body(), Some("started"));
+    assert!(
+        world
+            .store
+            .release("none", Box::new(is_started))
+            .await
+            .is_err()
+    );
 }

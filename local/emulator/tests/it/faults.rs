@@ -1,4 +1,4 @@
-//! Faults on purpose.
+//! Injected faults.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn throttled(seed: u64) -> Vec<bool> {
 }
 
 #[tokio::test]
-async fn a_seed_decides_which_requests_are_throttled() {
+async fn the_seed_decides_which_requests_are_throttled() {
     let first = throttled(1).await;
     assert_eq!(throttled(1).await, first);
     assert_ne!(throttled(2).await, first);
@@ -26,7 +26,7 @@ async fn a_seed_decides_which_requests_are_throttled() {
 }
 
 #[tokio::test]
-async fn every_request_waits_for_the_latency() {
+async fn every_request_is_delayed_by_the_latency() {
     let world = World::start_with(Faults::new(0.0, Duration::from_hours(1), 0)).await;
     let listed = tokio::spawn(world.client.list_queues().send());
     world.clock.advance_to_next_sleeper().await;

@@ -1,4 +1,4 @@
-//! What the endpoint takes of strangers. Where the clock is paused it moves on only while client and server both wait.
+//! What the endpoint accepts from strangers. A paused clock advances only while both client and server wait.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::world::World;
 
-/// What the bodies of all requests may take together, and how much of each is not counted.
+/// The limit for the bodies of all requests together, and the part of each body that doesn't count.
 const SHARED: usize = 64 << 20;
 const FREE: usize = 32 * 1024;
 
@@ -28,7 +28,7 @@ async fn connect(world: &World) -> TcpStream {
         .unwrap()
 }
 
-/// Sends the head of a request whose body is `length` bytes, and `sent` of them.
+/// Sends the head of a request with a body of `length` bytes, and `sent` bytes of the body.
 async fn begin(world: &World, length: usize, sent: usize) -> TcpStream {
     let mut stream = connect(world).await;
     let head = format!("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
@@ -55,14 +55,14 @@ async fn a_head_that_is_too_long_is_refused() {
 }
 
 #[tokio::test]
-async fn bodies_that_find_no_room_are_refused_as_by_a_busy_sqs_and_the_others_go_on() {
+async fn bodies_over_the_shared_limit_are_refused_like_by_a_busy_sqs_and_others_are_served() {
     let world = World::start().await;
     let mut unfinished = Vec::new();
     for _ in 0..SHARED / LARGEST {
         unfinished.push(begin(&world, LARGEST, LARGEST - 1).await);
     }
     let room = SHARED - unfinished.len() * (LARGEST - 1 - FREE);
-    // All of those bodies were read when one byte more than the room is refused.
+    // A refusal of one byte over the limit shows that all other bodies were read.
     let length = room + FREE + 1;
     let mut refused = String::new();
     for _ in 0..1000 {
@@ -76,19 +76,19 @@ async fn bodies_that_find_no_room_are_refused_as_by_a_busy_sqs_and_the_others_go
         refused.contains("x-amzn-query-error: ServiceUnavailable;Receiver"),
         "{refused}"
     );
-    // Little ones are served all the while.
+    // Small requests are served meanwhile.
     world.queue("q").await;
     drop(unfinished);
     world.send("q", &"a".repeat(1_000_000)).await;
 }
 
-/// How long a head and a body may take each, and the next request on a connection that is kept.
+/// How long a head and a body may take each, and how long a kept connection may be idle.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A request that is answered without the store, whose thread a paused clock does not wait for.
+/// A request that is answered without the store: a paused clock doesn't wait for the store's thread.
 const WHOLE: &str = "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: AmazonSQS.Nothing\r\nContent-Length: 2\r\n\r\n{}";
 
-/// Sends the first part, one more byte every three seconds, and tells the answer and when the connection ended.
+/// Sends `start`, then one byte every three seconds. Returns the answer and when the connection ended.
 async fn dawdle(world: &World, start: &str) -> (String, Duration) {
     let began = Instant::now();
     let stream = connect(world).await;
@@ -103,7 +103,7 @@ async fn dawdle(world: &World, start: &str) -> (String, Duration) {
         }
     });
     let mut answer = Vec::new();
-    // A reset is as good as an end.
+    // A reset counts as an end.
     let _ = reader.read_to_end(&mut answer).await;
     let took = began.elapsed();
     drip.abort();
@@ -115,7 +115,7 @@ fn in_time(took: Duration) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_may_take_ten_seconds_however_little_is_missing() {
+async fn a_head_may_take_ten_seconds_even_if_it_is_almost_complete() {
     let world = World::start().await;
     for start in ["", "P", "POST / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "] {
         let (answer, took) = dawdle(&world, start).await;
@@ -125,7 +125,7 @@ async fn a_head_may_take_ten_seconds_however_little_is_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_may_take_ten_seconds_however_little_is_missing() {
+async fn a_body_may_take_ten_seconds_even_if_it_is_almost_complete() {
     let world = World::start().await;
     for length in ["Content-Length: 9", "Transfer-Encoding: chunked"] {
         let start = format!("POST / HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n");
@@ -136,7 +136,7 @@ async fn a_body_may_take_ten_seconds_however_little_is_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_is_kept_for_further_requests_and_ended_after_ten_seconds_without_one() {
+async fn a_connection_is_kept_between_requests_and_closed_after_ten_idle_seconds() {
     let world = World::start().await;
     let mut stream = connect(&world).await;
     for _ in 0..3 {
@@ -157,7 +157,7 @@ async fn a_connection_is_kept_for_further_requests_and_ended_after_ten_seconds_w
 async fn a_look_at_large_messages_ends_at_four_megabytes() {
     let world = World::start().await;
     let url = world.queue("q").await;
-    // Tabs have twice the size in JSON.
+    // A tab is two bytes in JSON.
     let body = "\t".repeat(1 << 20);
     for _ in 0..6 {
         world.send(&url, &body).await;
@@ -170,7 +170,7 @@ async fn a_look_at_large_messages_ends_at_four_megabytes() {
     assert_eq!(world.store.page("q", 50).await.unwrap().messages.len(), 4);
 }
 
-/// More than lies between a server and a client that does not read.
+/// More than the buffers between a server and a client can hold.
 const LONG: usize = 64 << 20;
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The emulator as its callers see it: an AWS SDK on a socket, and a clock that the test turns.
+//! The emulator as its callers see it: through an AWS SDK and a socket, with a clock that the test controls.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,

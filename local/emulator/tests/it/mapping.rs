@@ -32,7 +32,7 @@ fn config(url: &str) -> Config {
     }
 }
 
-/// A mapping at work; it stops when told to.
+/// A running mapping. `stopping` stops it.
 struct Running {
     stopping: CancellationToken,
     task: JoinHandle<()>,
@@ -69,14 +69,15 @@ fn ids(invocation: &Invocation) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Turns the clock from one waiting task to the next until the queue holds `visible`, `in_flight` and `delayed` messages.
+/// Advances the clock from one waiting task to the next until the queue holds `visible`, `in_flight` and `delayed`
+/// messages.
 async fn drive_until(world: &World, queue: &str, depth: [u64; 3]) {
     while world.depth(queue).await != depth {
         world.clock.advance_to_next_sleeper().await;
     }
 }
 
-/// Lets the function answer for a batch of `a`, `b` and `c`, and checks which of them are left.
+/// Calls the function with a batch of `a`, `b` and `c`, and checks which of them remain.
 async fn check(
     answer: impl Fn(&BTreeMap<String, String>) -> Result<Value, HandlerError> + Send + Sync + 'static,
     left: &[&str],
@@ -93,7 +94,7 @@ async fn check(
         async { answer }
     });
     assert_eq!(calls.recv().await.unwrap(), ["a", "b", "c"]);
-    // The next long poll begins when this batch is done with.
+    // The next long poll starts when this batch is finished.
     world.clock.sleepers(1).await;
     let peeked = world.store.peek("q", 10, Box::new(|_| true)).await.unwrap();
     assert_eq!(
@@ -138,7 +139,7 @@ async fn listed_messages_stay_and_the_rest_is_deleted() {
 }
 
 #[tokio::test]
-async fn an_identifier_that_names_no_message_fails_the_whole_batch() {
+async fn an_identifier_of_no_message_fails_the_whole_batch() {
     for identifier in [
         json!(""),
         json!(null),
@@ -224,7 +225,7 @@ async fn a_function_that_takes_too_long_is_cancelled_and_its_batch_fails() {
             .is_err_and(|err| err == mpsc::error::TryRecvError::Empty)
     );
     world.advance_s(1);
-    // Nine seconds later the message is back, and the function is called again.
+    // Ten seconds later the message is visible again, and the function is called again.
     world.clock.sleepers(1).await;
     assert_eq!(world.depth("q").await, [0, 1, 0]);
     world.advance_s(10);
@@ -232,7 +233,7 @@ async fn a_function_that_takes_too_long_is_cancelled_and_its_batch_fails() {
 }
 
 #[tokio::test]
-async fn a_function_hides_its_failed_message_as_long_as_it_likes() {
+async fn a_function_may_choose_how_long_its_failed_message_is_hidden() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "later").await;
@@ -271,7 +272,7 @@ async fn a_function_hides_its_failed_message_as_long_as_it_likes() {
 }
 
 #[tokio::test]
-async fn a_message_that_always_fails_is_tried_until_the_dead_letter_queue_has_it() {
+async fn a_message_that_always_fails_is_retried_until_it_becomes_a_dead_letter() {
     let world = World::start().await;
     let (url, _) = world.queue_with_dlq("q", 5).await;
     world.send(&url, "poison").await;
@@ -291,7 +292,7 @@ async fn a_message_that_always_fails_is_tried_until_the_dead_letter_queue_has_it
 }
 
 #[tokio::test]
-async fn no_more_is_received_than_can_be_started() {
+async fn no_more_messages_are_received_than_can_be_started() {
     let world = World::start().await;
     let url = world.queue("q").await;
     for body in ["a", "b", "c", "d", "e"] {
@@ -333,7 +334,7 @@ async fn no_more_is_received_than_can_be_started() {
 }
 
 #[tokio::test]
-async fn a_window_gathers_a_batch() {
+async fn a_batching_window_collects_a_batch() {
     let world = World::start().await;
     let url = world.queue_with("q", &[("VisibilityTimeout", "600")]).await;
     let (called, mut calls) = mpsc::unbounded_channel();
@@ -418,7 +419,7 @@ async fn an_event_stays_below_six_mebibytes() {
 }
 
 #[tokio::test]
-async fn at_shutdown_an_invocation_may_finish() {
+async fn an_invocation_may_finish_at_shutdown() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "a").await;
@@ -437,7 +438,7 @@ async fn at_shutdown_an_invocation_may_finish() {
     });
     calls.recv().await.unwrap();
     running.stopping.cancel();
-    // The invocation's deadline and the end of the drain.
+    // The sleepers: the invocation's deadline and the end of the drain.
     world.clock.sleepers(2).await;
     world.send(&url, "b").await;
     gate.add_permits(1);
@@ -452,7 +453,7 @@ async fn at_shutdown_an_invocation_may_finish() {
 }
 
 #[tokio::test]
-async fn at_the_end_of_the_drain_an_invocation_is_cancelled_and_its_batch_given_back() {
+async fn the_end_of_the_drain_cancels_an_invocation_and_returns_its_batch() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "a").await;
@@ -470,7 +471,7 @@ async fn at_the_end_of_the_drain_an_invocation_is_cancelled_and_its_batch_given_
 }
 
 #[tokio::test]
-async fn at_shutdown_what_was_received_and_not_started_is_visible_at_once() {
+async fn messages_that_were_received_and_not_started_are_visible_at_once_at_shutdown() {
     let world = World::start().await;
     let url = world.queue("q").await;
     let config = Config {
@@ -495,7 +496,7 @@ async fn at_shutdown_what_was_received_and_not_started_is_visible_at_once() {
 }
 
 #[tokio::test]
-async fn an_outage_is_met_with_growing_pauses() {
+async fn the_pauses_grow_during_an_outage() {
     let world = World::start_with(Faults::new(1.0, Duration::ZERO, 0)).await;
     let url = format!("{}/000000000000/q", world.base);
     let running = Running::start(&world, config(&url), |_| async {
@@ -645,8 +646,9 @@ async fn the_event_is_what_lambda_sends() {
     "#);
 }
 
-/// LocalStack's `test_lambda_integration_sqs.snapshot.json`, 25 November 2025: with a window `md5OfMessageAttributes` is null where there are no attributes
-/// (`test_sqs_event_source_mapping` and every `test_sqs_event_filter`); without one it is left out (`test_report_batch_item_failures`).
+/// LocalStack's `test_lambda_integration_sqs.snapshot.json`, 25 November 2025: with a window, `md5OfMessageAttributes`
+/// is null if there are no attributes (`test_sqs_event_source_mapping` and every `test_sqs_event_filter`); without one,
+/// it is absent (`test_report_batch_item_failures`).
 #[tokio::test]
 async fn with_a_window_a_message_without_attributes_has_a_null_sum() {
     for (batching_window, sum) in [(SECOND, Some(&Value::Null)), (Duration::ZERO, None)] {
@@ -669,7 +671,7 @@ async fn with_a_window_a_message_without_attributes_has_a_null_sum() {
 }
 
 #[test]
-fn a_mapping_that_cannot_be_is_refused() {
+fn an_invalid_mapping_is_refused() {
     let good = config("http://127.0.0.1:1/000000000000/q");
     let window = |seconds: u64| Config {
         batching_window: Duration::from_secs(seconds),

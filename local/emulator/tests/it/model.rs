@@ -1,6 +1,7 @@
-//! Random sequences of operations, kills and restarts against a model that fits on one screen.
+//! Compares the store with a short model, by random sequences of operations, kills and restarts.
 //!
-//! Without more words these are 25,000 steps; `SCANHOOK_MODEL_CASES=1000` makes it a hundred thousand, as in the gate, and so on.
+//! By default it runs 25,000 steps. `SCANHOOK_MODEL_CASES` sets the number of sequences; the gate uses 1000, a hundred
+//! thousand steps.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::world::redrive_policy;
 
-/// The steps of a sequence on average.
+/// The average number of steps in a sequence.
 const STEPS: usize = 100;
 const CASES: u32 = 250;
 
@@ -67,7 +68,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..2 * STEPS)
 }
 
-/// A message as the model sees it. Its place in `Model::messages` is the order it was sent in.
+/// A message in the model. Its index in `Model::messages` is the order of sending.
 struct Message {
     queue: usize,
     is_deleted: bool,
@@ -78,12 +79,12 @@ struct Message {
     is_dead_letter: bool,
 }
 
-/// Two queues: messages received too often go from the first to the second.
+/// Two queues. Messages received too often move from the first to the second.
 #[derive(Default)]
 struct Model {
     now: i64,
     messages: Vec<Message>,
-    /// Every handle given out: the message, its queue and its receive count at that time.
+    /// Every handle that was returned: the message, its queue and its receive count at that time.
     handles: Vec<(usize, usize, i64)>,
 }
 
@@ -106,7 +107,7 @@ impl Model {
         self.messages.push(message);
     }
 
-    /// The messages a receive returns, with their receive counts.
+    /// Returns the messages of a receive, with their receive counts.
     fn receive(&mut self, queue: usize, count: usize, timeout: Option<i64>) -> Vec<(usize, i64)> {
         let mut visible: Vec<_> = (0..self.messages.len())
             .filter(|&index| {
@@ -135,7 +136,7 @@ impl Model {
         received
     }
 
-    /// The message of a handle, if it is still in its queue.
+    /// Returns the message of a handle, if it is still in its queue.
     fn kept(&mut self, handle: usize) -> Option<&mut Message> {
         let (index, queue, _) = self.handles[handle];
         let message = &self.messages[index];
@@ -151,7 +152,7 @@ impl Model {
         }
     }
 
-    /// The code of the error that hiding a message ends in.
+    /// Returns the error code of hiding a message.
     fn hide(&mut self, handle: usize, seconds: i64) -> Option<&'static str> {
         let now = self.now;
         let until = now + seconds * 1000;
@@ -194,7 +195,7 @@ impl Model {
     }
 }
 
-/// The real thing.
+/// The store under test.
 struct Real {
     clock: ManualClock,
     store: Store,
@@ -232,7 +233,7 @@ impl Real {
         }
     }
 
-    /// The operation's answer, or its error's code.
+    /// Returns the operation's answer, or its error's code.
     async fn call(&self, operation: &str, queue: usize, mut body: Value) -> Result<Value, String> {
         body["QueueUrl"] = format!("http://local/000000000000/{}", QUEUES[queue]).into();
         let endpoint = Endpoint::new(self.store.clone(), Faults::none());
@@ -247,7 +248,7 @@ impl Real {
         }
     }
 
-    /// Goes on with the files as a process killed now would leave them.
+    /// Continues with a copy of the files, as a process killed now would leave them.
     fn kill(&mut self) {
         let copy = fast_dir();
         for entry in std::fs::read_dir(self.dir.path()).unwrap() {
@@ -258,7 +259,7 @@ impl Real {
         self.dir = copy;
     }
 
-    /// Goes on after an orderly end.
+    /// Continues after a graceful shutdown.
     fn restart(mut self) -> Self {
         let Self {
             clock, store, dir, ..
@@ -278,7 +279,7 @@ fn open(dir: &TempDir, clock: &ManualClock) -> Store {
     Store::open(&dir.path().join("queues.db"), Clock::Manual(clock.clone())).unwrap()
 }
 
-/// A directory in memory where there is one: a million commits need not reach a disk.
+/// Uses memory if possible: a million commits need not reach a disk.
 fn fast_dir() -> TempDir {
     TempDir::new_in("/dev/shm")
         .or_else(|_| TempDir::new())
@@ -385,7 +386,7 @@ fn cases() -> u32 {
 }
 
 #[test]
-fn the_store_does_what_the_model_does() {
+fn the_store_behaves_like_the_model() {
     let config = ProptestConfig {
         cases: cases(),
         failure_persistence: None,

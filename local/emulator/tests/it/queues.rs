@@ -91,7 +91,7 @@ async fn queues_are_listed_by_prefix_and_page() {
         [format!("{}/000000000000/x-3", world.base)]
     );
     assert_eq!(rest.next_token(), None);
-    // Tried on AWS (localstack#9828): no empty list in either protocol.
+    // Tried on AWS (localstack#9828): neither protocol returns an empty list.
     let none = world.client.list_queues().queue_name_prefix("z-");
     assert_eq!(none.send().await.unwrap().queue_urls, None);
 }
@@ -176,7 +176,7 @@ async fn attributes_are_set_and_shown_with_their_defaults() {
 }
 
 #[tokio::test]
-async fn a_message_arrives_with_everything_it_was_sent_with() {
+async fn a_message_keeps_everything_it_was_sent_with() {
     let world = World::start().await;
     let url = world.queue("q").await;
     let blob = MessageAttributeValue::builder()
@@ -256,7 +256,7 @@ async fn a_message_arrives_with_everything_it_was_sent_with() {
 }
 
 #[tokio::test]
-async fn binary_attributes_have_the_sum_aws_computes() {
+async fn binary_attributes_have_the_same_sum_as_on_aws() {
     let world = World::start().await;
     let url = world.queue("q").await;
     let value = "traceparent\x1e00-774062d6c37081a5a0b9b5b88e30627c-2d2482211f6489da-01";
@@ -372,7 +372,7 @@ async fn a_batch_is_answered_entry_by_entry() {
 }
 
 #[tokio::test]
-async fn a_purge_empties_the_queue_and_may_come_once_a_minute() {
+async fn a_purge_empties_the_queue_and_is_allowed_once_a_minute() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "a").await;
@@ -498,7 +498,7 @@ async fn peeking_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_program_ensures_its_queues_again_and_again() {
+async fn a_program_may_ensure_its_queues_repeatedly() {
     let world = World::start().await;
     assert_eq!(
         world

@@ -1,7 +1,7 @@
-//! What AWS answers, asked of the endpoint through a socket.
+//! What AWS answers, compared with the endpoint's answers on a socket.
 //!
-//! The answers are those that LocalStack recorded on AWS (commit 8b9a79f, `tests/aws/services/sqs/test_sqs.snapshot.json`): each test names the
-//! snapshot and the day of the recording. Where there is no recording, it names the next best source.
+//! LocalStack recorded the answers on AWS (commit 8b9a79f, `tests/aws/services/sqs/test_sqs.snapshot.json`). Each test
+//! names the snapshot and the day of the recording, or the next best source.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -24,7 +24,7 @@ impl Answer {
     }
 }
 
-/// Sends one request: a line such as `POST /`, further headers, and a body.
+/// Sends one request: a line such as `POST /`, more headers, and a body.
 async fn ask(world: &World, line: &str, headers: &str, body: &str) -> Answer {
     let address = world.base.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -48,14 +48,14 @@ async fn call(world: &World, operation: &str, body: Value) -> Answer {
     ask(world, "POST /", &target, &body.to_string()).await
 }
 
-/// The answer of an operation that succeeds.
+/// Returns the answer of an operation that succeeds.
 pub(crate) async fn done(world: &World, operation: &str, body: Value) -> Value {
     let answer = call(world, operation, body).await;
     assert_eq!(answer.status(), "200", "{operation}: {}", answer.body);
     answer.json()
 }
 
-/// The code and the text of the error that an operation ends in.
+/// Returns code and text of the error that an operation ends with.
 pub(crate) async fn refusal(world: &World, operation: &str, body: Value) -> (String, String) {
     let answer = call(world, operation, body).await;
     let header = "\r\nx-amzn-query-error: ";
@@ -91,10 +91,10 @@ async fn handle(world: &World, visibility_timeout: i64) -> String {
     received[0]["ReceiptHandle"].as_str().unwrap().to_owned()
 }
 
-/// `test_send_message_batch_with_oversized_contents_with_updated_maximum_message_size[sqs]`, 30 April 2024: there is no `Failed`.
-/// For `Successful` the source is LocalStack's pull request 9998.
+/// `test_send_message_batch_with_oversized_contents_with_updated_maximum_message_size[sqs]`, 30 April 2024: `Failed` is
+/// absent. The source for `Successful` is LocalStack's pull request 9998.
 #[tokio::test]
-async fn a_batch_is_answered_without_the_list_that_would_be_empty() {
+async fn an_answer_to_a_batch_omits_an_empty_list() {
     let world = World::start().await;
     world.queue("q").await;
     for (body, member) in [("x", "Successful"), ("\u{0}", "Failed")] {
@@ -113,10 +113,10 @@ async fn a_batch_is_answered_without_the_list_that_would_be_empty() {
     }
 }
 
-/// `test_change_message_visibility_after_visibility_timeout_expiration[sqs]`, 30 April 2024: 200. That nothing changes is from
-/// LocalStack's pull request 9632: AWS "simply sends back an OK and does nothing".
+/// `test_change_message_visibility_after_visibility_timeout_expiration[sqs]`, 30 April 2024: 200. LocalStack's pull
+/// request 9632 shows that nothing changes: AWS "simply sends back an OK and does nothing".
 #[tokio::test]
-async fn a_change_of_visibility_that_is_late_is_no_error_and_changes_nothing() {
+async fn a_late_change_of_visibility_is_accepted_and_changes_nothing() {
     let world = World::start().await;
     let url = world.queue_with("q", &[("VisibilityTimeout", "1")]).await;
     world.send(&url, "x").await;
@@ -132,9 +132,9 @@ async fn a_change_of_visibility_that_is_late_is_no_error_and_changes_nothing() {
     assert_eq!(world.depth("q").await, [1, 0, 0]);
 }
 
-/// `test_terminate_visibility_timeout_after_receive`, which its authors ran on AWS without a recording.
+/// `test_terminate_visibility_timeout_after_receive`. Its authors ran it on AWS without a recording.
 #[tokio::test]
-async fn an_earlier_receives_handle_changes_the_visibility() {
+async fn the_handle_of_an_earlier_receive_changes_the_visibility() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "x").await;
@@ -145,10 +145,10 @@ async fn an_earlier_receives_handle_changes_the_visibility() {
     assert_eq!(world.depth("q").await, [1, 0, 0]);
 }
 
-/// `test_inflight_message_requeue`, which its authors ran on AWS without a recording, receives the first message again. AWS promises
-/// no order, and here the second comes first: docs/emulator.md says why.
+/// `test_inflight_message_requeue` receives the first message again. Its authors ran it on AWS without a recording. AWS
+/// promises no order, and here the second message comes first: docs/emulator.md explains why.
 #[tokio::test]
-async fn a_message_that_is_visible_again_comes_after_those_that_waited() {
+async fn a_message_that_is_visible_again_comes_after_waiting_messages() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "test1").await;
@@ -159,10 +159,10 @@ async fn a_message_that_is_visible_again_comes_after_those_that_waited() {
     assert_eq!(world.bodies(&url).await, ["test2", "test1"]);
 }
 
-/// `test_aws_trace_header_propagation[sqs]`, 27 June 2025. That a batch does the same, and that an attribute of the message's own is
-/// stronger, nobody recorded.
+/// `test_aws_trace_header_propagation[sqs]`, 27 June 2025. There are no recordings of a batch, or of a message with an
+/// attribute of its own.
 #[tokio::test]
-async fn the_trace_header_of_a_request_becomes_its_messages_attribute() {
+async fn the_trace_header_of_a_request_becomes_an_attribute_of_its_messages() {
     const TRACE: &str =
         "Root=1-3152b799-8954dae64eda91bc9a23a7e8;Parent=7fa8c0f79203be72;Sampled=1";
     let world = World::start().await;
@@ -266,14 +266,14 @@ async fn attributes_set_back_to_their_defaults_are_shown_as_recorded() {
         ]
     );
     assert_eq!(shown["SqsManagedSseEnabled"], "false");
-    // The same attributes must still be the same queue.
+    // Creating the queue with the same attributes must still succeed.
     let again = json!({"QueueName": "q", "Attributes": {"KmsDataKeyReusePeriodSeconds": "300"}});
     done(&world, "CreateQueue", again).await;
 }
 
 /// `test_send_batch_message_size`, 30 April 2024, and for one message `test_send_oversized_message[sqs]`.
 #[tokio::test]
-async fn a_message_that_is_too_long_is_refused_in_other_words_in_a_batch() {
+async fn a_batch_words_the_refusal_of_a_too_long_message_differently() {
     let world = World::start().await;
     world
         .queue_with("q", &[("MaximumMessageSize", "1024")])
@@ -304,7 +304,7 @@ async fn refusal_of_attribute(world: &World, name: &str, value: Value) -> (Strin
 
 /// `test_send_message_with_empty_string_attribute[sqs]`, 30 April 2024.
 #[tokio::test]
-async fn an_attribute_with_an_empty_value_is_refused_in_awss_words() {
+async fn an_attribute_with_an_empty_value_is_refused_with_the_text_of_aws() {
     let world = World::start().await;
     world.queue("q").await;
     let empty = json!({"DataType": "String", "StringValue": ""});
@@ -317,9 +317,9 @@ async fn an_attribute_with_an_empty_value_is_refused_in_awss_words() {
     );
 }
 
-/// `test_invalid_string_attributes_cause_invalid_parameter_value_error`, which its authors ran on AWS without a recording.
+/// `test_invalid_string_attributes_cause_invalid_parameter_value_error`. Its authors ran it on AWS without a recording.
 #[tokio::test]
-async fn a_character_that_is_forbidden_has_another_code_in_an_attribute_than_in_a_body() {
+async fn a_forbidden_character_has_different_codes_in_an_attribute_and_in_a_body() {
     let world = World::start().await;
     world.queue("q").await;
     for character in ["\u{0}", "\u{8}", "\u{b}", "\u{fffe}"] {
@@ -332,8 +332,8 @@ async fn a_character_that_is_forbidden_has_another_code_in_an_attribute_than_in_
     }
 }
 
-/// `test_send_message_with_invalid_string_attributes`, which its authors ran on AWS without a recording; the developer guide names
-/// ASCII letters only.
+/// `test_send_message_with_invalid_string_attributes`. Its authors ran it on AWS without a recording. The developer
+/// guide names only ASCII letters.
 #[tokio::test]
 async fn an_attribute_name_may_have_letters_of_any_script() {
     let world = World::start().await;
@@ -349,7 +349,7 @@ async fn an_attribute_name_may_have_letters_of_any_script() {
     }
 }
 
-/// No recording: the developer guide has numbers of up to 38 digits from 10^-128 to 10^126.
+/// No recording. The developer guide allows up to 38 digits, from 10^-128 to 10^126.
 #[tokio::test]
 async fn a_number_is_finite() {
     let world = World::start().await;
@@ -397,9 +397,10 @@ async fn a_standard_queue_has_no_attributes_of_fifo_queues() {
     }
 }
 
-/// Smithy's protocol test `AwsJson11ServersDontDeserializeNullStructureValues`; AWS JSON 1.0 differs in the content type only.
+/// Smithy's protocol test `AwsJson11ServersDontDeserializeNullStructureValues`. AWS JSON 1.0 differs only in the
+/// content type.
 #[tokio::test]
-async fn a_member_that_is_null_is_as_if_it_were_not_there() {
+async fn a_null_member_counts_as_absent() {
     let world = World::start().await;
     world.queue("q").await;
     let nulls = json!({"DataType": "String", "StringValue": "x", "BinaryValue": null});
@@ -463,7 +464,7 @@ async fn a_member_that_is_null_is_as_if_it_were_not_there() {
             json!({"QueueUrl": "q", "MessageBody": "x", "MessageAttributes": {"a": {"DataType": null, "StringValue": "x"}}}),
             "InvalidParameterValue",
         ),
-        // A map's value is no member: dropping it would send less than was asked.
+        // A map's value is not a member. Dropping it would send less than was asked for.
         (
             "SendMessage",
             json!({"QueueUrl": "q", "MessageBody": "x", "MessageAttributes": {"a": null}}),
@@ -478,7 +479,7 @@ async fn a_member_that_is_null_is_as_if_it_were_not_there() {
     }
 }
 
-/// What clients of the query protocol can read: the only form in which they show an error's text as their own.
+/// Checks the only form of error whose text clients of the query protocol show.
 fn assert_query_error(answer: &Answer) {
     assert_eq!(answer.status(), "400", "{}", answer.body);
     assert!(
@@ -495,7 +496,7 @@ fn assert_query_error(answer: &Answer) {
     );
 }
 
-/// On AWS these succeed (LocalStack's `TestSqsQueryApi`); here they must not seem to.
+/// These requests succeed on AWS (LocalStack's `TestSqsQueryApi`). Here they must not seem to.
 #[tokio::test]
 async fn a_get_in_the_query_protocol_is_refused() {
     let world = World::start().await;
@@ -510,13 +511,13 @@ async fn a_get_in_the_query_protocol_is_refused() {
         assert_query_error(&ask(&world, &format!("GET {target}"), "", "").await);
     }
     assert_eq!(world.depth("q").await, [0, 0, 0]);
-    // A presigned request of an SDK of today.
+    // A presigned request of a current SDK.
     let target = "X-Amz-Target: AmazonSQS.ListQueues\r\n";
     let answer = ask(&world, "POST /?X-Amz-Signature=00", target, "{}").await;
     assert_eq!(answer.status(), "200", "{}", answer.body);
 }
 
-/// boto3 1.26 shows `<Message>`; of a JSON answer it shows that it can't be parsed, and tries again.
+/// boto3 1.26 shows `<Message>`. It can't parse a JSON answer, and retries.
 #[tokio::test]
 async fn an_sdk_of_the_query_protocol_is_refused_in_xml() {
     let world = World::start().await;
@@ -532,7 +533,7 @@ async fn an_sdk_of_the_query_protocol_is_refused_in_xml() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_an_operation_is_refused_with_a_sentence() {
+async fn requests_without_an_operation_are_refused_with_an_explanation() {
     let world = World::start().await;
     let unsupported = "AWS.SimpleQueueService.UnsupportedOperation";
     assert_eq!(

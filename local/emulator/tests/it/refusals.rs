@@ -1,4 +1,4 @@
-//! What the endpoint refuses, and how: AWS's codes, headers and texts.
+//! What the endpoint refuses, with AWS's codes, headers and texts.
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -110,7 +110,7 @@ async fn an_error_has_the_shape_that_sdks_know() {
 }
 
 #[tokio::test]
-async fn a_queue_url_leads_back_to_the_host_that_was_asked() {
+async fn a_queue_url_names_the_host_of_the_request() {
     let endpoint = Endpoint::start().await;
     let (_, _, answer) = endpoint
         .post("GetQueueUrl", json!({"QueueName": "q"}).to_string())
@@ -119,7 +119,7 @@ async fn a_queue_url_leads_back_to_the_host_that_was_asked() {
 }
 
 #[tokio::test]
-async fn a_request_for_no_operation_is_refused() {
+async fn a_request_without_an_operation_is_refused() {
     check(
         "",
         json!({}),
@@ -158,7 +158,7 @@ async fn missing_parameters_are_named() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_not_there_is_named_by_every_operation() {
+async fn every_operation_reports_a_missing_queue() {
     let url = "http://sqs.local:1/000000000000/none";
     for operation in [
         "DeleteQueue",
@@ -321,7 +321,7 @@ async fn redrive_policies_are_checked() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_queue_chooses_its_sources() {
+async fn a_dead_letter_queue_may_restrict_its_sources() {
     let endpoint = Endpoint::start().await;
     let dlq = "arn:aws:sqs:us-east-1:000000000000:q";
     let allow = json!({"redrivePermission": "byQueue", "sourceQueueArns": ["arn:aws:sqs:us-east-1:000000000000:friend"]});
@@ -460,7 +460,7 @@ async fn message_attributes_are_checked() {
 }
 
 #[tokio::test]
-async fn a_message_of_just_the_limit_passes() {
+async fn a_message_of_exactly_the_largest_size_is_accepted() {
     let endpoint = Endpoint::start().await;
     let attributes = json!({"a": {"DataType": "String", "StringValue": "12345"}});
     let body = "\u{20ac}".repeat(((1 << 20) - 12) / 3);

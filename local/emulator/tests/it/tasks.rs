@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 
 use crate::world::{World, arn};
 
-/// A world whose queue `q-dlq` holds so many messages that `q` received too often.
+/// Makes a world whose queue `q-dlq` holds `count` messages that `q` received too often.
 async fn with_dead_letters(count: usize) -> (World, String, String) {
     let world = World::start().await;
     let (url, dlq) = world.queue_with_dlq("q", 1).await;
@@ -47,7 +47,7 @@ async fn until(world: &World, status: &str) -> Task {
 }
 
 #[tokio::test]
-async fn dead_letters_go_back_where_they_came_from_as_new_messages() {
+async fn dead_letters_return_to_their_queue_as_new_messages() {
     let (world, url, _) = with_dead_letters(250).await;
     let before = world
         .store
@@ -88,7 +88,7 @@ async fn dead_letters_go_back_where_they_came_from_as_new_messages() {
 }
 
 #[tokio::test]
-async fn a_task_keeps_its_rate() {
+async fn a_task_keeps_to_its_rate() {
     let (world, _, _) = with_dead_letters(10).await;
     world.queue("elsewhere").await;
     let start = world
@@ -217,7 +217,7 @@ async fn a_task_fails_when_its_destination_is_deleted() {
 }
 
 #[tokio::test]
-async fn a_task_goes_on_after_a_restart_at_its_rate() {
+async fn a_task_resumes_after_a_restart_at_its_rate() {
     let (world, _, _) = with_dead_letters(5).await;
     let start = world
         .client
@@ -243,7 +243,7 @@ async fn a_task_goes_on_after_a_restart_at_its_rate() {
 }
 
 #[tokio::test]
-async fn tasks_that_cannot_be_are_refused() {
+async fn invalid_tasks_are_refused() {
     let (world, _, _) = with_dead_letters(0).await;
     for (source, destination, rate, code) in [
         ("none", None, None, "ResourceNotFoundException"),

@@ -1,4 +1,4 @@
-//! Visibility, delay, retention, redrive and long polling, on a clock that the test turns.
+//! Visibility, delay, retention, redrive and long polling, on a clock that the test controls.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use aws_sdk_sqs::types::MessageSystemAttributeName as Attribute;
 use crate::world::{World, arn};
 
 #[tokio::test]
-async fn a_received_message_comes_back_when_its_visibility_ends() {
+async fn a_received_message_is_visible_again_after_its_visibility_timeout() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "a").await;
@@ -26,7 +26,7 @@ async fn a_received_message_comes_back_when_its_visibility_ends() {
 }
 
 #[tokio::test]
-async fn visibility_is_changed_from_now_on() {
+async fn a_changed_visibility_timeout_counts_from_now() {
     let world = World::start().await;
     let url = world.queue("q").await;
     world.send(&url, "a").await;
@@ -149,7 +149,7 @@ async fn a_delayed_message_appears_when_its_delay_ends() {
 }
 
 #[tokio::test]
-async fn messages_older_than_the_retention_are_gone() {
+async fn messages_older_than_the_retention_are_deleted() {
     let world = World::start().await;
     let url = world
         .queue_with(
@@ -207,7 +207,7 @@ async fn a_message_received_too_often_goes_to_the_dead_letter_queue() {
 }
 
 #[tokio::test]
-async fn one_receive_passes_over_any_number_of_dead_letters() {
+async fn one_receive_skips_any_number_of_dead_letters() {
     let world = World::start().await;
     let (url, _) = world.queue_with_dlq("q", 1).await;
     for _ in 0..25 {
@@ -223,7 +223,7 @@ async fn one_receive_passes_over_any_number_of_dead_letters() {
 }
 
 #[tokio::test]
-async fn a_long_poll_ends_empty_when_its_time_is_over() {
+async fn a_long_poll_ends_empty_after_its_wait_time() {
     let world = World::start().await;
     let url = world.queue("q").await;
     let poll = tokio::spawn(
@@ -302,7 +302,7 @@ async fn a_long_poll_wakes_for_a_message_that_becomes_visible() {
 }
 
 #[tokio::test]
-async fn a_long_poll_ends_at_once_at_shutdown() {
+async fn a_shutdown_ends_a_long_poll_at_once() {
     let world = World::start().await;
     let url = world.queue("q").await;
     let poll = tokio::spawn(
@@ -321,7 +321,7 @@ async fn a_long_poll_ends_at_once_at_shutdown() {
 }
 
 #[tokio::test]
-async fn a_message_goes_to_one_of_many_polls() {
+async fn a_message_goes_to_only_one_of_many_polls() {
     let world = World::start().await;
     let url = world.queue("q").await;
     let poll = world

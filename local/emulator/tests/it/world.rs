@@ -1,4 +1,4 @@
-//! A served store, a client for it, and the clock both run on.
+//! A served store with a client and the clock of both.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    /// Ends the server, and returns when it has ended.
+    /// Stops the server, and returns when it has stopped.
     pub(crate) async fn stop(self) -> (Store, TempDir) {
         self.stopping.cancel();
         self.server.await.unwrap();
@@ -79,7 +79,7 @@ impl World {
         request.send().await.unwrap().queue_url.unwrap()
     }
 
-    /// A queue whose messages go to `<name>-dlq` after so many receives; returns both URLs.
+    /// Creates a queue whose messages move to `<name>-dlq` after `max_receive_count` receives. Returns both URLs.
     pub(crate) async fn queue_with_dlq(
         &self,
         name: &str,
@@ -118,7 +118,7 @@ impl World {
         request.send().await.unwrap().messages.unwrap_or_default()
     }
 
-    /// The bodies of the messages a receive returns now.
+    /// Receives, and returns the bodies of the messages.
     pub(crate) async fn bodies(&self, queue: &str) -> Vec<String> {
         self.receive(queue)
             .await
@@ -149,7 +149,7 @@ impl World {
             .unwrap();
     }
 
-    /// What a `GET` of this path shows.
+    /// Returns the page that a `GET` of this path shows.
     pub(crate) async fn get(&self, path: &str) -> Page {
         let router = Endpoint::new(self.store.clone(), Faults::none()).router();
         let request = Request::get(path).body(Body::empty()).unwrap();

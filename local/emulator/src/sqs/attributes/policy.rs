@@ -1,4 +1,4 @@
-//! The two policies of dead-letter queues: where messages go, and from where they may come.
+//! The two policies of dead-letter queues: where messages go, and which queues may send them.
 
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ pub(super) fn parse_redrive(value: &str, region: &str) -> Result<String, Error> 
     if target.strip_prefix(&prefix).is_none_or(str::is_empty) {
         return Err(refused("Invalid value for deadLetterTargetArn."));
     }
-    // CloudFormation and the console write the number as a text.
+    // CloudFormation and the console write the number as a string.
     let count = match mandatory("maxReceiveCount")? {
         Value::String(text) => text.parse().ok(),
         other => other.as_i64(),

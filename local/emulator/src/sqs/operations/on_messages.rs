@@ -16,7 +16,7 @@ use super::super::store::Db;
 use super::super::{ACCOUNT, digest, messages};
 use super::{Call, name_in_url};
 
-/// All messages of a batch together may hold this many bytes.
+/// The most bytes that all messages of a batch may have together.
 const LARGEST_BATCH: usize = 1 << 20;
 
 const SYSTEM_ATTRIBUTES: [&str; 10] = [
@@ -66,7 +66,7 @@ struct WireEntry<T> {
 }
 
 impl<T> WireBatch<T> {
-    /// The queue's name and the entries, their ids checked.
+    /// Returns the queue's name and the entries, after checking their ids.
     fn check(self, operation: &str) -> Result<(String, Vec<WireEntry<T>>), Error> {
         check_ids(
             operation,
@@ -104,7 +104,7 @@ pub(super) async fn send_batch(call: Call) -> Result<Value, Error> {
     .await
 }
 
-/// Stores a message that passed its checks, and says what `SendMessage` says.
+/// Stores a message that passed its checks, and returns the answer of `SendMessage`.
 fn store(
     db: &mut Db<'_>,
     queue: &Queue,
@@ -231,7 +231,7 @@ fn system_attributes(message: &Received) -> [(&'static str, Option<String>); 7] 
     ]
 }
 
-/// Whether `wanted` (a name, a prefix such as `bar.*`, `.*`, `*` or `All`) selects the attribute `name`.
+/// Returns whether `wanted` (a name, a prefix such as `bar.*`, `.*`, `*` or `All`) selects the attribute `name`.
 fn selects(wanted: &str, name: &str) -> bool {
     matches!(wanted, "All" | "*")
         || wanted == name
@@ -307,7 +307,7 @@ pub(super) async fn change_visibility_batch(call: Call) -> Result<Value, Error> 
     .await
 }
 
-/// Does `act` for each entry of a batch, in one transaction.
+/// Runs `act` for each entry of a batch, in one transaction.
 async fn each<T: Send + 'static>(
     call: Call,
     name: String,

@@ -113,7 +113,7 @@ pub(super) async fn list_dead_letter_sources(call: Call) -> Result<Value, Error>
     page(&call, "queueUrls", sources, wire.max_results)
 }
 
-/// One page of queue URLs; the token of the next one is the last name of this one.
+/// Makes one page of queue URLs. The token of the next page is the last name of this one.
 fn page(
     call: &Call,
     member: &str,
@@ -133,7 +133,7 @@ fn page(
     names.truncate(size);
     let urls: Vec<_> = names.iter().map(|name| call.url(name)).collect();
     let mut answer = json!({ member: urls });
-    // Without MaxResults SQS returns one page and no token.
+    // Without MaxResults, SQS returns one page and no token.
     if let (true, Some(_), Some(last), Some(members)) =
         (has_more, max_results, names.last(), answer.as_object_mut())
     {
@@ -187,7 +187,7 @@ fn computed(
         ("LastModifiedTimestamp", seconds(queue.modified_at)),
         ("QueueArn", queue_arn(db.region, &queue.name)),
     ];
-    // Counting walks the whole queue.
+    // Counting reads the whole queue, so it is done only on request.
     if COUNTS.into_iter().any(wanted) {
         let depth = inspect::depth(db, queue)?;
         let counts = [depth.visible, depth.in_flight, depth.delayed].map(|it| it.to_string());

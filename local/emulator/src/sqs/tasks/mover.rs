@@ -1,4 +1,4 @@
-//! Moving the messages of running tasks, at their rate.
+//! Moves the messages of running tasks, at their rate.
 
 use rusqlite::{OptionalExtension as _, params};
 use tokio_util::sync::CancellationToken;
@@ -9,12 +9,12 @@ use super::super::store::{Db, Store};
 use super::super::{queues, unique_id};
 use super::{Task, finish, running};
 
-/// A task without a rate moves so many messages in one transaction.
+/// How many messages a task without a rate moves in one transaction.
 const CHUNK: i64 = 100;
 
-/// Drives the tasks until `stopping`.
+/// Advances the tasks until `stopping`.
 pub(crate) async fn run(store: &Store, stopping: &CancellationToken) {
-    // What was not moved while nobody was there is not caught up with at once.
+    // Downtime doesn't count towards a task's rate: otherwise it would catch up in one burst.
     let mut progress = store.run(|db| rebase(db).and_then(|()| step(db))).await;
     loop {
         let next = match progress {
@@ -43,14 +43,13 @@ pub(crate) async fn run(store: &Store, stopping: &CancellationToken) {
 }
 
 impl Task {
-    /// How many messages the task may have moved by `now`.
+    /// The number of messages that the task may have moved by `now`.
     fn allowed(&self, now: i64) -> i64 {
         self.rate.map_or(self.moved + CHUNK, |rate| {
             self.paced_from + 1 + (now - self.paced_at) * rate / 1000
         })
     }
 
-    /// When the next message may be moved.
     fn next_due(&self, now: i64) -> i64 {
         self.rate.map_or(now, |rate| {
             self.paced_at + ((self.moved - self.paced_from) * 1000 + rate - 1) / rate
@@ -64,7 +63,7 @@ fn rebase(db: &mut Db<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Moves every message that is due, and tells when the next one will be.
+/// Moves every message that is due, and returns when the next one will be.
 fn step(db: &mut Db<'_>) -> Result<Option<i64>, Error> {
     let mut next = None;
     for mut task in running(db)? {
