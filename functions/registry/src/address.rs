@@ -1,7 +1,7 @@
-//! Where a connection may lead, decided by the address it is made to and not by the name it was asked for.
+//! Where connections may lead. The resolved address decides, not the name.
 //!
-//! **Invariant**: no connection of this crate to a registry, realm or redirect is made to an address that was not checked
-//! here: names are checked when they are resolved for the connection, addresses in URLs before.
+//! **Invariant**: this crate connects to a registry, realm or redirect only at an address that was checked here. Names
+//! are checked when they are resolved for the connection, addresses in URLs before it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,14 +11,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Resolves a host's name; an argument, so that tests and the demo can have hosts of their own.
+/// Resolves a host name. It is an argument, so that tests and the demo can define hosts.
 pub type Dns = Arc<
     dyn Fn(String) -> Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>
         + Send
         + Sync,
 >;
 
-/// The system's resolver.
 pub fn system_dns() -> Dns {
     Arc::new(|host| {
         Box::pin(async move {
@@ -28,20 +27,20 @@ pub fn system_dns() -> Dns {
     })
 }
 
-/// Which addresses a host may have.
+/// The addresses that a host may have.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Reach {
-    /// A cloud's metadata server, under the name we know it by.
+    /// A cloud's metadata server, under its known name.
     Metadata,
-    /// The configuration names the host: anything but what no registry can be at.
+    /// A host in the configuration: any address except those where no registry can be.
     Configured,
-    /// Somebody else named it: public addresses, and those of these networks.
+    /// A host that a registry named: public addresses, and those of these networks.
     Foreign(Vec<IpNet>),
 }
 
-/// The address that was asked for, or all that a name stands for, may not be connected to.
+/// The requested address, or every address of a name, is blocked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the address is not one that may be connected to")]
+#[error("connections to this address are not allowed")]
 pub(super) struct BlockedError;
 
 impl Reach {
@@ -62,7 +61,7 @@ impl Reach {
     }
 }
 
-/// An address, and the IPv4 address in it, if there is one: mapped (`::ffff:0:0/96`), compatible (`::/96`), behind NAT64
+/// Returns an address and the IPv4 address embedded in it: mapped (`::ffff:0:0/96`), compatible (`::/96`), behind NAT64
 /// (`64:ff9b::/96`, RFC 6052) or by 6to4 (`2002::/16`, RFC 3056).
 fn forms(address: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = address else {
@@ -82,9 +81,9 @@ fn forms(address: IpAddr) -> Vec<IpAddr> {
         _ => None,
     };
     match embedded {
-        // Loopback and "unspecified" are of the form of a compatible address, but none.
+        // Loopback and "unspecified" look like compatible addresses, but aren't.
         Some(v4) if !v6.is_loopback() && !v6.is_unspecified() => match segments {
-            // The outer address is a mere notation.
+            // The outer address is only a notation for the inner one.
             [0 | 0x64, ..] => vec![v4.into()],
             _ => vec![address, v4.into()],
         },
@@ -92,8 +91,8 @@ fn forms(address: IpAddr) -> Vec<IpAddr> {
     }
 }
 
-/// Link-local addresses, where clouds keep their metadata, and the other addresses where they do: AWS over IPv6, Google
-/// over IPv6, Alibaba, and Azure's host.
+/// Link-local addresses, where clouds have their metadata servers, and the other addresses of such servers: AWS and
+/// Google over IPv6, Alibaba, and Azure's host.
 fn is_link_local_or_metadata(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -109,7 +108,7 @@ fn is_link_local_or_metadata(address: IpAddr) -> bool {
     }
 }
 
-/// Whether an address is one of the Internet. Source: IANA's registries of special-purpose addresses.
+/// Whether an address is on the Internet. Source: IANA's registries of special-purpose addresses.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
@@ -127,7 +126,7 @@ fn is_public(address: IpAddr) -> bool {
                 || (a == 198 && (b & 0xfe) == 18))
         }
         IpAddr::V6(v6) => match v6.segments() {
-            // Within global unicast: IETF protocols with Teredo, documentation twice.
+            // Exceptions within global unicast: IETF protocols with Teredo, and both documentation ranges.
             [0x2001, second, ..] if second < 0x200 || second == 0xdb8 => false,
             [0x3fff, second, ..] if second < 0x1000 => false,
             [first, ..] => (first & 0xe000) == 0x2000,
@@ -135,11 +134,11 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// A resolver that keeps from a connection the addresses it may not have.
+/// A resolver that removes the addresses that a connection may not use.
 pub(super) struct Guarded {
     pub(super) dns: Dns,
     pub(super) reach: Reach,
-    /// The hosts of proxies, which are the operator's choice; what they reach is theirs to say.
+    /// The hosts of proxies. The operator chooses them, and they decide what they connect to.
     pub(super) proxies: Arc<[String]>,
 }
 
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_host_may_be_anywhere_but_where_metadata_is() {
+    fn a_configured_host_may_have_any_address_except_those_of_metadata_servers() {
         for address in [
             "10.1.2.3",
             "127.0.0.1",

@@ -1,6 +1,6 @@
-//! What to log in to a registry with: chosen by the configured host, made fresh where it does not last.
+//! Logins for registries: selected by the configured host, and made anew before they expire.
 //!
-//! **Invariant**: a login is made for one registry's host, from that host's own entry, whatever any answer says.
+//! **Invariant**: a login is made for one registry's host, from that host's own entry, whatever a registry answers.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,12 +47,12 @@ pub(super) enum Credentials {
     },
 }
 
-/// A login that lasts for a while.
+/// A login that expires.
 struct CachedLogin {
     login: RegistryLogin,
     made_at: Instant,
     until: Instant,
-    /// The secret that it was made with, if there is one.
+    /// The secret that it was made with, if any.
     secret: Option<SecretString>,
 }
 
@@ -105,7 +105,7 @@ impl Credentials {
     }
 }
 
-/// The logins of one registry's host.
+/// The logins for one registry's host.
 pub(super) struct Logins {
     registry: Registry,
     trust: Trust,
@@ -113,7 +113,7 @@ pub(super) struct Logins {
     cached: Mutex<Option<CachedLogin>>,
 }
 
-/// A login is made anew when it would end within this time: a scan with it may take as long.
+/// A login is renewed when it would expire within this time: a scan may use it that long.
 const SPARE: Duration = Duration::from_mins(15);
 
 impl Logins {
@@ -126,12 +126,12 @@ impl Logins {
         }
     }
 
-    /// Whether the registry itself takes the login's password as a token.
+    /// Whether the registry accepts the login's password as a bearer token.
     pub(super) fn is_bearer(&self) -> bool {
         matches!(self.credentials, Credentials::Bearer { .. })
     }
 
-    /// The present login, if there is one to be had.
+    /// Returns the current login, if the registry has credentials.
     pub(super) async fn login(
         &self,
         makers: &Makers,
@@ -146,7 +146,7 @@ impl Logins {
                 if let Some(present) = cached.as_ref().filter(|it| it.until > Instant::now()) {
                     return Ok(Some(present.login.clone()));
                 }
-                // Boxed, since AWS's client would make every future around it a large one.
+                // Boxed, because AWS's client would make every surrounding future large.
                 let made = Box::pin(self.make(makers, http)).await?;
                 let login = made.login.clone();
                 *cached = Some(made);
@@ -159,7 +159,7 @@ impl Logins {
         }))
     }
 
-    /// Makes a login, once more if its secret is refused and has another value by now.
+    /// Makes a login. If the secret is refused and has changed meanwhile, tries once more.
     async fn make(&self, makers: &Makers, http: &Http) -> Result<CachedLogin, LoginError> {
         let Some(secret) = self.credentials.secret() else {
             return self.make_once(makers, http).await;
@@ -197,12 +197,12 @@ impl Logins {
                 acr::login(registry, tenant, (username, password), makers, http).await
             }
             Credentials::Anonymous | Credentials::Basic { .. } | Credentials::Bearer { .. } => {
-                unreachable!("nothing is made for these")
+                unreachable!("these need no login to be made")
             }
         }
     }
 
-    /// Reads the secret again behind a login that was refused, and makes a new one where logins are made.
+    /// Reads the secret of a refused login again, and makes a new login if this kind of credentials needs one.
     pub(super) async fn reread(
         &self,
         refused: &RegistryLogin,
@@ -225,7 +225,7 @@ impl Logins {
             (Some(secret), Some(used)) => secret.reread(used).await,
             _ => Reread::Same,
         };
-        // One that was just made will not be better the next time.
+        // If a login was just made, another one won't be better.
         let was_fresh = forgotten.is_some_and(|it| it.made_at.elapsed() < FRESH);
         match (secret, self.login(makers, http).await) {
             (Reread::Failed, _) => Reread::Failed,
@@ -239,10 +239,10 @@ impl Logins {
     }
 }
 
-/// No such login lasts longer, whatever its server claims. Source: Amazon ECR API reference, `GetAuthorizationToken`.
+/// The longest life of a login, whatever its server claims. Source: Amazon ECR API reference, `GetAuthorizationToken`.
 const LONGEST_LIFE: Duration = Duration::from_hours(12);
 
-/// A login counts as just made for as long as a scan with it may last in Lambda.
+/// A login counts as just made for as long as a scan in Lambda may use it.
 const FRESH: Duration = Duration::from_mins(15);
 
 fn is_same(one: &RegistryLogin, other: &RegistryLogin) -> bool {

@@ -1,8 +1,8 @@
-//! Why there is no login.
+//! Why a login could not be made.
 
 use scanhook_core::failure::ErrorReason;
 
-/// There are credentials, but no login is to be had with them.
+/// Credentials are configured, but no login could be made with them.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{detail}")]
 pub(super) struct LoginError {

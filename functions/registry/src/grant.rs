@@ -1,4 +1,4 @@
-//! A token from a place that the operator chose: where the key of a service account says, the directory, the metadata
+//! Gets tokens from servers that the operator chose: the URL in a service account's key, the directory, the metadata
 //! server.
 
 use std::time::Duration;
@@ -13,11 +13,11 @@ use super::address::Reach;
 use super::error::LoginError;
 use super::http::{Body, Call, CallError, Http, MAX_TOKEN, Trust, shown};
 
-/// What is asked for a token.
+/// A request for a token.
 pub(super) enum Grant<'a> {
-    /// A form at a URL of the operator's: https, or this machine.
+    /// A form to the operator's URL: https, or this machine.
     Post(&'a str, &'a [(&'a str, &'a str)]),
-    /// A form at the registry itself, as far as it is trusted.
+    /// A form to the registry itself, with the trust of the registry.
     Registry(&'a str, &'a [(&'a str, &'a str)], &'a Trust),
     /// JSON at a URL of the operator's, with a bearer token that was got at another.
     Json(&'a str, &'a str, &'a str),
@@ -25,29 +25,27 @@ pub(super) enum Grant<'a> {
     Metadata(&'a str),
 }
 
-/// What a token server answers. Source: RFC 6749, section 5.1.
+/// A token server's answer. Source: RFC 6749, section 5.1.
 #[derive(Deserialize)]
 pub(super) struct Token {
     #[serde(rename = "access_token")]
     access: Option<String>,
-    /// In seconds. Some directories send it as a text, and what is not needed must not cost the token.
+    /// In seconds. Some directories send a string; an unreadable value must not invalidate the token.
     expires_in: Option<Value>,
     #[serde(rename = "refresh_token")]
     refresh: Option<String>,
 }
 
 impl Token {
-    /// The access token.
     pub(super) fn access(self) -> Result<String, LoginError> {
         given(self.access)
     }
 
-    /// The refresh token.
     pub(super) fn refresh(self) -> Result<String, LoginError> {
         given(self.refresh)
     }
 
-    /// How long it lasts, if that is known.
+    /// How long the token is valid, if the server reports it.
     pub(super) fn lifetime(&self) -> Option<Duration> {
         let seconds = match self.expires_in.as_ref()? {
             Value::String(text) => text.parse().ok(),
@@ -57,21 +55,21 @@ impl Token {
     }
 }
 
-/// An empty token is none.
+/// An empty token counts as missing.
 fn given(token: Option<String>) -> Result<String, LoginError> {
     token
         .filter(|it| !it.is_empty())
-        .ok_or_else(|| LoginError::network("the token server answers with no token"))
+        .ok_or_else(|| LoginError::network("the token server sent no token"))
 }
 
-/// Asks for a token.
+/// Requests a token.
 pub(super) async fn ask<T: DeserializeOwned>(
     http: &Http,
     grant: Grant<'_>,
 ) -> Result<T, LoginError> {
     let parse = |url: &str| {
         Url::parse(url)
-            .map_err(|_| LoginError::unauthorized("a token is to be had at what is no URL"))
+            .map_err(|_| LoginError::unauthorized("the URL of the token server is invalid"))
     };
     let (url, method, header, body, trust) = match grant {
         Grant::Post(url, pairs) => {
@@ -114,7 +112,7 @@ pub(super) async fn ask<T: DeserializeOwned>(
             CallError::Unreachable { detail, .. } => LoginError::network(detail),
             CallError::Refused(detail) => LoginError::unauthorized(detail),
             CallError::TooLarge(host) => {
-                LoginError::network(format!("{host} answers with too much"))
+                LoginError::network(format!("the answer of {host} is too large"))
             }
         })?;
     if !answer.status.is_success() {
@@ -127,7 +125,7 @@ pub(super) async fn ask<T: DeserializeOwned>(
         });
     }
     serde_json::from_slice(&answer.body)
-        .map_err(|_| LoginError::network(format!("{} gives a token that is none", shown(&url))))
+        .map_err(|_| LoginError::network(format!("{} sent an unreadable token", shown(&url))))
 }
 
 fn form(pairs: &[(&str, &str)]) -> Body {

@@ -1,7 +1,7 @@
-//! One HTTP call to a registry or to where it points: limited in time, size and number of redirects, over connections that
-//! [`super::address`] checks.
+//! One HTTP call to a registry or to a host that it names, with limits for time, size and redirects. [`super::address`]
+//! checks its connections.
 //!
-//! **Invariant**: a header or form with a secret goes to the host it was made for and to no other, whatever redirects say; https
+//! **Invariant**: a header or form with a secret goes only to the host it was made for, whatever redirects name; https
 //! never becomes http.
 
 use std::collections::HashMap;
@@ -18,23 +18,23 @@ use scanhook_core::redact;
 
 use super::address::{BlockedError, Dns, Guarded, Reach};
 
-/// Until a connection is made, its name resolved included.
+/// The time for a connection, including name resolution.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// For one request with its answer.
+/// The time for one request and its answer.
 const CALL: Duration = Duration::from_secs(15);
 
-/// Redirects that are followed.
+/// The most redirects that are followed.
 const MAX_REDIRECTS: usize = 4;
 
-/// The largest manifest. Source: OCI distribution specification, "Pushing manifests": registries take at least 4 MiB, and
-/// common ones no more.
+/// The largest manifest. Source: OCI distribution specification, "Pushing manifests": registries accept at least 4 MiB,
+/// and common ones no more.
 pub(super) const MAX_MANIFEST: usize = 4 << 20;
 
 /// The largest answer of a token server.
 pub(super) const MAX_TOKEN: usize = 256 << 10;
 
-/// An answer of any status.
+/// An answer with any status.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
@@ -43,68 +43,67 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// The digest that the registry names for its manifest. Source: OCI distribution specification, "Pulling manifests".
+    /// The digest that the registry reports for its manifest. Source: OCI distribution specification, "Pulling
+    /// manifests".
     pub(super) fn digest(&self) -> Option<Digest> {
-        let told = self.headers.get("docker-content-digest")?;
-        Digest::parse(told.to_str().ok()?).ok()
+        let value = self.headers.get("docker-content-digest")?;
+        Digest::parse(value.to_str().ok()?).ok()
     }
 }
 
-/// No answer.
+/// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
-    /// There is none to be had.
+    /// No answer arrived.
     #[error("{detail}")]
     Unreachable {
-        /// What to call it.
         reason: ErrorReason,
-        /// What an operator reads.
+        /// The text for the operator.
         detail: String,
-        /// Whether to ask again at once may help.
+        /// Whether an immediate retry may help.
         again: bool,
     },
-    /// It would have to be had in a way that is not taken.
+    /// The call would break a rule of this crate.
     #[error("{0}")]
     Refused(String),
-    /// It is larger than any good one.
-    #[error("{0} answers with more than any manifest has")]
+    /// The answer is larger than any valid one.
+    #[error("the answer of {0} is larger than any manifest")]
     TooLarge(String),
 }
 
-/// How far a URL's host is trusted.
+/// How far the host of a URL is trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trust {
-    /// Which addresses it may have.
+    /// The addresses that the host may have.
     pub(super) reach: Reach,
-    /// The entry of `registries` whose certificates count besides the system's.
+    /// The entry of `registries` whose certificates are trusted besides the system's.
     pub(super) entry: Option<usize>,
-    /// Whether it may be asked in the clear.
+    /// Whether plain HTTP is allowed.
     pub(super) plain: bool,
-    /// Whether the registry's credentials may be shown to it.
+    /// Whether the registry's credentials may be sent to the host.
     pub(super) credentials: bool,
 }
 
-/// What is asked.
 pub(super) struct Call {
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) accept: &'static str,
-    /// For the URL's own host only, as is the body.
+    /// Sent only to the URL's own host, like the body.
     pub(super) header: Option<(&'static str, HeaderValue)>,
     pub(super) body: Option<Body>,
     pub(super) cap: usize,
 }
 
-/// A body, and of which type it is.
+/// A body of one type.
 pub(super) enum Body {
     Form(String),
     Json(String),
 }
 
-/// What of a [`Trust`] a connection depends on.
+/// The parts of a [`Trust`] that a connection depends on.
 type ClientKey = (Reach, Option<usize>, bool);
 
-/// Makes connections, and keeps them for the next call.
+/// Makes connections, and reuses them for later calls.
 pub(super) struct Http {
     dns: Dns,
     proxies: Vec<Proxy>,
@@ -120,7 +119,7 @@ impl Http {
         dns: Dns,
         certificates: Vec<Vec<Certificate>>,
     ) -> Self {
-        // Only one provider can be the process's, and another one may be it already: the same.
+        // A process has only one provider. If another one is installed already, it is the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let get = |names: [&str; 2]| {
             names
@@ -145,7 +144,7 @@ impl Http {
                 format!("http://{text}")
             };
             let Ok(url) = Url::parse(&text) else {
-                tracing::warn!("a proxy variable of the environment is no URL, so it is not used");
+                tracing::warn!("a proxy variable of the environment isn't a URL and is ignored");
                 continue;
             };
             proxy_hosts.extend(url.host_str().map(str::to_owned));
@@ -161,7 +160,7 @@ impl Http {
         }
     }
 
-    /// Asks, and follows redirects; `trust_of` says how far the host of a URL is trusted.
+    /// Sends a request and follows redirects. `trust_of` returns how far the host of a URL is trusted.
     pub(super) async fn call(
         &self,
         call: Call,
@@ -190,7 +189,7 @@ impl Http {
                     None => request,
                 };
             } else if call.body.is_some() {
-                let problem = format!("{} redirects a form elsewhere", shown(&origin));
+                let problem = format!("{} redirects a form to another host", shown(&origin));
                 return Err(CallError::Refused(problem));
             }
             let response = request.send().await.map_err(|err| failure(&url, err))?;
@@ -209,7 +208,7 @@ impl Http {
             });
         }
         Err(CallError::Refused(format!(
-            "{} redirects and redirects",
+            "{} redirects too often",
             shown(&origin)
         )))
     }
@@ -238,7 +237,7 @@ impl Http {
         let certificates = trust.entry.and_then(|it| self.certificates.get(it));
         let certificates = certificates.into_iter().flatten().cloned();
         builder = if trust.plain {
-            // Reading the system's certificates takes time, and these connections need none.
+            // Reading the system's certificates takes time, and plain connections need none.
             builder.tls_certs_only(certificates)
         } else {
             builder.tls_certs_merge(certificates)
@@ -253,7 +252,7 @@ impl Http {
     }
 }
 
-/// Checks what of a URL is to be checked before a connection is made.
+/// Checks everything about a URL that can be checked before connecting.
 fn check(url: &Url, trust: &Trust) -> Result<(), CallError> {
     match url.scheme() {
         "https" if !trust.plain => {}
@@ -264,10 +263,10 @@ fn check(url: &Url, trust: &Trust) -> Result<(), CallError> {
         }
     }
     if !url.username().is_empty() || url.password().is_some() {
-        let problem = format!("{} is named with a login in its URL", shown(url));
+        let problem = format!("the URL of {} contains a login", shown(url));
         return Err(CallError::Refused(problem));
     }
-    // Of an address in a URL no resolver is asked. `Url` has every notation of one normalised.
+    // An address in a URL never reaches the resolver. `Url` has normalised its notation.
     let host = url.host_str().unwrap_or_default();
     let literal = host.trim_matches(['[', ']']).parse();
     match literal {
@@ -279,11 +278,12 @@ fn check(url: &Url, trust: &Trust) -> Result<(), CallError> {
 fn redirected(from: &Url, location: &str) -> Result<Url, CallError> {
     let to = from
         .join(location)
-        .map_err(|_| CallError::Refused(format!("{} redirects to what is no URL", shown(from))))?;
+        .map_err(|_| CallError::Refused(format!("{} redirects to an invalid URL", shown(from))))?;
     if from.scheme() == "https" && to.scheme() != "https" {
         let problem = format!(
-            "{} redirects to {}, and from https to less",
+            "{} redirects from https to {}://{}",
             shown(from),
+            to.scheme(),
             shown(&to)
         );
         return Err(CallError::Refused(problem));
@@ -306,13 +306,13 @@ async fn read(
     Ok(body)
 }
 
-/// A URL's host, with its port if that is not its scheme's own.
+/// A URL's host, with the port unless it is the scheme's default.
 pub(super) fn authority(url: &Url) -> Option<String> {
     let port = url.port().map_or_else(String::new, |it| format!(":{it}"));
     Some(format!("{}{port}", url.host_str()?))
 }
 
-/// What of a URL is told: never its path or query, which may hold tokens.
+/// The part of a URL that may be shown: never path or query, which may hold tokens.
 pub(super) fn shown(url: &Url) -> String {
     redact::shown(&authority(url).unwrap_or_default())
 }
@@ -340,7 +340,7 @@ fn failure(url: &Url, err: reqwest::Error) -> CallError {
         source = cause.source();
     }
     let cause = texts.pop().unwrap_or_default();
-    let detail = format!("{} could not be asked: {cause}", shown(url));
+    let detail = format!("the request to {} failed: {cause}", shown(url));
     CallError::Unreachable {
         reason: if is_untrusted {
             ErrorReason::UntrustedTls
@@ -348,7 +348,7 @@ fn failure(url: &Url, err: reqwest::Error) -> CallError {
             ErrorReason::Network
         },
         detail: redact::shown(&detail),
-        // What is not there now will not be there in a moment; the queue asks again later.
+        // An unreachable host won't be reachable in a moment. The queue retries later.
         again: !is_connect && !is_timeout,
     }
 }

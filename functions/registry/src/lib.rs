@@ -1,10 +1,10 @@
-//! What registries say of images: which digest a tag names, what is behind a digest, and with which login it is pulled.
+//! Asks registries about images: the digest of a tag, the content of a digest, and the login to pull it.
 //!
-//! In reading order: [`Registries`] (all of them), `session` (one image asked for), `challenge` and `credentials` (how a
-//! registry is convinced), `http` and `address` (how a call is made, and where it may lead).
+//! In reading order: [`Registries`] (all of them), `session` (the requests for one image), `challenge` and
+//! `credentials` (how to authenticate), `http` and `address` (how a call is made, and where it may lead).
 //!
-//! **Invariant**: a registry says what it has and never where credentials go: they are those of the image's own host, and
-//! are shown to that host and to those that the configuration names.
+//! **Invariant**: a registry never decides where credentials go. They belong to the image's own host, and are sent only
+//! to that host and to hosts that the configuration names.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -44,17 +44,13 @@ mod session;
 pub use address::{Dns, system_dns};
 pub use credentials::Sdk;
 
-/// Everything outside that registries are asked with; arguments, so that tests and the demo have their own.
+/// The dependencies of requests to registries. They are arguments, so that tests and the demo can replace them.
 pub struct RegistryDeps {
-    /// How names become addresses.
     pub dns: Dns,
-    /// How AWS is reached.
     pub sdk: Sdk,
-    /// What time it is.
     pub now: Clock,
 }
 
-/// The registries that images are pulled from.
 pub struct Registries {
     config: Arc<Config>,
     /// By entry of the configuration.
@@ -66,7 +62,6 @@ pub struct Registries {
     hosts: Mutex<HashMap<Registry, Arc<Host>>>,
 }
 
-/// One registry.
 struct Host {
     registry: Registry,
     base: Url,
@@ -74,61 +69,58 @@ struct Host {
     allow: Vec<IpNet>,
     logins: Logins,
     pulls: Option<Arc<Semaphore>>,
-    /// The pause that it asked for.
+    /// The pause that the registry asked for.
     pause: Mutex<Option<Pause>>,
 }
 
-/// A pause that a registry asked for.
 struct Pause {
     until: Timestamp,
-    /// When one image is resolved all the same, to see whether the registry still wants the pause.
+    /// When to resolve one image despite the pause, to see whether the registry still asks for it.
     next_probe: Timestamp,
 }
 
 /// How often a paused registry is probed.
 const PROBE: Duration = Duration::from_mins(1);
 
-/// What a registry says of an image.
+/// The registry's answer about an image.
 pub struct Resolved {
-    /// What there is to scan, or why there is not: one for each wanted platform.
+    /// What to scan, or why not: at least one for each wanted platform.
     pub subjects: Vec<Subject>,
-    /// Whether the tag names something else by now than what the event told; `None` if that was not to be learned.
+    /// Whether the tag now names something other than the event reported; `None` if that is unknown.
     pub tag_moved: Option<bool>,
-    /// What the CLI is to log in with.
+    /// The login for the CLI.
     pub login: Option<RegistryLogin>,
 }
 
-/// What becomes of one wanted platform.
+/// The outcome for one wanted platform.
 #[derive(Debug)]
 pub enum Subject {
-    /// It is scanned.
     Image(Target),
-    /// It is no image, but something of this type.
+    /// It isn't an image but content of this type.
     NotAnImage(Target, String),
     /// It is an image that can't be scanned.
     Unscannable(Target, ErrorReason, String),
-    /// There is none.
+    /// The index has no image for this platform.
     Missing(Platform),
 }
 
-/// What a registry has could not be learned.
+/// Why an image could not be resolved.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{detail}")]
 pub struct ResolveError {
-    /// Why.
     pub reason: ErrorReason,
-    /// What an operator reads.
+    /// The text for the operator.
     pub detail: String,
     /// The pause that the registry asks for.
     pub pause: Option<Duration>,
-    /// Whether credentials were refused that could not be read again: a fresh value may be accepted.
+    /// Whether credentials were refused and could not be read again: a fresh value may be accepted.
     pub is_unconfirmed: bool,
 }
 
-/// Hosts whose API is elsewhere. Source: Docker's documentation, "Docker Hub usage and limits".
+/// Hosts whose API is on another host. Source: Docker's documentation, "Docker Hub usage and limits".
 const API_HOSTS: [(&str, &str); 1] = [("docker.io", "registry-1.docker.io")];
 
-/// Token servers that are known to belong to a registry of another host, so that they need no entry of their own.
+/// Token servers on another host that are known to belong to a registry, so that they need no entry of their own.
 /// Sources: Docker's "Token authentication specification"; GitLab's documentation of the container registry.
 const REALM_HOSTS: [(&str, &str); 2] = [
     ("docker.io", "auth.docker.io"),
@@ -172,14 +164,14 @@ impl Registries {
         })
     }
 
-    /// Waits until one more image may be pulled from this registry. The permit is held while it is asked and pulled from.
+    /// Waits until one more image may be pulled from this registry. Hold the permit during resolving and pulling.
     pub async fn pull(&self, registry: &Registry) -> Option<OwnedSemaphorePermit> {
         let pulls = self.host(registry)?.pulls.clone()?;
         pulls.acquire_owned().await.ok()
     }
 
-    /// Asks what is behind an image's name. Of an index the images of the wanted platforms are taken; one whose compressed
-    /// layers are larger than `max_image` is not to be scanned.
+    /// Resolves an image's name. Of an index, selects the images for the wanted platforms. An image whose compressed
+    /// layers are larger than `max_image` is unscannable.
     pub async fn resolve(
         &self,
         image: &Image,
@@ -207,7 +199,7 @@ impl Registries {
         }
     }
 
-    /// What the CLI is to log in with, for a trial that asks no registry.
+    /// Returns the CLI's login without asking the registry; for trials.
     pub async fn login(&self, registry: &Registry) -> Result<Option<RegistryLogin>, ResolveError> {
         match self.host(registry) {
             Some(host) => self.login_of(&host).await,
@@ -215,18 +207,18 @@ impl Registries {
         }
     }
 
-    /// The certificates that the CLI trusts in scans of this registry's images, in PEM; `None`: the system's. Another
-    /// registry's certificates are never among them.
+    /// Returns the certificates that the CLI trusts when it scans this registry's images, in PEM; `None` means the
+    /// system's. They never include another registry's certificates.
     pub fn certificates(&self, registry: &Registry) -> Option<Arc<str>> {
         self.bundles.get(self.entry(registry)?)?.clone()
     }
 
-    /// Whether this registry is asked in plain HTTP.
+    /// Whether this registry uses plain HTTP.
     pub fn is_plain(&self, registry: &Registry) -> bool {
         self.config.registry(registry).is_some_and(|it| it.insecure)
     }
 
-    /// Reads again the credentials that were refused.
+    /// Reads credentials again that were refused.
     pub async fn reread_login(&self, registry: &Registry, refused: &RegistryLogin) -> Reread {
         match self.host(registry) {
             Some(host) => {
@@ -294,7 +286,7 @@ impl Registries {
         entries.position(|it| std::ptr::eq(it, found))
     }
 
-    /// How far a URL's host is trusted that `host` led to.
+    /// How far to trust the host of a URL that `host` led to.
     fn trust(&self, host: &Host, url: &Url) -> Trust {
         if url.origin() == host.base.origin() {
             return host.trust.clone();
@@ -329,8 +321,8 @@ fn parse_certificates(pem: &str) -> Result<Vec<Certificate>, String> {
     }
 }
 
-/// Where the system's certificates are: the first of these that exists. Source: Go's `crypto/x509`, `root_linux.go`, since
-/// the bundle takes the place of what the CLI would read.
+/// Where the system's certificates may be; the first existing file is used. Source: Go's `crypto/x509`,
+/// `root_linux.go`, because the bundle replaces what the CLI would read.
 const SYSTEM_CERTIFICATES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -340,10 +332,10 @@ const SYSTEM_CERTIFICATES: [&str; 6] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Much longer than that of any system, in bytes.
+/// In bytes; much larger than any system's bundle.
 const LONGEST_BUNDLE: u64 = 4 << 20;
 
-/// The system's certificates and `pem`. `SSL_CERT_FILE` of our own environment names the system's, as it does for our own
+/// Joins the system's certificates and `pem`. `SSL_CERT_FILE` of our own environment names the system's, as for our own
 /// requests.
 fn bundle(environment: &Environment, pem: &str) -> Arc<str> {
     let named = environment("SSL_CERT_FILE").filter(|it| !it.is_empty());
@@ -352,12 +344,13 @@ fn bundle(environment: &Environment, pem: &str) -> Arc<str> {
         Some(named) => read(&named),
         None => SYSTEM_CERTIFICATES.iter().find_map(|it| read(it)),
     };
-    // A system that has none in one file has them in a directory, which Go reads besides the bundle.
+    // A system without a bundle file has a directory of certificates, which Go reads besides the bundle.
     format!("{}\n{pem}\n", system.unwrap_or_default()).into()
 }
 
 impl Host {
-    /// What is left of its pause. `None` if there is none, and once a minute if there is one: the caller then asks it.
+    /// Returns the rest of the pause. Once a minute during a pause it returns `None`, so that the caller probes the
+    /// registry.
     fn paused(&self, now: Timestamp) -> Option<Duration> {
         let mut pause = self.pause.lock().unwrap_or_else(PoisonError::into_inner);
         let pause = pause.as_mut()?;
@@ -372,8 +365,8 @@ impl Host {
         Some(remaining)
     }
 
-    /// Pauses for that long, in place of an earlier pause: the last answer counts.
-    fn leave_alone(&self, now: Timestamp, pause: Duration) {
+    /// Starts a pause. It replaces an earlier one, because the latest answer counts.
+    fn start_pause(&self, now: Timestamp, pause: Duration) {
         let pause = Pause {
             until: after(now, pause),
             next_probe: after(now, PROBE),
@@ -381,14 +374,14 @@ impl Host {
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = Some(pause);
     }
 
-    /// Ends the pause, since it answers again.
+    /// Ends the pause when the registry answers again.
     fn resume(&self) {
         *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
 impl ResolveError {
-    /// From an answer that asks for no pause.
+    /// Without a pause.
     fn new(reason: ErrorReason, detail: String) -> Self {
         Self {
             reason,
@@ -398,7 +391,7 @@ impl ResolveError {
         }
     }
 
-    /// The same for credentials that could not be read again.
+    /// Marks the error: the credentials could not be read again.
     fn unconfirmed(self) -> Self {
         Self {
             is_unconfirmed: true,
@@ -412,7 +405,7 @@ impl From<CallError> for ResolveError {
         let detail = err.to_string();
         let reason = match err {
             CallError::Unreachable { reason, .. } => reason,
-            // Not to be helped by asking again, and the CLI, which would follow, must not be led there.
+            // A retry won't help. The CLI would follow the redirect and must not, so the scan ends here.
             CallError::Refused(_) => ErrorReason::Unauthorized,
             CallError::TooLarge(_) => ErrorReason::UnsupportedImage,
         };

@@ -1,23 +1,24 @@
-//! Where the next page of a list is: the `Link` header.
+//! The `Link` header: where the next page of a list is.
 //!
-//! **Invariant**: a header that can't be read in full is an error. Taken for the end of the list it would hide the rest.
+//! **Invariant**: a header that can't be read completely is an error. Reading it as the end of the list would hide the
+//! rest.
 //!
 //! Source: RFC 8288, section 3.
 
 use reqwest::header::{HeaderMap, LINK};
 
-/// A link to another page: where it leads, and its relation to this one.
+/// A link to another page, with its relation to this one.
 struct Link<'a> {
     target: &'a str,
     relation: String,
 }
 
-/// The header is no list of links, or one of them has no relation, or there are several next pages.
+/// The header isn't a list of links, a link has no relation, or there are several next pages.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a Link header that can't be read")]
 pub(super) struct UnreadableLink;
 
-/// The target of the link to the next page; `None` on the last one.
+/// Returns the target of the link to the next page; `None` on the last page.
 pub(super) fn next(headers: &HeaderMap) -> Result<Option<&str>, UnreadableLink> {
     let mut next = None;
     for header in headers.get_all(LINK) {
@@ -51,7 +52,7 @@ fn next_element(text: &str) -> &str {
     text.trim_start_matches([' ', '\t', ','])
 }
 
-/// The first relation among a link's parameters, and what comes after the link.
+/// Returns the first relation among a link's parameters, and the text after the link.
 fn relation(mut rest: &str) -> Option<(String, &str)> {
     let mut relation = None;
     loop {
@@ -73,7 +74,7 @@ fn relation(mut rest: &str) -> Option<(String, &str)> {
     }
 }
 
-/// A token or a quoted string, and what comes after it.
+/// Reads a token or a quoted string, and returns the text after it.
 fn value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find([';', ',', ' ', '\t']).unwrap_or(text.len());
@@ -126,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_link_to_a_next_page_there_is_none() {
+    fn without_a_link_to_a_next_page_the_list_ends() {
         for links in [
             &[][..],
             &[""],
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_that_can_not_be_read_is_an_error() {
+    fn a_link_that_cannot_be_read_is_an_error() {
         for links in [
             &["/v2/?last=a; rel=\"next\""][..],
             &["nonsense"],
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn no_short_header_makes_it_panic() {
+    fn no_short_header_makes_the_parser_panic() {
         let mut headers = vec![String::new()];
         for _ in 0..5 {
             let longer = headers.iter().flat_map(|it| {

@@ -1,4 +1,4 @@
-//! What a registry holds: its repositories, their tags, and what a tag names; for `backfill`.
+//! Lists a registry's repositories, their tags, and the digest of a tag; for `backfill`.
 //!
 //! Source: OCI distribution specification, "Listing Tags"; the distribution project's HTTP API V2, "Catalog" and "Pagination".
 
@@ -14,10 +14,10 @@ use serde::Deserialize;
 use super::session::Session;
 use super::{Registries, ResolveError, link};
 
-/// How many names a page is asked to have. A registry may give fewer.
+/// How many names to request per page. A registry may send fewer.
 const PAGE: usize = 1000;
 
-/// A list that goes on after so many pages is none.
+/// The most pages of a list. A longer one is treated as endless.
 const MOST_PAGES: usize = 10_000;
 
 /// No image is older: 2013-01-01T00:00:00Z.
@@ -25,7 +25,7 @@ const DOCKER: i64 = 1_356_998_400;
 
 const JSON: &str = "application/json";
 
-// A list may be null, as Distribution's is for a repository without tags; where it is absent, the answer is something else.
+// A list may be null: Distribution's is, for a repository without tags. An answer without the member isn't a list.
 
 #[derive(Deserialize)]
 struct WireTags {
@@ -45,7 +45,7 @@ struct WireConfig {
 }
 
 impl Registries {
-    /// Lists a repository's tags. What is no tag by the specification is left out.
+    /// Lists a repository's tags, without names that aren't valid tags.
     pub async fn tags(
         &self,
         registry: &Registry,
@@ -61,7 +61,7 @@ impl Registries {
         Ok(parsed(&pages(session, &path, names).await?, Tag::parse))
     }
 
-    /// Lists the registry's repositories, where it has a catalog and shows it to us.
+    /// Lists the registry's repositories, if it has a catalog that we may read.
     pub async fn repositories(&self, registry: &Registry) -> Result<Vec<Repository>, ResolveError> {
         let any = Repository::parse("any")
             .map_err(|err| ResolveError::new(ErrorReason::Internal, err.to_string()))?;
@@ -77,7 +77,7 @@ impl Registries {
         ))
     }
 
-    /// The digest that an image's tag names now.
+    /// Returns the digest that an image's tag names now.
     pub async fn digest(&self, image: &Image) -> Result<Digest, ResolveError> {
         let mut session = Session::open(self, image).await?;
         match &image.pin {
@@ -86,7 +86,8 @@ impl Registries {
         }
     }
 
-    /// When an image was built, if its configuration tells; of an index, the image that would be scanned.
+    /// Returns when an image was built, if its configuration contains that. For an index, it is the image that would be
+    /// scanned.
     pub async fn created(
         &self,
         image: &Image,
@@ -104,13 +105,13 @@ impl Registries {
         let path = format!("{}/blobs/{config}", image.repository);
         let answer = session.ask_for(Method::GET, &path, "*/*").await?;
         let wire: Option<WireConfig> = serde_json::from_slice(&answer.body).ok();
-        // Reproducible builds write 1970 or 1980 there. Docker came out in March 2013.
-        let is_told = |it: &Timestamp| it.as_second() >= DOCKER;
-        Ok(wire.and_then(|it| it.created).filter(is_told))
+        // Reproducible builds write 1970 or 1980. Docker was released in March 2013.
+        let is_plausible = |it: &Timestamp| it.as_second() >= DOCKER;
+        Ok(wire.and_then(|it| it.created).filter(is_plausible))
     }
 }
 
-/// A session is about an image; where it is about a repository, any of it will do.
+/// A session needs an image. For requests about a repository, any image of it works.
 fn any_image(registry: &Registry, repository: Repository) -> Result<Image, ResolveError> {
     let tag = Tag::parse("latest")
         .map_err(|err| ResolveError::new(ErrorReason::Internal, err.to_string()))?;
@@ -121,12 +122,12 @@ fn any_image(registry: &Registry, repository: Repository) -> Result<Image, Resol
     })
 }
 
-/// What names something by the specification; a registry may list more.
+/// Parses names, without those that the specification doesn't allow.
 fn parsed<T, E>(names: &[String], parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
     names.iter().filter_map(|it| parse(it).ok()).collect()
 }
 
-/// Reads a list to its end. A list whose end is in doubt is an error: the names that it has so far would pass for all.
+/// Reads a whole list. If its end is in doubt, that is an error: an incomplete list would pass for a complete one.
 async fn pages(
     mut session: Session<'_>,
     path: &str,
@@ -142,15 +143,14 @@ async fn pages(
             .ask_for(Method::GET, &format!("{path}?{query}"), JSON)
             .await;
         let answer = answer.map_err(|err| match err.reason {
-            // The list exists, since a page of it was read.
+            // The list exists, because one page was read.
             ErrorReason::ImageNotFound if !asked.is_empty() => {
-                unreadable(format!("does not have page {} of a list", asked.len() + 1))
+                unreadable(format!("has no page {} of a list", asked.len() + 1))
             }
             _ => err,
         })?;
         let page = names_in(&answer.body);
-        let page =
-            page.ok_or_else(|| unreadable("answers with something else than a list".to_owned()))?;
+        let page = page.ok_or_else(|| unreadable("sent something other than a list".to_owned()))?;
         let known = names.len();
         let last = page.last().filter(|_| page.len() == PAGE).cloned();
         names.extend(page);
@@ -159,7 +159,8 @@ async fn pages(
         query = match (next, last) {
             (Some(target), _) => query_of(target, &session.host().base, path)
                 .ok_or_else(|| unreadable("links to a next page without a query".to_owned()))?,
-            // Without `Link` a full page need not be the last one. Source: OCI distribution specification 1.0, "Listing Tags".
+            // Without `Link`, a full page might not be the last one. Source: OCI distribution specification 1.0,
+            // "Listing Tags".
             (None, Some(last)) if names.len() > known => {
                 let last: String = form_urlencoded::byte_serialize(last.as_bytes()).collect();
                 format!("n={PAGE}&last={last}")
@@ -168,14 +169,14 @@ async fn pages(
         };
         if asked.contains(&query) {
             return Err(unreadable(
-                "links from a list's page back to an earlier one".to_owned(),
+                "links back to a page of the list that was already read".to_owned(),
             ));
         }
     }
-    Err(unreadable("has a list that does not end".to_owned()))
+    Err(unreadable("sends an endless list".to_owned()))
 }
 
-/// The query of the next page. Nothing else of the link is used, so that it can't lead elsewhere.
+/// Returns the query of the next page. Nothing else of the link is used, so it can't lead to another host.
 fn query_of(target: &str, base: &Url, path: &str) -> Option<String> {
     let url = base.join(path).ok()?.join(target).ok()?;
     url.query().map(str::to_owned)

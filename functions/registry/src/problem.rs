@@ -1,6 +1,6 @@
-//! Judges an answer that is no success by its status, and by the error codes in its body where the status alone misleads.
+//! Classifies an unsuccessful answer by its status, or by the error codes in its body if the status alone misleads.
 //!
-//! **Invariant**: only codes of a closed set are taken from a body. No text of a stranger becomes a reason or a detail.
+//! **Invariant**: only codes of a closed set are read from a body. No text of a stranger becomes a reason or a detail.
 
 use std::fmt;
 
@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use super::http::Answer;
 
-/// The codes that are understood, and their meanings. If an answer has several, the first of this list decides: what an operator
-/// can act on comes first. A limit comes before all, since a registry that limits does not show whether it refuses.
-/// Sources: OCI distribution specification, "Error Codes"; the distribution project's `registry/api/errcode` and
-/// `registry/api/v2/errors.go`; Harbor's `src/lib/errors/const.go`.
+/// The known codes and their meanings. If an answer has several, the first one in this list decides: those that an
+/// operator can act on come first. Rate limits precede all, because a registry that limits doesn't show whether it
+/// would refuse. Sources: OCI distribution specification, "Error Codes"; the distribution project's
+/// `registry/api/errcode` and `registry/api/v2/errors.go`; Harbor's `src/lib/errors/const.go`.
 const CODES: [(&str, ErrorReason); 16] = [
     ("TOOMANYREQUESTS", ErrorReason::RateLimited),
     ("UNAUTHORIZED", ErrorReason::Unauthorized),
@@ -34,7 +34,7 @@ const CODES: [(&str, ErrorReason); 16] = [
     ("UNKNOWN", ErrorReason::Network),
 ];
 
-/// Why there was no success. It is shown as the status with the codes that are understood.
+/// Why a request didn't succeed. Displayed as the status and the known codes.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) reason: ErrorReason,
@@ -43,7 +43,7 @@ pub(super) struct Problem {
 }
 
 impl Answer {
-    /// What it means, if it is no success.
+    /// Classifies the answer, which must not be a success.
     pub(super) fn problem(&self) -> Problem {
         problem_of(self.status, &self.headers, &self.body)
     }
@@ -64,12 +64,12 @@ fn problem_of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Problem {
         // GitHub's limits. Source: GitHub's documentation, "Rate limits for the REST API".
         StatusCode::FORBIDDEN if headers.contains_key(RETRY_AFTER) => ErrorReason::RateLimited,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorReason::Unauthorized,
-        // A proxy, or a server that is broken, may send any code.
+        // A proxy or a broken server may send any code.
         StatusCode::PROXY_AUTHENTICATION_REQUIRED | StatusCode::REQUEST_TIMEOUT => {
             ErrorReason::Network
         }
         it if it.is_server_error() => ErrorReason::Network,
-        // Some registries hide a refusal behind these. Other codes change nothing: there is no such image.
+        // Some registries hide a refusal behind these statuses. Other codes don't matter: there is no such image.
         StatusCode::NOT_FOUND | StatusCode::GONE => match first {
             Some(ErrorReason::Unauthorized) => ErrorReason::Unauthorized,
             _ => ErrorReason::ImageNotFound,
@@ -84,7 +84,7 @@ fn problem_of(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Problem {
     }
 }
 
-/// The codes of `{"errors": [{"code": …}]}`, whatever else is there.
+/// Reads the codes of `{"errors": [{"code": …}]}`, and ignores everything else.
 fn codes_in(body: &[u8]) -> Vec<String> {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let errors = json.get("errors").and_then(Value::as_array);
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_code_the_status_decides() {
+    fn the_status_decides_without_a_code() {
         for (status, reason) in [
             (400, "network"),
             (401, "unauthorized"),
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_decides_where_the_status_misleads() {
+    fn a_code_decides_if_the_status_misleads() {
         check(
             400,
             &["TOOMANYREQUESTS"],
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_does_not_decide_against_a_status_that_is_clear() {
+    fn a_code_does_not_override_a_clear_status() {
         check(
             401,
             &["NAME_UNKNOWN"],
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_codes_the_one_that_can_be_acted_on_comes_first() {
+    fn the_code_that_an_operator_can_act_on_decides() {
         check(
             404,
             &["MANIFEST_UNKNOWN", "NAME_UNKNOWN", "DENIED", "UNAUTHORIZED"],
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_403_with_a_retry_after_is_a_limit() {
+    fn a_403_with_a_retry_after_is_a_rate_limit() {
         let value = HeaderValue::from_static("60");
         let headers = HeaderMap::from_iter([(RETRY_AFTER, value)]);
         assert_eq!(problem(403, &headers, ""), "rate_limited: status 403");
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_of_a_body_counts() {
+    fn everything_else_in_a_body_is_ignored() {
         for body in [
             "",
             "<html>DENIED</html>",

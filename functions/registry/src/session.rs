@@ -1,4 +1,4 @@
-//! The calls for one image: one or two to its registry, one more for each manifest of an index that is read, and one to its
+//! The calls for one image: one or two to its registry, one for each manifest of an index that is read, and one to its
 //! token server.
 
 use std::collections::HashMap;
@@ -28,17 +28,17 @@ use super::http::{Answer, Call, CallError, MAX_MANIFEST, MAX_TOKEN, shown};
 use super::problem::Problem;
 use super::{Host, Registries, ResolveError, Resolved, Subject};
 
-/// The types of manifests that are understood, and those that are known not to be images or not to be readable, so that
-/// they can be named. Source: OCI distribution specification, "Pulling manifests".
+/// The types of manifests that we read, and those that are known not to be images or not readable, so that errors can
+/// name them. Source: OCI distribution specification, "Pulling manifests".
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.artifact.manifest.v1+json, application/vnd.docker.distribution.manifest.v1+prettyjws";
 
-/// How often one call is made that fails in passing.
+/// How often a call is attempted that fails with a transient error.
 const TRIES: u32 = 3;
 
-/// The pause before the first repetition; it doubles.
+/// The pause before the first retry. It doubles each time.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// A longer pause is left to the queue.
+/// Longer pauses are left to the queue.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Why manifests could not be read.
@@ -50,19 +50,17 @@ pub(super) struct Session<'a> {
     image: &'a Image,
     login: Option<RegistryLogin>,
     authorization: Option<HeaderValue>,
-    /// Whether all that could convince the registry was tried.
+    /// Whether every way to authenticate was tried.
     is_authenticated: bool,
-    /// Whether the token server is one that must not see the login, so that the CLI must not go there with it either.
+    /// Whether the token server must not see the login. Then the CLI must not use it there either.
     is_withheld: bool,
     scope: Scope,
 }
 
-/// What a token is asked for.
+/// What a token is requested for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// The image's repository.
     Repository,
-    /// The list of repositories.
     Catalog,
 }
 
@@ -74,13 +72,13 @@ struct WireToken {
 }
 
 impl<'a> Session<'a> {
-    /// A session with the image's registry, with the login that is configured for it.
+    /// Opens a session with the image's registry and the login that is configured for it.
     pub(super) async fn open(
         registries: &'a Registries,
         image: &'a Image,
     ) -> Result<Self, ResolveError> {
         let host = registries.host(&image.registry).ok_or_else(|| {
-            let problem = "the registry's host makes no URL".to_owned();
+            let problem = "the registry's host forms no valid URL".to_owned();
             ResolveError::new(ErrorReason::Network, problem)
         })?;
         let login = registries.login_of(&host).await?;
@@ -98,17 +96,16 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// The login that the registry is shown if it asks for one.
+    /// The login that the registry gets if it asks for one.
     pub(super) fn login(&self) -> Option<&RegistryLogin> {
         self.login.as_ref()
     }
 
-    /// The registry.
     pub(super) fn host(&self) -> &Host {
         &self.host
     }
 
-    /// The same for the list of repositories.
+    /// Changes the session's scope to the list of repositories.
     pub(super) fn of_catalog(self) -> Self {
         Self {
             scope: Scope::Catalog,
@@ -116,7 +113,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Finds out what is to be scanned.
+    /// Finds out what to scan.
     pub(super) async fn resolve(
         mut self,
         wanted: &[Platform],
@@ -135,7 +132,7 @@ impl<'a> Session<'a> {
             .map(|it| subject(it, &problems, max_image))
             .collect();
         let tag_moved = match &self.image.pin {
-            // Whatever keeps the tag from being looked up, the digest is what counts.
+            // If the tag can't be looked up, only the digest counts.
             Pin::TagAndDigest(tag, _) => {
                 let present = self.head(tag.as_str()).await.ok();
                 let present = present.filter(|it| it.status.is_success());
@@ -152,8 +149,8 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Reads what is needed to choose from the manifest with this digest. An entry that can't be read is returned with its
-    /// problem, unless that may pass or is a refusal: then the whole image is resolved again later.
+    /// Reads the manifests that are needed to choose from the one with this digest. An entry that can't be read is
+    /// returned with its problem. If the problem is transient or a refusal, the whole image is resolved again later.
     pub(super) async fn choose(
         &mut self,
         digest: &Digest,
@@ -170,7 +167,9 @@ impl<'a> Session<'a> {
             };
             let looked = match self.manifest(&needed).await {
                 Ok(manifest) => Fetched::Manifest(manifest),
-                Err(err) if needed == *digest || is_of_all(err.reason) => return Err(err),
+                Err(err) if needed == *digest || concerns_whole_image(err.reason) => {
+                    return Err(err);
+                }
                 Err(err) => {
                     let is_absent = err.reason == ErrorReason::ImageNotFound;
                     problems.insert(needed.clone(), err);
@@ -185,13 +184,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The digest that a tag names now.
+    /// Returns the digest that a tag names now.
     pub(super) async fn digest_of(&mut self, tag: &str) -> Result<Digest, ResolveError> {
         Ok(self.find(tag).await?.0)
     }
 
-    /// The digest that a tag names now, and its manifest if that had to be read for it. Not every registry answers HEAD:
-    /// an answer that shows nothing about the image is followed by a GET (containerd/containerd#5860, crazy-max/diun#1614).
+    /// Returns the digest that a tag names now, and its manifest if it had to be read. Not every registry supports
+    /// HEAD: an answer that says nothing about the image is followed by a GET (containerd/containerd#5860,
+    /// crazy-max/diun#1614).
     async fn find(&mut self, tag: &str) -> Result<(Digest, Option<Manifest>), ResolveError> {
         let head = self.head(tag).await?;
         let status = head.status;
@@ -204,7 +204,7 @@ impl<'a> Session<'a> {
         };
         let answer = match (self.ask(Method::GET, tag).await, refusal) {
             (Ok(answer), _) => answer,
-            // An operator can act on the refusal of HEAD, but not on an image that GET does not show.
+            // If GET finds no image, the refusal of HEAD is the better error: an operator can act on it.
             (Err(err), Some(refusal))
                 if err.reason == ErrorReason::ImageNotFound
                     && refusal.reason == ErrorReason::Unauthorized =>
@@ -213,21 +213,21 @@ impl<'a> Session<'a> {
             }
             (Err(err), _) => return Err(err),
         };
-        let told = answer.digest().filter(|it| it.is_of(&answer.body));
-        let digest = told.unwrap_or_else(|| Digest::of(&answer.body));
+        let reported = answer.digest().filter(|it| it.is_of(&answer.body));
+        let digest = reported.unwrap_or_else(|| Digest::of(&answer.body));
         let manifest = parse(&answer).map_err(unsupported)?;
         Ok((digest, Some(manifest)))
     }
 
-    /// The manifest with this digest, which its bytes must have.
+    /// Returns the manifest with this digest, after checking its bytes against it.
     async fn manifest(&mut self, digest: &Digest) -> Result<Manifest, ResolveError> {
         let answer = self.ask(Method::GET, digest.as_str()).await?;
         let manifest = parse(&answer);
-        // The digest of a signed schema 1 manifest leaves out the signatures that are sent with it.
+        // The digest of a signed schema 1 manifest excludes the signatures that are sent with it.
         let is_schema_1 = manifest == Err(ParseManifestError::Schema1);
         if !is_schema_1 && !digest.is_of(&answer.body) {
             let problem = format!(
-                "{} answers with other content than the digest names",
+                "{} sent content that doesn't match the digest",
                 self.host.registry
             );
             return Err(ResolveError::new(ErrorReason::Network, problem));
@@ -235,19 +235,17 @@ impl<'a> Session<'a> {
         manifest.map_err(unsupported)
     }
 
-    /// Asks for a manifest.
     async fn ask(&mut self, method: Method, reference: &str) -> Result<Answer, ResolveError> {
         let path = format!("{}/manifests/{reference}", self.image.repository);
         self.ask_for(method, &path, ACCEPT).await
     }
 
-    /// Asks whether there is a manifest.
     async fn head(&mut self, reference: &str) -> Result<Answer, ResolveError> {
         let path = format!("{}/manifests/{reference}", self.image.repository);
         self.answer(Method::HEAD, &path, ACCEPT).await
     }
 
-    /// Asks for what is at a path of the registry's API, and authenticates if that is asked for.
+    /// Requests a path of the registry's API, and authenticates if asked to.
     pub(super) async fn ask_for(
         &mut self,
         method: Method,
@@ -258,7 +256,7 @@ impl<'a> Session<'a> {
         self.accepted(answer)
     }
 
-    /// The answer of any status that means something, after authentication if that is asked for.
+    /// Returns an answer of any status, after authentication if the registry asks for it.
     async fn answer(
         &mut self,
         method: Method,
@@ -267,7 +265,10 @@ impl<'a> Session<'a> {
     ) -> Result<Answer, ResolveError> {
         let url = self.host.base.join(path);
         let url = url.map_err(|_| {
-            ResolveError::new(ErrorReason::Network, "the image makes no URL".to_owned())
+            ResolveError::new(
+                ErrorReason::Network,
+                "the image forms no valid URL".to_owned(),
+            )
         })?;
         loop {
             let authorization = self.authorization.clone();
@@ -281,7 +282,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The answer if it is what was asked for, else what it means.
+    /// Returns a successful answer, or the error that it means.
     fn accepted(&self, answer: Answer) -> Result<Answer, ResolveError> {
         if answer.status.is_success() {
             return Ok(answer);
@@ -388,7 +389,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Makes a call, again if it fails in passing, and leaves a registry alone that wants to be.
+    /// Makes a call, retries transient failures, and pauses a registry that asks for it.
     async fn call(
         &self,
         method: Method,
@@ -412,24 +413,24 @@ impl<'a> Session<'a> {
             let pause = PAUSE * 2_u32.pow(tries - 1);
             let (failure, pause) = match self.registries.http.call(call, trust_of).await {
                 Ok(answer) if answer.is_rate_limited() => {
-                    let wish = self.wish(&answer.headers);
-                    (rate_limited(&self.host, wish), wish)
+                    let requested = self.requested_pause(&answer.headers);
+                    (rate_limited(&self.host, requested), requested)
                 }
-                Ok(answer) if is_passing(&method, answer.status) => {
+                Ok(answer) if is_transient(&method, answer.status) => {
                     let problem = format!("{} answers with {}", shown(url), answer.problem());
                     let mut failure = ResolveError::new(ErrorReason::Network, problem);
-                    failure.pause = self.wish(&answer.headers);
+                    failure.pause = self.requested_pause(&answer.headers);
                     let pause = failure.pause.unwrap_or(pause);
                     (failure, Some(pause))
                 }
                 Ok(answer) => {
-                    // That its token server answers does not show that the registry does.
+                    // An answer of the token server doesn't show that the registry answers again.
                     if answer.status.is_success() && url.origin() == self.host.base.origin() {
                         self.host.resume();
                     }
                     return Ok(answer);
                 }
-                // A registry that breaks off at HEAD is one that does not serve it: a GET follows.
+                // A registry that closes the connection at HEAD doesn't support it: a GET follows.
                 Err(CallError::Unreachable { again: true, .. }) if method == Method::HEAD => {
                     return Ok(Answer {
                         status: StatusCode::NOT_IMPLEMENTED,
@@ -438,8 +439,8 @@ impl<'a> Session<'a> {
                     });
                 }
                 Err(err) => {
-                    let is_passing = matches!(err, CallError::Unreachable { again: true, .. });
-                    (err.into(), is_passing.then_some(pause))
+                    let is_transient = matches!(err, CallError::Unreachable { again: true, .. });
+                    (err.into(), is_transient.then_some(pause))
                 }
             };
             match pause {
@@ -448,7 +449,7 @@ impl<'a> Session<'a> {
                 }
                 _ => {
                     if let Some(pause) = failure.pause {
-                        self.host.leave_alone(self.now(), pause);
+                        self.host.start_pause(self.now(), pause);
                     }
                     return Err(failure);
                 }
@@ -460,14 +461,14 @@ impl<'a> Session<'a> {
         (self.registries.makers.now)()
     }
 
-    fn wish(&self, headers: &HeaderMap) -> Option<Duration> {
+    fn requested_pause(&self, headers: &HeaderMap) -> Option<Duration> {
         let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
         self.registries.config.retry.pause_of(text, self.now())
     }
 }
 
-/// Whether a repetition may get another answer. A HEAD is repeated only where [`is_final_for_head`]; else a GET follows.
-fn is_passing(method: &Method, status: StatusCode) -> bool {
+/// Whether a retry may get another answer. A HEAD is retried only if [`is_final_for_head`]; otherwise a GET follows.
+fn is_transient(method: &Method, status: StatusCode) -> bool {
     if *method == Method::HEAD {
         return status.is_server_error() && is_final_for_head(status);
     }
@@ -490,13 +491,13 @@ fn rate_limited(host: &Host, pause: Option<Duration>) -> ResolveError {
     }
 }
 
-/// Whether this reason concerns the whole image, not one manifest of its index: what may pass is asked for again later, and
-/// refused credentials are read again first.
-fn is_of_all(reason: ErrorReason) -> bool {
+/// Whether this reason concerns the whole image rather than one manifest of its index. Transient errors are retried
+/// later, and refused credentials are read again first.
+fn concerns_whole_image(reason: ErrorReason) -> bool {
     reason.may_pass() || reason == ErrorReason::Unauthorized
 }
 
-/// The outcome of a choice, with the problem of what could not be read.
+/// Converts the outcome of a choice, with the problem of what could not be read.
 fn subject(chosen: choice::Subject, problems: &Problems, max_image: u64) -> Subject {
     match chosen {
         choice::Subject::Image(target, manifest) => sized(target, manifest, max_image),
@@ -509,7 +510,12 @@ fn subject(chosen: choice::Subject, problems: &Problems, max_image: u64) -> Subj
         choice::Subject::Unread(target) => {
             let problem = problems.get(target.digest());
             let (reason, detail) = problem.map_or_else(
-                || (ErrorReason::Internal, "an unread manifest".to_owned()),
+                || {
+                    (
+                        ErrorReason::Internal,
+                        "the manifest was not read".to_owned(),
+                    )
+                },
                 |it| (it.reason, it.detail.clone()),
             );
             Subject::Unscannable(target, reason, detail)

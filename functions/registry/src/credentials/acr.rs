@@ -1,8 +1,8 @@
-//! Azure Container Registry: a refresh token of the registry, for a service principal.
+//! Azure Container Registry: makes a refresh token of the registry for a service principal.
 //!
-//! Source: Azure/acr, docs/AAD-OAuth.md: a token of the directory is exchanged at the registry for a refresh token, which
-//! it takes as the password of the null user; Microsoft identity platform, "client credentials flow". A refresh token of
-//! the registry lasts three hours.
+//! Source: Azure/acr, docs/AAD-OAuth.md. A token of the directory is exchanged at the registry for a refresh token,
+//! which the registry accepts as the password of the null user. Microsoft identity platform, "client credentials flow".
+//! A refresh token of the registry lasts three hours.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ const SCOPE: &str = "https://containerregistry.azure.net/.default";
 
 const LIFETIME: Duration = Duration::from_hours(3);
 
-/// Makes a login for a registry. `AZURE_AUTHORITY_HOST` names another directory than the public cloud's, as in Azure's
-/// own libraries.
+/// Makes a login for a registry. As in Azure's own libraries, `AZURE_AUTHORITY_HOST` selects a directory other than the
+/// public cloud's.
 pub(super) async fn login(
     (registry, trust): (&Registry, &Trust),
     tenant: &str,

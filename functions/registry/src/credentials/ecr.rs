@@ -1,4 +1,4 @@
-//! Amazon ECR: `GetAuthorizationToken` of the region in the host's name, for the role of the process.
+//! Amazon ECR: calls `GetAuthorizationToken` in the region of the host's name, with the process's role.
 //!
 //! Source: Amazon ECR API reference. A token lasts twelve hours and is `AWS:password` in base64.
 
@@ -14,12 +14,12 @@ use tokio::sync::OnceCell;
 use super::CachedLogin;
 use crate::error::LoginError;
 
-/// The longest single try of a call.
+/// The longest single attempt of a call.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
 const LIFETIME: Duration = Duration::from_hours(12);
 
-/// How AWS is reached, found out when it is first needed.
+/// The AWS configuration, loaded when it is first needed.
 #[derive(Debug, Default)]
 pub struct Sdk(OnceCell<SdkConfig>);
 
@@ -36,8 +36,8 @@ impl Sdk {
     }
 }
 
-/// Codes of a limit, which is transient although their status is 400. Source: Amazon ECR API reference, "Common Errors", and
-/// the AWS SDKs' retry behaviour, "Throttling errors".
+/// Throttling errors. They are transient, although their status is 400. Sources: Amazon ECR API reference, "Common
+/// Errors"; the AWS SDKs' retry behaviour, "Throttling errors".
 const THROTTLED: [&str; 4] = [
     "ThrottlingException",
     "Throttling",
@@ -45,12 +45,11 @@ const THROTTLED: [&str; 4] = [
     "RequestLimitExceeded",
 ];
 
-/// Makes a login for a registry of ECR.
 pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<CachedLogin, LoginError> {
     let host = EcrHost::parse(registry).filter(EcrHost::is_of_aws);
     let region = host.map(|it| it.region).ok_or_else(|| {
         LoginError::unauthorized(
-            "credentials of type ecr are for hosts of Amazon ECR only, such as ACCOUNT.dkr.ecr.REGION.amazonaws.com",
+            "credentials of type ecr work only for hosts of Amazon ECR, such as ACCOUNT.dkr.ecr.REGION.amazonaws.com",
         )
     })?;
     let config = aws_sdk_ecr::config::Builder::from(sdk.config().await)
@@ -80,7 +79,7 @@ pub(super) async fn login(registry: &Registry, sdk: &Sdk) -> Result<CachedLogin,
     token
         .and_then(password)
         .map(|it| CachedLogin::new("AWS", it, LIFETIME))
-        .ok_or_else(|| LoginError::network("ECR gives a token that is none"))
+        .ok_or_else(|| LoginError::network("ECR sent an unreadable token"))
 }
 
 fn password(token: &str) -> Option<String> {

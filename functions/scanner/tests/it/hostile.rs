@@ -83,19 +83,19 @@ async fn each_bad_answer_is_an_error_with_a_reason() {
         writeln!(told, "{name}: {outcome}: {detail}").unwrap();
     }
     insta::assert_snapshot!(told, @r#"
-    wrong content: retried: network: registry.example.com answers with other content than the digest names
-    cut off: retried: network: registry.example.com could not be asked: end of file before message length reached
-    endless: dead letter: unsupported_image: registry.example.com answers with more than any manifest has
+    wrong content: retried: network: registry.example.com sent content that doesn't match the digest
+    cut off: retried: network: the request to registry.example.com failed: end of file before message length reached
+    endless: dead letter: unsupported_image: the answer of registry.example.com is larger than any manifest
     401 without a challenge: dead letter: unauthorized: registry.example.com refuses us with its credentials: status 401
     403: dead letter: unauthorized: registry.example.com refuses us with its credentials: status 403
     404: dead letter: image_not_found: registry.example.com has no such image: status 404
     418: retried: network: registry.example.com answers with status 418
     500: retried: network: registry.example.com answers with status 500
     503: retried: network: registry.example.com answers with status 503
-    redirects to itself: dead letter: unauthorized: registry.example.com redirects and redirects
-    redirects to nowhere: dead letter: unauthorized: registry.example.com redirects to what is no URL
+    redirects to itself: dead letter: unauthorized: registry.example.com redirects too often
+    redirects to nowhere: dead letter: unauthorized: registry.example.com redirects to an invalid URL
     redirects to a file: dead letter: unauthorized: "" would be asked by file
-    redirects with a login: dead letter: unauthorized: registry.example.com is named with a login in its URL
+    redirects with a login: dead letter: unauthorized: the URL of registry.example.com contains a login
     "#);
 }
 

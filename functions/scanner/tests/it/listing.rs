@@ -125,14 +125,14 @@ async fn a_list_whose_end_is_in_doubt_is_an_error() {
     no brackets: network: registry.example.com sends a Link header that can't be read
     no relation: network: registry.example.com sends a Link header that can't be read
     no query: network: registry.example.com links to a next page without a query
-    itself: network: registry.example.com links from a list's page back to an earlier one
-    back: network: registry.example.com links from a list's page back to an earlier one
-    round: network: registry.example.com links from a list's page back to an earlier one
-    404: network: registry.example.com does not have page 2 of a list
-    no list: network: registry.example.com answers with something else than a list
-    second no list: network: registry.example.com answers with something else than a list
-    no json: network: registry.example.com answers with something else than a list
-    no texts: network: registry.example.com answers with something else than a list
+    itself: network: registry.example.com links back to a page of the list that was already read
+    back: network: registry.example.com links back to a page of the list that was already read
+    round: network: registry.example.com links back to a page of the list that was already read
+    404: network: registry.example.com has no page 2 of a list
+    no list: network: registry.example.com sent something other than a list
+    second no list: network: registry.example.com sent something other than a list
+    no json: network: registry.example.com sent something other than a list
+    no texts: network: registry.example.com sent something other than a list
     ");
 }
 
