@@ -1,4 +1,4 @@
-//! A case as it is written, and the request it stands for.
+//! A case file, and the request that it describes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const SOURCE: &str = "conformance";
 pub(crate) struct Case {
     /// What the case shows, in a sentence.
     pub(crate) says: String,
-    /// What stands under the source's name in `scanhook.yaml`.
+    /// The entry under the source's name in `scanhook.yaml`.
     pub(crate) source: Value,
     request: WireRequest,
     pub(crate) expect: Outcome,
@@ -38,10 +38,10 @@ struct WireRequest {
     method: String,
     #[serde(default = "path")]
     path: String,
-    /// A list of values stands for a header that is sent more than once.
+    /// A list of values is a header that is sent more than once.
     #[serde(default)]
     headers: BTreeMap<String, OneOrMany>,
-    /// Whether the request carries the first of the source's credentials.
+    /// Whether the request has the first of the source's credentials.
     #[serde(default)]
     sign: bool,
     json: Option<Value>,
@@ -71,7 +71,7 @@ impl Case {
         Config::parse(&yaml).map_err(|err| format!("the source: {err}"))
     }
 
-    /// The secret of each variable, which hand-made credentials of a case can name too.
+    /// The secret of each variable. Credentials written by hand in a case can use them too.
     pub(crate) fn environment() -> Environment {
         Arc::new(|name| Some(secret(name)))
     }
@@ -118,7 +118,7 @@ impl Case {
                 let path = format!("{}/{}", request.uri().path(), token.expose_secret());
                 *request.uri_mut() = path.parse().map_err(|_| "no path".to_owned())?;
             }
-            None => return Err("the secret can't stand in a header".to_owned()),
+            None => return Err("the secret can't be in a header".to_owned()),
         }
         Ok(())
     }
@@ -143,7 +143,7 @@ impl WireRequest {
     }
 }
 
-/// Puts texts in the place of `{"$base64": …}` and `{"$json": …}`, as senders write JSON within JSON.
+/// Replaces `{"$base64": …}` and `{"$json": …}` with text, because senders write JSON within JSON.
 fn written(value: &Value) -> Value {
     match value {
         Value::Array(items) => items.iter().map(written).collect(),

@@ -1,4 +1,4 @@
-//! What the pages on registries promise.
+//! Tests the pages on registries.
 
 use scanhook_config::config::Config;
 use scanhook_core::kinds;
@@ -6,7 +6,7 @@ use scanhook_core::kinds;
 use crate::{files, root};
 
 #[test]
-fn every_configuration_in_the_pages_is_one() {
+fn every_configuration_in_the_pages_is_valid() {
     let pages = files(&root().join("docs/registries"), ".md");
     let adding = root().join("docs/adding-a-registry.md");
     let mut count = 0;
@@ -28,7 +28,7 @@ fn every_configuration_in_the_pages_is_one() {
 }
 
 #[test]
-fn every_kind_has_its_page_with_a_configuration_of_that_kind() {
+fn every_kind_has_a_page_with_a_configuration_of_that_kind() {
     let index = std::fs::read_to_string(root().join("docs/registries/README.md")).unwrap();
     for kind in kinds::ALL {
         let name = kind.name;

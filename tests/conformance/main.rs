@@ -1,8 +1,9 @@
-//! What each kind makes of the deliveries its registry can send: one JSON file a case, in a folder for each kind.
+//! Tests what each kind makes of the deliveries that its registry can send: one JSON file per case, in a folder for
+//! each kind.
 //!
-//! A case is the source's configuration, the raw request, and what must come of it. `README.md` beside this file says
-//! how one is written. Each is sent in every way a request can come: through the router, and as API Gateway's event
-//! with its body as text and as base64.
+//! A case has the source's configuration, the raw request and the expected outcome. `README.md` in this folder
+//! describes the format. Each request is sent in every way that is possible: through the router, and as API Gateway's
+//! event with its body as text and as base64.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -22,14 +23,14 @@ use scanhook_core::kinds;
 
 use crate::case::Case;
 
-/// How many cases a kind has at least.
+/// The fewest cases of a kind.
 const ENOUGH: usize = 10;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The files of a folder whose names end so, in order.
+/// Lists the files of a folder whose names end with `end`, sorted.
 fn files(folder: &Path, end: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder)
         .unwrap_or_else(|err| panic!("could not read {}: {err}", folder.display()));
@@ -46,7 +47,7 @@ fn cases(kind: &str) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn every_case_comes_out_as_it_says_in_whichever_way_it_is_sent() {
+async fn every_case_has_its_outcome_however_it_is_sent() {
     let (mut table, mut wrong) = (String::new(), Vec::new());
     for kind in kinds::ALL {
         let files = cases(kind.name);
@@ -66,14 +67,14 @@ async fn check(kind: &str, file: &Path) -> Result<(), String> {
     let text = std::fs::read(file).map_err(|err| err.to_string())?;
     let case: Case = serde_json::from_slice(&text).map_err(|err| format!("no case: {err}"))?;
     if case.source["kind"] != kind {
-        return Err("it lies in another kind's folder".to_owned());
+        return Err("it is in another kind's folder".to_owned());
     }
     let request = case.request()?;
     for way in ways::of(&request) {
-        let told = ways::send(&case, &request, way).await?;
-        if told != case.expect {
-            let told = serde_json::to_string_pretty(&told).unwrap();
-            return Err(format!("{}: {way:?} gave {told}", case.says));
+        let outcome = ways::send(&case, &request, way).await?;
+        if outcome != case.expect {
+            let shown = serde_json::to_string_pretty(&outcome).unwrap();
+            return Err(format!("{}: {way:?} gave {shown}", case.says));
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What came of a delivery, without what differs from run to run.
+//! The outcome of a delivery, without values that differ from run to run.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,12 @@ use serde_json::{Value, json};
 #[serde(deny_unknown_fields)]
 pub(crate) struct Outcome {
     status: u16,
-    /// What is queued, in this order.
+    /// The queued images, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     queued: Vec<Queued>,
-    /// What is not, as the answer says it.
+    /// The skipped images, as the answer reports them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     skipped: Vec<Skipped>,
-    /// The answers to handshakes.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     handshake: BTreeMap<String, String>,
 }
@@ -30,7 +29,7 @@ struct Queued {
     tag: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
-    /// The event's id, type, actor and time; a case that leaves it out does not ask.
+    /// The event's id, type, actor and time. They are compared only if the case has them.
     event: Option<BTreeMap<String, String>>,
 }
 
@@ -57,7 +56,7 @@ struct Skipped {
 }
 
 impl Outcome {
-    /// Reads an answer, and compares what it says with what is queued.
+    /// Reads an answer, and compares it with the queued messages.
     pub(crate) fn of(answer: &Response<Vec<u8>>, sent: &[QueueMessage]) -> Result<Self, String> {
         let allowed = answer.headers().get("webhook-allowed-origin");
         let allowed = allowed.and_then(|it| it.to_str().ok());
@@ -78,19 +77,19 @@ impl Outcome {
             let is_problem = answer.headers()[header::CONTENT_TYPE] == "application/problem+json"
                 && body["detail"].is_string() == (answer.status() == StatusCode::BAD_REQUEST);
             if !is_problem || !sent.is_empty() || body["status"] != outcome.status {
-                return Err(format!("a refusal that is none: {body}"));
+                return Err(format!("a malformed refusal: {body}"));
             }
             return Ok(outcome);
         }
-        let told = sent.iter().map(|it| {
+        let expected = sent.iter().map(|it| {
             json!({
                 "scan_id": it.scan_id, "image": it.image.name(),
                 "tag": it.image.pin.tag(), "digest": it.image.pin.digest(),
             })
         });
         let is_accepted = answer.status() == StatusCode::ACCEPTED;
-        if body["queued"] != told.collect::<Value>() || is_accepted == sent.is_empty() {
-            return Err(format!("the answer says what is not so: {body}"));
+        if body["queued"] != expected.collect::<Value>() || is_accepted == sent.is_empty() {
+            return Err(format!("the answer contradicts the queue: {body}"));
         }
         outcome.skipped =
             serde_json::from_value(body["skipped"].clone()).map_err(|err| err.to_string())?;
@@ -105,9 +104,9 @@ impl Outcome {
 }
 
 fn queued(message: &QueueMessage) -> Queued {
-    let told = json!(message.event);
+    let fields = json!(message.event);
     let names = ["id", "type", "actor", "occurred_at"].into_iter();
-    let event = names.filter_map(|it| Some((it.to_owned(), told[it].as_str()?.to_owned())));
+    let event = names.filter_map(|it| Some((it.to_owned(), fields[it].as_str()?.to_owned())));
     Queued {
         image: message.image.name(),
         tag: message.image.pin.tag().map(ToString::to_string),

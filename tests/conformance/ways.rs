@@ -1,4 +1,4 @@
-//! The ways a request can come to the webhook.
+//! The ways in which a request can reach the webhook.
 
 use std::sync::{Arc, Mutex};
 
@@ -25,14 +25,14 @@ pub(crate) enum Way {
     Base64Event,
 }
 
-/// Every way in which this request can come: an event's text is UTF-8.
+/// Every way in which this request can be sent: as an event's text only if it is UTF-8.
 pub(crate) fn of(request: &Request<Bytes>) -> Vec<Way> {
     let is_text = std::str::from_utf8(request.body()).is_ok();
     let ways = [Way::Http, Way::Base64Event, Way::TextEvent].into_iter();
     ways.filter(|it| is_text || *it != Way::TextEvent).collect()
 }
 
-/// Sends a case's request to a webhook of its own.
+/// Sends a case's request to its own webhook.
 pub(crate) async fn send(
     case: &Case,
     request: &Request<Bytes>,
@@ -68,7 +68,7 @@ pub(crate) async fn send(
     Outcome::of(&answer, &sent)
 }
 
-/// API Gateway's event of payload format 2.0: header names in lower case, repeated ones joined by a comma.
+/// API Gateway's event in payload format 2.0: header names are in lower case, repeated headers are joined by commas.
 fn event(request: &Request<Bytes>, way: Way) -> Value {
     let mut headers = Map::new();
     for name in request.headers().keys() {

@@ -1,7 +1,7 @@
-//! The modules of a crate import each other without circles.
+//! The modules of a crate import each other without cycles.
 //!
-//! A module may use its parent's items and its children's. Of two siblings, each with all that is below it, only one may lead to
-//! the other, also by way of more.
+//! A module may use items of its parent and its children. Of two siblings, each including everything below it, only one
+//! may lead to the other, even indirectly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,24 +10,24 @@ use crate::workspace::{manifests, read};
 
 type Module = Vec<String>;
 
-/// The modules of a crate, each with the paths that its text names and the items that it brings into its scope.
+/// The modules of a crate, each with the paths in its text and the items that it imports.
 struct Crate(BTreeMap<Module, Vec<Module>>);
 
 #[test]
-fn no_modules_import_each_other_in_a_circle() {
-    let circles = manifests().into_iter().flat_map(|manifest| {
+fn no_modules_import_each_other_in_a_cycle() {
+    let cycles = manifests().into_iter().flat_map(|manifest| {
         let source = manifest.with_file_name("src");
-        let circles = Crate::read(&source).circles();
-        circles
+        let cycles = Crate::read(&source).cycles();
+        cycles
             .into_iter()
             .map(move |it| format!("{}: {it}", source.display()))
     });
-    let circles: Vec<_> = circles.collect();
-    assert!(circles.is_empty(), "{}", circles.join("\n"));
+    let cycles: Vec<_> = cycles.collect();
+    assert!(cycles.is_empty(), "{}", cycles.join("\n"));
 }
 
 #[test]
-fn a_circle_is_found_through_groups_reexports_and_children() {
+fn a_cycle_is_found_through_groups_reexports_and_children() {
     let modules = [
         ("", "mod a; mod b; mod c; pub use b::Thing;"),
         ("a", "use crate::{c, x::Y}; fn f() { super::Thing::new() }"),
@@ -37,8 +37,8 @@ fn a_circle_is_found_through_groups_reexports_and_children() {
         ("c::below", "use super::Z; // crate::b"),
     ];
     let modules = modules.map(|(name, text)| (module(name), paths(text, &module(name))));
-    let circles = Crate(modules.into_iter().collect()).circles();
-    assert_eq!(circles, ["a → b → c → a"]);
+    let cycles = Crate(modules.into_iter().collect()).cycles();
+    assert_eq!(cycles, ["a → b → c → a"]);
 }
 
 fn module(name: &str) -> Module {
@@ -66,7 +66,7 @@ impl Crate {
         Self(modules)
     }
 
-    /// The module that an item belongs to: where it is defined, not where it is only handed on.
+    /// The module of an item: the one that defines it, not one that re-exports it.
     fn owner(&self, path: &[String]) -> Module {
         let known = (0..=path.len())
             .rev()
@@ -99,8 +99,8 @@ impl Crate {
         arrows
     }
 
-    fn circles(&self) -> Vec<String> {
-        let mut circles = Vec::new();
+    fn cycles(&self) -> Vec<String> {
+        let mut cycles = Vec::new();
         for (parent, siblings) in self.arrows() {
             for start in siblings.keys() {
                 let mut way =
@@ -109,15 +109,15 @@ impl Crate {
                     way.insert(0, start.clone());
                     way.iter_mut()
                         .for_each(|it| *it = [&parent[..], &[it.clone()]].concat().join("::"));
-                    circles.push(way.join(" → "));
+                    cycles.push(way.join(" → "));
                 }
             }
         }
-        circles
+        cycles
     }
 }
 
-/// How one leads to another.
+/// Finds a path from one module to another.
 fn way(
     siblings: &BTreeMap<String, BTreeSet<String>>,
     from: &str,
@@ -135,7 +135,7 @@ fn way(
     })
 }
 
-/// A module's name by its file: `a/b.rs` is `a::b`.
+/// A module's name from its file: `a/b.rs` is `a::b`.
 fn name(file: &Path) -> Module {
     let file: PathBuf = file.with_extension("");
     let parts = file.iter().map(|it| it.to_str().unwrap().to_owned());
@@ -144,7 +144,8 @@ fn name(file: &Path) -> Module {
         .collect()
 }
 
-/// Every path of its own crate that a module names, from the crate's root. Tests are left out: they may use all.
+/// Returns every path within its own crate that a module names, from the crate's root. Tests are excluded: they may use
+/// everything.
 fn paths(text: &str, module: &[String]) -> Vec<Module> {
     let text = text.split("#[cfg(test)]").next().unwrap_or_default();
     let code = text
@@ -168,7 +169,7 @@ fn paths(text: &str, module: &[String]) -> Vec<Module> {
     paths
 }
 
-/// Names and the marks between them.
+/// Splits code into names and the marks between them.
 fn tokens(code: &str) -> Vec<String> {
     let mut tokens: Vec<String> = Vec::new();
     let mut before = ' ';
@@ -185,7 +186,7 @@ fn tokens(code: &str) -> Vec<String> {
     tokens
 }
 
-/// Reads a path, or a tree of them, that goes on from `base`. Returns how many tokens it has.
+/// Reads a path, or a tree of paths, that continues from `base`. Returns the number of its tokens.
 fn tree(tokens: &[String], mut base: Module, paths: &mut Vec<Module>) -> usize {
     let mut place = 0;
     loop {

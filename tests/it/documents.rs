@@ -1,4 +1,4 @@
-//! That a reader of the documents gets where he wants.
+//! Tests that links in the documents work.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ fn root() -> PathBuf {
     root.canonicalize().unwrap()
 }
 
-/// Every document below a directory.
+/// Finds every document below a directory.
 fn documents(directory: &Path, found: &mut BTreeSet<PathBuf>) {
     for entry in std::fs::read_dir(directory).unwrap().flatten() {
         let path = entry.path();
@@ -28,7 +28,7 @@ fn all() -> BTreeSet<PathBuf> {
     found
 }
 
-/// The lines that are prose, without blocks of code.
+/// The lines of prose, without code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut is_code = false;
     text.lines().filter(move |line| {
@@ -38,7 +38,7 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The anchors of a document's headings, as GitHub makes them.
+/// The anchors of a document's headings, in GitHub's form.
 fn anchors(path: &Path) -> BTreeSet<String> {
     let text = std::fs::read_to_string(path).unwrap();
     let headings = prose(&text).filter(|it| it.starts_with('#'));
@@ -54,7 +54,7 @@ fn anchors(path: &Path) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
-/// The targets of a document's links within the repository: file and anchor, if there is one.
+/// The targets of a document's links within the repository: the file, and the anchor if there is one.
 fn links(path: &Path) -> Vec<(PathBuf, Option<String>)> {
     let text = std::fs::read_to_string(path).unwrap();
     let text: Vec<_> = prose(&text).collect();
@@ -99,7 +99,7 @@ fn every_link_leads_to_a_file_and_to_a_heading_in_it() {
 fn every_document_is_in_the_index() {
     let docs = root().join("docs");
     let mut reachable = BTreeSet::new();
-    // The index, and those of the two directories that have their own.
+    // The index, and the indexes of the two directories that have their own.
     for index in ["README.md", "registries/README.md", "decisions/README.md"] {
         let index = docs.join(index);
         let linked = links(&index).into_iter();

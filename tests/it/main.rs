@@ -1,11 +1,11 @@
-//! Rules about the workspace and about more than one crate.
+//! Rules about the workspace, and about more than one crate.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     reason = "a test that fails should stop where it fails"
 )]
 
-mod circles;
+mod cycles;
 mod documents;
 mod reference;
 mod reports;

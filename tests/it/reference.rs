@@ -1,4 +1,5 @@
-//! `docs/reference` beside the values that it describes. What only a running program shows is in `local/tests/it/reference.rs`.
+//! Compares `docs/reference` with the values that it describes. Values that only a running program shows are in
+//! `local/tests/it/reference.rs`.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +19,7 @@ fn set<'a>(words: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_message_is_described_field_by_field() {
+fn every_field_of_the_message_is_described() {
     let page = Page::read("message.md");
     let example = &page.examples("The queue message, version 1")[0];
     let message = QueueMessage::parse(&example.to_string()).unwrap();
@@ -28,7 +29,7 @@ fn the_message_is_described_field_by_field() {
 }
 
 #[test]
-fn the_record_is_described_field_by_field() {
+fn every_field_of_the_record_is_described() {
     let page = Page::read("record.md");
     let example = &page.examples("The ledger record")[0];
     let record: ScanRecord = serde_json::from_value(example.clone()).unwrap();
@@ -65,7 +66,7 @@ fn every_word_of_a_record_is_described() {
         State::DeadLetter,
     ];
     for state in states {
-        // One more is missing in the list above.
+        // A new state fails to compile here until it is in the list above.
         match state {
             State::InProgress | State::Retrying | State::Done | State::DeadLetter => {}
         }
@@ -99,7 +100,7 @@ fn every_word_of_a_record_is_described() {
         RecordReason::Repeated,
     ];
     for reason in &reasons {
-        // Likewise; those of errors have a table of their own.
+        // Likewise; the reasons of errors have a table of their own.
         match reason {
             RecordReason::NoPolicy
             | RecordReason::NotAnImage
@@ -131,7 +132,7 @@ fn every_skip_reason_is_described() {
     assert_eq!(page.names("Skip reasons"), set(reasons));
 }
 
-/// Every rejection. A new one does not compile here before it is in the list.
+/// Every rejection. A new one fails to compile here until it is in the list.
 fn rejections() -> [Rejection; 14] {
     let all = [
         Rejection::UnreadableBody,
@@ -171,7 +172,7 @@ fn rejections() -> [Rejection; 14] {
 }
 
 #[tokio::test]
-async fn every_refusal_is_described_as_it_is_answered() {
+async fn every_refusal_is_described_as_it_is_sent() {
     let page = Page::read("answers.md");
     let mut answered = Vec::new();
     let mut bodies = page.examples("Problems");

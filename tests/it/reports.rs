@@ -1,4 +1,4 @@
-//! A report of schema v1, written after its documented form, whole and damaged.
+//! A report of schema v1, written from its documented form, complete and damaged.
 
 use scanhook_core::image::Image;
 use scanhook_core::redact::Redactor;
@@ -73,7 +73,7 @@ fn a_report_is_counted_by_severity_and_by_fix() {
 }
 
 #[test]
-fn a_severity_counts_in_any_case() {
+fn a_severity_counts_in_upper_and_lower_case() {
     let lower = report("failed").to_string();
     let counted = |text: &str| parse(text.as_bytes(), &Redactor::new([])).unwrap().findings;
     let upper = lower
@@ -83,17 +83,17 @@ fn a_severity_counts_in_any_case() {
 }
 
 #[test]
-fn only_a_whole_report_and_its_exit_code_make_a_verdict() {
+fn only_a_complete_report_with_its_exit_code_makes_a_verdict() {
     let (passed, failed) = (report("passed").to_string(), report("failed").to_string());
-    let told = |code, text: &str| verdict(&image(), code, text.as_bytes());
-    assert_eq!(told(0, &passed), Ok(Verdict::Passed));
-    assert_eq!(told(1, &failed), Ok(Verdict::Failed));
-    assert_eq!(told(1, &passed), Err("report_mismatch"));
-    assert_eq!(told(0, &failed), Err("report_mismatch"));
+    let verdict_of = |code, text: &str| verdict(&image(), code, text.as_bytes());
+    assert_eq!(verdict_of(0, &passed), Ok(Verdict::Passed));
+    assert_eq!(verdict_of(1, &failed), Ok(Verdict::Failed));
+    assert_eq!(verdict_of(1, &passed), Err("report_mismatch"));
+    assert_eq!(verdict_of(0, &failed), Err("report_mismatch"));
 }
 
 #[test]
-fn a_report_that_is_cut_off_anywhere_is_no_report() {
+fn a_truncated_report_is_not_a_report() {
     let text = report("passed").to_string();
     for end in 0..text.len() {
         let cut = text.get(..end).unwrap();

@@ -1,4 +1,4 @@
-//! What must stay true of manifests, lock file and dependency trees.
+//! Rules for manifests, the lock file and dependency trees.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,7 +26,7 @@ fn cargo(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The crates that go into a package's program, each as `name v1.2.3`.
+/// The crates that are linked into a package's program, each as `name v1.2.3`.
 fn tree(package: &str) -> Vec<String> {
     let tree = cargo(&["tree", "-p", package, "-e", "normal", "--prefix", "none"]);
     tree.lines().map(str::to_owned).collect()
@@ -56,7 +56,7 @@ fn lines(manifest: &str) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_lock_file_holds_no_http_stack_that_is_no_longer_mended() {
+fn the_lock_file_has_no_http_stack_that_is_no_longer_maintained() {
     let lock = read("Cargo.lock");
     let packages: Vec<_> = lock.split("[[package]]").collect();
     for (name, old) in [("hyper", "0.14"), ("h2", "0.3"), ("rustls", "0.21")] {
@@ -66,7 +66,7 @@ fn the_lock_file_holds_no_http_stack_that_is_no_longer_mended() {
 }
 
 #[test]
-fn the_functions_hold_no_single_sign_on() {
+fn the_functions_include_no_single_sign_on() {
     for package in ["scanhook-webhook", "scanhook-scanner"] {
         let tree = tree(package);
         assert!(tree.iter().any(|it| it.starts_with("aws-sigv4 ")));
@@ -155,13 +155,13 @@ fn every_crate_follows_the_lints_of_the_workspace() {
 }
 
 #[test]
-fn every_version_stands_in_the_root() {
+fn every_version_is_in_the_root_manifest() {
     for path in manifests() {
         for (table, line) in lines(&read(&path)) {
             let is_dependency = table.ends_with("dependencies");
-            let is_told = is_dependency || table == "package" && line.starts_with("version");
+            let must_inherit = is_dependency || table == "package" && line.starts_with("version");
             assert!(
-                !is_told || line.contains("workspace = true"),
+                !must_inherit || line.contains("workspace = true"),
                 "{}: {line}",
                 path.display()
             );
@@ -187,7 +187,7 @@ fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn every_test_that_the_page_on_security_names_is_there() {
+fn every_test_that_the_security_page_names_exists() {
     let mut files = Vec::new();
     for directory in ["functions", "layer", "local", "tests"] {
         sources(&root().join(directory), &mut files);
@@ -199,10 +199,10 @@ fn every_test_that_the_page_on_security_names_is_there() {
         .collect();
     assert!(named.len() > 50, "{}", named.len());
     for (module, test) in named {
-        let is_there = files.iter().any(|path| {
+        let exists = files.iter().any(|path| {
             let name = path.file_stem().unwrap();
             name == module && read(path).contains(&format!("fn {test}("))
         });
-        assert!(is_there, "{module}::{test}");
+        assert!(exists, "{module}::{test}");
     }
 }
