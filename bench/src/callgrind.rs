@@ -45,7 +45,8 @@ fn run(before: &[&str], mode: &str, count: u64) -> String {
     text
 }
 
-fn number_after(text: &str, word: &str) -> u64 {
+/// The number that follows a word in a text.
+pub fn number_after(text: &str, word: &str) -> u64 {
     let (_, rest) = text.split_once(word).unwrap_or_else(|| panic!("{text}"));
     rest.split_whitespace().next().unwrap().parse().unwrap()
 }

@@ -16,7 +16,6 @@ use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use jiff::Timestamp;
 use scanhook_config::Environment;
 use scanhook_config::aws::Aws;
-use scanhook_config::aws::json::{SQS, Service};
 use scanhook_config::secrets::Secrets;
 use scanhook_core::event::{Content, Event, EventInfo, NamedRegistry, PushEvent};
 use scanhook_core::failure::ErrorReason;
@@ -184,12 +183,12 @@ async fn queue(
         return Ok((None, None));
     }
     if let Some(url) = &args.queue_url {
-        let service = Service::new(SQS, &Aws::local(environment));
-        return Ok((Some(Queue::sqs(service, url.clone())), None));
+        let settings = Aws::local(environment).config("SQS").await;
+        return Ok((Some(Queue::sqs((&settings).into(), url.clone())), None));
     }
     let endpoint = endpoint::open(&args.data_dir).await?;
     let url = queue_url(&endpoint.base, queues::QUEUE);
-    let queue = Queue::sqs(endpoint::service(&endpoint.base), url);
+    let queue = Queue::sqs(endpoint.settings.clone(), url);
     Ok((Some(queue), Some(endpoint)))
 }
 

@@ -2,21 +2,18 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
 use aws_sdk_sqs::Client;
-use scanhook_config::Environment;
-use scanhook_config::aws::Aws;
-use scanhook_config::aws::json::{SQS, Service};
+use aws_sdk_sqs::config::Builder;
 use scanhook_emulator::faults::Faults;
-use scanhook_emulator::sqs;
+use scanhook_emulator::sqs::{self, client_settings};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::host::data_dir::{self, DataDir};
-use crate::host::queues::{embedded_client, open_store};
+use crate::host::queues::open_store;
 
 /// The timeout of one attempt of a call, a long poll included. It is long because giving up a receive is costly: the messages that
 /// the server hid for it stay hidden, although nobody has read them.
@@ -25,6 +22,9 @@ const ATTEMPT: Duration = Duration::from_mins(1);
 /// Our own SQS endpoint.
 pub(crate) struct Endpoint {
     pub(crate) client: Client,
+    /// The settings of further clients.
+    pub(crate) settings: Builder,
+    /// Its URL.
     pub(crate) base: String,
     /// The server, if this process runs it because no `serve` does.
     _served: Option<Served>,
@@ -38,21 +38,6 @@ struct Served {
 /// A client for AWS, or for the endpoint that the environment names.
 pub(crate) async fn aws_client() -> Client {
     Client::new(&scanhook_config::aws::sdk_config(ATTEMPT).await)
-}
-
-/// The webhook's client for our own endpoint, which accepts any credentials.
-pub(crate) fn service(base: &str) -> Service {
-    let base = base.to_owned();
-    let settings: Environment = Arc::new(move |name| {
-        let value = match name {
-            "AWS_ENDPOINT_URL_SQS" => &base,
-            "AWS_REGION" => sqs::REGION,
-            "AWS_ACCESS_KEY_ID" | "AWS_SECRET_ACCESS_KEY" => "any",
-            _ => return None,
-        };
-        Some(value.to_owned())
-    });
-    Service::new(SQS, &Aws::function(&settings))
 }
 
 /// The endpoint of the `serve` that uses this directory. If none is running, starts an endpoint on its queue file.
@@ -88,8 +73,10 @@ pub(crate) async fn open(path: &Path) -> anyhow::Result<Endpoint> {
 fn at(address: SocketAddr, served: Option<Served>) -> Endpoint {
     let base = format!("http://{address}");
     let socket = aws_smithy_http_client::Builder::new().build_http();
+    let settings = client_settings(&base, socket);
     Endpoint {
-        client: embedded_client(&base, socket),
+        client: Client::from_conf(settings.clone().build()),
+        settings,
         base,
         _served: served,
     }

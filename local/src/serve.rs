@@ -165,7 +165,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     ensure_queues(&store, &config, function_timeout).await?;
     let endpoint = Endpoint::new(store.clone(), plan.queue()).allowing(hosts.clone());
     let external_url = options.queue_url.as_deref();
-    let (queues, service) =
+    let (queues, settings) =
         queues::open(external_url, &environment, sqs_address, &endpoint).await?;
     let stopping = Stopping::default();
     let depths = match &options.queue_url {
@@ -210,7 +210,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
         tasks.spawn(mapping.run(stopping.intake.clone().cancelled_owned()));
         tasks.spawn(breaker.watch(&config, stopping.intake.clone())?);
     }
-    let queue = Queue::sqs(service, queues.url.clone());
+    let queue = Queue::sqs(settings, queues.url.clone());
     let webhook = Arc::new(scanhook_webhook::config::webhook(&config, queue, &secrets).await?);
     let deliveries = Deliveries::of(config.sources.keys().cloned());
     let watcher = deliveries.clone();

@@ -1,6 +1,6 @@
 //! The ways in which a request can reach the webhook.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::body::Body;
 use base64::Engine as _;
@@ -9,6 +9,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use http_body_util::BodyExt as _;
 use scanhook_config::secrets::Secrets;
+use scanhook_core::message::QueueMessage;
+use scanhook_emulator::sqs::{Recorder, client_settings};
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::queue::Queue;
 use scanhook_webhook::router::router;
@@ -38,7 +40,10 @@ pub(crate) async fn send(
     request: &Request<Bytes>,
     way: Way,
 ) -> Result<Outcome, String> {
-    let queue = Queue::Memory(Mutex::new(Vec::new()));
+    let recorder = Recorder::default();
+    let base = "http://127.0.0.1:9";
+    let settings = client_settings(base, recorder.http_client());
+    let queue = Queue::sqs(settings, format!("{base}/000000000000/scans"));
     let webhook = webhook(
         &case.config()?,
         queue,
@@ -61,11 +66,9 @@ pub(crate) async fn send(
     let (head, body) = answer.unwrap_or_else(|never| match never {}).into_parts();
     let body = body.collect().await.map_err(|err| err.to_string())?;
     let answer = http::Response::from_parts(head, body.to_bytes().to_vec());
-    let Queue::Memory(sent) = &webhook.queue else {
-        return Err("not a queue in memory".to_owned());
-    };
-    let sent = sent.lock().map_err(|err| err.to_string())?;
-    Outcome::of(&answer, &sent)
+    let sent = recorder.take();
+    let sent: Result<Vec<_>, _> = sent.iter().map(|it| QueueMessage::parse(it)).collect();
+    Outcome::of(&answer, &sent.map_err(|err| err.to_string())?)
 }
 
 /// API Gateway's event in payload format 2.0: header names are in lower case, repeated headers are joined by commas.

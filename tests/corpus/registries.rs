@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -14,6 +14,8 @@ use scanhook_config::secrets::Secrets;
 use scanhook_core::auth::{Credential, Presented};
 use scanhook_core::image::{Digest, Registry};
 use scanhook_core::kinds::{self, Kind};
+use scanhook_core::message::QueueMessage;
+use scanhook_emulator::sqs::{Recorder, client_settings};
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::queue::Queue;
 use scanhook_webhook::router::router;
@@ -239,7 +241,10 @@ async fn deliver(
         secret: SecretString::from(SECRET),
     };
     let environment: Environment = Arc::new(|_| Some(SECRET.to_owned()));
-    let queue = Queue::Memory(Mutex::new(Vec::new()));
+    let recorder = Recorder::default();
+    let base = "http://127.0.0.1:9";
+    let settings = client_settings(base, recorder.http_client());
+    let queue = Queue::sqs(settings, format!("{base}/000000000000/scans"));
     let webhook = Arc::new(
         webhook(&config, queue, &Secrets::local(&environment))
             .await
@@ -266,13 +271,10 @@ async fn deliver(
         .await
         .unwrap()
         .status();
-    let Queue::Memory(sent) = &webhook.queue else {
-        panic!("not a queue in memory")
-    };
-    let sent = sent.lock().unwrap();
+    let image = |body: String| QueueMessage::parse(&body).unwrap().image;
+    let sent = recorder.take().into_iter().map(image);
     let mut images: Vec<_> = sent
-        .iter()
-        .map(|it| serde_json::from_value(json!(it.image)).unwrap())
+        .map(|it| serde_json::from_value(json!(it)).unwrap())
         .collect();
     images.sort();
     (status, images)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from model import ROOT
 
-CRATES = {"webhook": ("webhook", "settings", "core"), "scanner": ("scanner", "settings", "core")}
+SHARED = ("config", "telemetry", "core")
+CRATES = {"webhook": ("webhook", *SHARED), "scanner": ("scanner", "registry", *SHARED)}
 """Whose source a function runs."""
 
 COMMANDS_ONLY = {"functions/scanner/src/dynamodb/history.rs"}
@@ -19,12 +20,11 @@ COMMANDS_ONLY = {"functions/scanner/src/dynamodb/history.rs"}
 SERVICES = {
     "aws-sdk-dynamodb": "dynamodb",
     "aws-sdk-ecr": "ecr",
+    "aws-sdk-secretsmanager": "secretsmanager",
     "aws-sdk-sqs": "sqs",
+    "aws-sdk-ssm": "ssm",
 }
 """SDK crates, and what IAM calls their service."""
-
-TARGETS = {"AmazonSQS": "sqs", "AmazonSSM": "ssm", "secretsmanager": "secretsmanager"}
-"""What `X-Amz-Target` calls the services that are called without an SDK crate, and what IAM calls them."""
 
 
 def files(function: str) -> list[str]:
@@ -46,8 +46,7 @@ def variables(function: str) -> set[str]:
 
 
 def permissions(function: str) -> set[str]:
-    """The IAM actions of all operations that are called, by the SDK or without. A batch operation has its single one's permission."""
-    source = text_of(function)
+    """The IAM actions of all operations that are called. A batch operation has its single one's permission."""
     found = set()
     for service, operation in operations():
         # In a file that names the crate: a URL has a `query()`, too.
@@ -55,9 +54,6 @@ def permissions(function: str) -> set[str]:
         if any(re.search(rf"\.\s*{operation}\(\)", it) for it in callers):
             action = "".join(part.capitalize() for part in operation.split("_"))
             found.add(f"{service}:{action.removesuffix('Batch')}")
-    for target, action in re.findall(r'\btarget = "(\w+)\.(\w+)"', source):
-        # A service that is not in the table fails here, on purpose.
-        found.add(f"{TARGETS[target]}:{action.removesuffix('Batch')}")
     return found
 
 

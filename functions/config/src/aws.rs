@@ -1,7 +1,8 @@
 //! How this project talks to AWS: one HTTP client, one set of time limits, a named behaviour version.
 
-pub mod json;
+mod connections;
 
+use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,22 +11,28 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use aws_types::service_config::ServiceConfigKey;
 
+use self::connections::http_client;
 use crate::Environment;
-use crate::http::Client;
 
 /// The longest single request for credentials on a person's machine.
 const ATTEMPT: Duration = Duration::from_millis(1_500);
 
-/// The way a process finds its settings for a service, and its connections. Not an enum: a function must not even hold the
+/// Idle connections that a function keeps to one host. Several may have ended while it was frozen, and each costs a try.
+const IDLE_OF_FUNCTION: usize = 1;
+
+/// The longest text of an error that is passed on.
+const LONGEST_ERROR: usize = 400;
+
+/// The way a process finds its settings for a service. Not an enum: a function must not even hold the
 /// code that looks where people keep them. Copies share the connections.
 #[derive(Clone)]
-pub struct Aws {
-    settings: Arc<dyn Fn(&'static str) -> Loading + Send + Sync>,
-    client: Arc<Client>,
-}
+pub struct Aws(Arc<dyn Fn(&'static str) -> Loading + Send + Sync>);
 
 type Loading = Pin<Box<dyn Future<Output = SdkConfig> + Send>>;
 
@@ -33,8 +40,9 @@ impl Aws {
     /// In the environment, where Lambda puts them, and nowhere else.
     pub fn function(environment: &Environment) -> Self {
         let environment = Arc::clone(environment);
-        Self::new(Arc::new(move |service| {
-            let config = function_config(&environment, service);
+        let connections = http_client(&environment, IDLE_OF_FUNCTION);
+        Self(Arc::new(move |service| {
+            let config = function_config(&environment, service, connections.clone());
             Box::pin(std::future::ready(config))
         }))
     }
@@ -42,7 +50,7 @@ impl Aws {
     /// Wherever people keep them: [`sdk_config`], with the endpoint of the service if it has one.
     pub fn local(environment: &Environment) -> Self {
         let environment = Arc::clone(environment);
-        Self::new(Arc::new(move |service| {
+        Self(Arc::new(move |service| {
             let endpoint = endpoint_variable(&environment, service);
             Box::pin(async move {
                 let config = sdk_config(ATTEMPT).await;
@@ -60,31 +68,51 @@ impl Aws {
         }))
     }
 
-    fn new(settings: Arc<dyn Fn(&'static str) -> Loading + Send + Sync>) -> Self {
-        Self {
-            settings,
-            client: Arc::default(),
+    /// The settings of a service, by its name in profiles (`SQS`).
+    pub async fn config(&self, service: &'static str) -> SdkConfig {
+        (self.0)(service).await
+    }
+}
+
+/// An error of a call for operators: the service's code, message and request id, or why there is no answer. Shows nothing
+/// of an answer that was given.
+pub fn problem<E: ProvideErrorMetadata + Error + 'static>(
+    err: &SdkError<E, HttpResponse>,
+) -> String {
+    let text = match err {
+        SdkError::ServiceError(err) => match (err.err().code(), err.err().message()) {
+            (Some(code), Some(message)) => format!("{code}: {message}"),
+            (Some(code), None) => code.to_owned(),
+            (None, _) => format!("status {}", err.raw().status()),
+        },
+        SdkError::ResponseError(_) => "an answer that can't be read".to_owned(),
+        SdkError::TimeoutError(_) => "no answer in time".to_owned(),
+        SdkError::DispatchFailure(err) if err.is_timeout() => "no answer in time".to_owned(),
+        SdkError::DispatchFailure(err) if err.is_io() => {
+            let err = err.as_connector_error();
+            let cause = err.map(|it| cause(it).to_string());
+            format!("no connection: {}", cause.unwrap_or_default())
         }
-    }
+        other => cause(other).to_string(),
+    };
+    let text = text.chars().filter(|it| !it.is_control());
+    text.take(LONGEST_ERROR).collect()
+}
 
-    /// The settings for a service, by its name in profiles.
-    async fn config(&self, service: &'static str) -> SdkConfig {
-        (self.settings)(service).await
+/// The first cause of an error.
+pub(crate) fn cause<'a>(err: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
+    let mut first = err;
+    while let Some(source) = first.source() {
+        first = source;
     }
-
-    pub(crate) fn client(&self) -> &Arc<Client> {
-        &self.client
-    }
+    first
 }
 
 /// Loads region, credentials and endpoints from the usual places (`AWS_*`, profile, role); `attempt` limits each single
 /// try of a call, which the SDK repeats by itself. There is no call without a limit.
 pub async fn sdk_config(attempt: Duration) -> SdkConfig {
-    let http_client = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
-        .build_https();
     aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(http_client)
+        .http_client(http_client(&crate::environment(), usize::MAX))
         .timeout_config(limits(attempt))
         .load()
         .await
@@ -99,7 +127,11 @@ fn endpoint_variable(environment: &Environment, service: &str) -> Option<String>
 /// Reads what Lambda gives a function in its environment: region, keys, and the endpoint of one service (`SQS`), if
 /// that is another than AWS's. The places where [`sdk_config`] looks besides are none of a function's, and they would
 /// make its program a fifth larger and its start slower.
-fn function_config(environment: &Environment, service: &str) -> SdkConfig {
+fn function_config(
+    environment: &Environment,
+    service: &str,
+    connections: SharedHttpClient,
+) -> SdkConfig {
     let get = |name: &str| environment(name).filter(|it| !it.is_empty());
     let is_set = |name: &str| get(name).is_some_and(|it| it.eq_ignore_ascii_case("true"));
     let region = get("AWS_REGION").or_else(|| get("AWS_DEFAULT_REGION"));
@@ -111,6 +143,7 @@ fn function_config(environment: &Environment, service: &str) -> SdkConfig {
     });
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
+        .http_client(connections)
         .region(region.map(Region::new))
         .use_fips(is_set("AWS_USE_FIPS_ENDPOINT"))
         .use_dual_stack(is_set("AWS_USE_DUALSTACK_ENDPOINT"));

@@ -1,47 +1,40 @@
 //! Small requests to services: one answer, limited in time and length, no redirects.
 //!
-//! Connections are kept. A function is frozen between its invocations, and what it kept may be closed by the time that it goes on:
-//! a request that a kept connection does not answer is sent once more, on a fresh one.
+//! A connection is kept to each service. A function is frozen between its invocations, and what it kept may be closed by the
+//! time that it resumes: a request that gets no answer is sent once more, on a fresh connection.
 //!
 //! **Invariant**: every request is one that may be repeated.
 
-use std::collections::HashMap;
 use std::error::Error;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri, header};
+use http::uri::Scheme;
+use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::rt::{Read, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
+use hyper_util::client::legacy::{self, Builder};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
-use tower::ServiceExt as _;
+
+use crate::aws::cause;
 
 /// The longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(1);
 
-/// Connections to services, kept for as long as the services keep them.
+/// An older idle connection isn't used again.
+const IDLE: Duration = Duration::from_mins(1);
+
+/// Requests over one connection to each service.
 pub struct Client {
-    tcp: HttpConnector,
+    plain: legacy::Client<HttpConnector, Full<Bytes>>,
     /// Made when first needed: it reads every certificate of the system.
-    tls: OnceLock<HttpsConnector<HttpConnector>>,
-    kept: Mutex<HashMap<Origin, Vec<Connection>>>,
+    tls: OnceLock<legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
 }
 
-type Connection = SendRequest<Full<Bytes>>;
-
-/// What a connection leads to.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Origin {
-    is_plain: bool,
-    authority: Authority,
-}
-
-/// There is no answer to a request. Nothing of what the other side sent is told.
+/// There is no answer to a request. Shows nothing of what the other side sent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     #[error("no answer in time")]
@@ -56,15 +49,9 @@ pub enum SendError {
 
 impl Default for Client {
     fn default() -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.set_connect_timeout(Some(CONNECT));
-        tcp.set_nodelay(true);
-        // Whether TLS comes on top is not its business.
-        tcp.enforce_http(false);
         Self {
-            tcp,
+            plain: builder().build(tcp()),
             tls: OnceLock::new(),
-            kept: Mutex::default(),
         }
     }
 }
@@ -77,131 +64,63 @@ impl Client {
         limit: Duration,
         longest: usize,
     ) -> Result<Response<Bytes>, SendError> {
-        let (origin, request) = split(request)?;
-        let exchange = timeout(limit, self.exchange(&origin, request, longest));
-        exchange.await.unwrap_or_else(|_| {
-            // It may be the network that is gone, and with it the others that are kept.
-            self.kept().remove(&origin);
-            Err(SendError::Time)
-        })
-    }
-
-    async fn exchange(
-        &self,
-        origin: &Origin,
-        request: Request<Full<Bytes>>,
-        longest: usize,
-    ) -> Result<Response<Bytes>, SendError> {
-        if let Some(mut connection) = self.take(origin) {
-            match answer(&mut connection, request.clone(), longest).await {
-                // It was closed while it was idle, and so were the others.
-                Err(SendError::Broken) => drop(self.kept().remove(origin)),
-                Err(err) => return Err(err),
-                Ok(answer) => {
-                    self.keep(origin, connection);
-                    return Ok(answer);
-                }
+        let request = request.map(Full::new);
+        let exchange = async {
+            if request.uri().scheme() == Some(&Scheme::HTTPS) {
+                exchange(self.tls()?, request, longest).await
+            } else {
+                exchange(&self.plain, request, longest).await
             }
-        }
-        let mut connection = self.connect(origin).await?;
-        let answer = answer(&mut connection, request, longest).await?;
-        self.keep(origin, connection);
-        Ok(answer)
-    }
-
-    fn kept(&self) -> MutexGuard<'_, HashMap<Origin, Vec<Connection>>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A kept connection that is not known to be closed.
-    fn take(&self, origin: &Origin) -> Option<Connection> {
-        let mut kept = self.kept();
-        let connections = kept.get_mut(origin)?;
-        std::iter::from_fn(|| connections.pop()).find(|it| !it.is_closed())
-    }
-
-    fn keep(&self, origin: &Origin, connection: Connection) {
-        let mut kept = self.kept();
-        let connections = kept.entry(origin.clone()).or_default();
-        connections.retain(|it| !it.is_closed());
-        connections.push(connection);
-    }
-
-    async fn connect(&self, origin: &Origin) -> Result<Connection, SendError> {
-        let scheme = if origin.is_plain {
-            Scheme::HTTP
-        } else {
-            Scheme::HTTPS
         };
-        let uri = Uri::builder()
-            .scheme(scheme)
-            .authority(origin.authority.clone())
-            .path_and_query(PathAndQuery::from_static("/"))
-            .build()
-            .map_err(|err| SendError::Connection(err.to_string()))?;
-        if origin.is_plain {
-            let stream = self.tcp.clone().oneshot(uri).await;
-            open(stream.map_err(|err| SendError::Connection(chain(&err)))?).await
-        } else {
-            let stream = self.tls()?.oneshot(uri).await;
-            open(stream.map_err(|err| SendError::Connection(chain(&*err)))?).await
-        }
+        let exchange = timeout(limit, exchange).await;
+        exchange.unwrap_or(Err(SendError::Time))
     }
 
-    fn tls(&self) -> Result<HttpsConnector<HttpConnector>, SendError> {
+    fn tls(
+        &self,
+    ) -> Result<&legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>, SendError> {
         if let Some(tls) = self.tls.get() {
-            return Ok(tls.clone());
+            return Ok(tls);
         }
-        let builder = HttpsConnectorBuilder::new()
+        let connector = HttpsConnectorBuilder::new()
             .with_provider_and_native_roots(rustls::crypto::ring::default_provider())
-            .map_err(|err| SendError::Connection(format!("no certificates: {err}")))?;
-        let tls = builder.https_only().enable_http1();
-        let tls = tls.wrap_connector(self.tcp.clone());
-        Ok(self.tls.get_or_init(|| tls).clone())
+            .map_err(|err| SendError::Connection(format!("no certificates: {err}")))?
+            .https_only()
+            .enable_http1()
+            .wrap_connector(tcp());
+        Ok(self.tls.get_or_init(|| builder().build(connector)))
     }
 }
 
-/// Tells a request's target from where it goes to.
-fn split(request: Request<Bytes>) -> Result<(Origin, Request<Full<Bytes>>), SendError> {
-    let no_url = || SendError::Connection("its address is no URL".to_owned());
-    let (mut head, body) = request.into_parts();
-    let is_plain = match head.uri.scheme_str() {
-        Some("http") => true,
-        Some("https") => false,
-        _ => return Err(no_url()),
-    };
-    let authority = head.uri.authority().ok_or_else(no_url)?.clone();
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| no_url())?;
-    head.headers.insert(header::HOST, host);
-    let target = head.uri.path_and_query().cloned();
-    head.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
-    let origin = Origin {
-        is_plain,
-        authority,
-    };
-    Ok((origin, Request::from_parts(head, Full::new(body))))
+fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_nodelay(true);
+    // TLS may be on top of it.
+    tcp.enforce_http(false);
+    tcp
 }
 
-async fn open<S: Read + Write + Unpin + Send + 'static>(
-    stream: S,
-) -> Result<Connection, SendError> {
-    let (sender, connection) = handshake(stream)
-        .await
-        .map_err(|err| SendError::Connection(chain(&err)))?;
-    // It ends when the service closes it, or when its sender is dropped.
-    tokio::spawn(connection);
-    Ok(sender)
+fn builder() -> Builder {
+    let mut builder = legacy::Client::builder(TokioExecutor::new());
+    builder
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(1);
+    builder
 }
 
-/// Sends a request on a connection and reads all of the answer.
-async fn answer(
-    connection: &mut Connection,
+/// Sends a request, once more if it gets no answer, and reads all of the answer.
+async fn exchange<C: Connect + Clone + Send + Sync + 'static>(
+    client: &legacy::Client<C, Full<Bytes>>,
     request: Request<Full<Bytes>>,
     longest: usize,
 ) -> Result<Response<Bytes>, SendError> {
-    connection.ready().await.map_err(|_| SendError::Broken)?;
-    let response = connection.send_request(request).await;
-    let (head, body) = response.map_err(|_| SendError::Broken)?.into_parts();
+    let answer = match client.request(request.clone()).await {
+        Err(err) if !err.is_connect() => client.request(request).await,
+        answer => answer,
+    };
+    let (head, body) = answer.map_err(no_answer)?.into_parts();
     match Limited::new(body, longest).collect().await {
         Ok(body) => Ok(Response::from_parts(head, body.to_bytes())),
         Err(err) if err.is::<LengthLimitError>() => Err(SendError::Length),
@@ -209,13 +128,10 @@ async fn answer(
     }
 }
 
-/// An error with its causes.
-fn chain(err: &(dyn Error + 'static)) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        text = format!("{text}: {err}");
-        cause = err.source();
+fn no_answer(err: legacy::Error) -> SendError {
+    if err.is_connect() {
+        SendError::Connection(cause(&err as &(dyn Error + 'static)).to_string())
+    } else {
+        SendError::Broken
     }
-    text
 }

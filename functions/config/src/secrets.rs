@@ -233,12 +233,11 @@ type Document = Cached<SecretString, ResolveSecretError>;
 impl Secrets {
     /// Nothing of AWS is looked at before a reference leads there.
     pub fn new(environment: &Environment, aws: Aws) -> Self {
-        let client = Arc::clone(aws.client());
         Self {
-            store: Arc::new(Store::new(environment, &aws)),
+            store: Arc::new(Store::new(environment, aws)),
             documents: Arc::default(),
             keys: Arc::default(),
-            client,
+            client: Arc::default(),
         }
     }
 

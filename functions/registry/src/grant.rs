@@ -85,7 +85,7 @@ pub(super) async fn ask<T: DeserializeOwned>(
             let url = parse(url)?;
             let trust = of_operator(&url);
             let mut bearer = HeaderValue::try_from(format!("Bearer {token}"))
-                .map_err(|_| LoginError::network("the token server answers with no token"))?;
+                .map_err(|_| LoginError::network("the token server sent no token"))?;
             bearer.set_sensitive(true);
             let header = Some(("authorization", bearer));
             let body = Some(Body::Json(json.to_owned()));

@@ -384,7 +384,7 @@ impl<'a> Session<'a> {
         tokens.flatten().find(|it| !it.is_empty()).ok_or_else(|| {
             ResolveError::new(
                 ErrorReason::Network,
-                format!("{} answers with no token", shown(&url)),
+                format!("{} sent no token", shown(&url)),
             )
         })
     }

@@ -9,7 +9,6 @@ use axum::Router;
 use futures_util::future::{join_all, try_join_all};
 use scanhook_config::Environment;
 use scanhook_config::aws::Aws;
-use scanhook_config::aws::json::{SQS, Service};
 use scanhook_config::config::{Config, ConfigError};
 use scanhook_config::live::Live;
 use scanhook_config::location::Location;
@@ -20,7 +19,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::credentials::Credentials;
-use crate::queue::{Outbox, Queue};
+use crate::queue::Queue;
 use crate::rate::Limiter;
 use crate::router::{SourceContext, Webhook, router};
 
@@ -37,13 +36,12 @@ pub async fn load(environment: &Environment) -> anyhow::Result<Live<Router>> {
     let url = get("SCANHOOK_QUEUE_URL")?;
     let location = Location::parse(&get("SCANHOOK_CONFIG")?)?;
     let aws = Aws::function(environment);
-    let outbox = Outbox::new(Service::new(SQS, &aws), url);
+    let queue = Queue::sqs((&aws.config("SQS").await).into(), url);
     let secrets = Secrets::new(environment, aws);
-    let queue = Queue::Sqs(outbox.clone());
     let build = {
-        let secrets = secrets.clone();
+        let (secrets, queue) = (secrets.clone(), queue.clone());
         move |config: Config| {
-            let (secrets, queue) = (secrets.clone(), Queue::Sqs(outbox.clone()));
+            let (secrets, queue) = (secrets.clone(), queue.clone());
             async move {
                 let sources = senders(&config, &secrets).await?;
                 warm(&sources).await;

@@ -3,26 +3,22 @@
 mod outbox;
 mod sqs;
 
-use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use scanhook_config::aws::json::Service;
+use aws_sdk_sqs::config::Builder;
 use scanhook_core::message::QueueMessage;
 use tokio::time::Instant;
 
-pub use self::outbox::Outbox;
+use self::outbox::Outbox;
+use self::sqs::Sqs;
 
 /// The longest single try, so that a dead connection is noticed within every sender's patience.
 pub const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// Where messages go.
-pub enum Queue {
-    /// An SQS queue.
-    Sqs(Outbox),
-    /// A list that tests look into.
-    Memory(Mutex<Vec<QueueMessage>>),
-}
+/// An SQS queue. Clones share what is on its way there.
+#[derive(Clone)]
+pub struct Queue(Outbox);
 
 /// Not every message was acknowledged in time; some may have been.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -30,17 +26,14 @@ pub enum Queue {
 pub struct SendError(String);
 
 impl Queue {
-    /// The SQS queue at `url`.
-    pub fn sqs(service: Service, url: String) -> Self {
-        Self::Sqs(Outbox::new(service, url))
+    /// The queue at `url`, called with `settings`; retries are the queue's own.
+    pub fn sqs(settings: Builder, url: String) -> Self {
+        Self(Outbox::new(Sqs::new(settings, url)))
     }
 
     /// Opens the connection and fetches credentials by one harmless call, so that the first delivery need not.
     pub async fn warm(&self) -> anyhow::Result<()> {
-        let Self::Sqs(outbox) = self else {
-            return Ok(());
-        };
-        let warmed = outbox.sqs().warm().await;
+        let warmed = self.0.sqs().warm().await;
         warmed.context("could not reach the queue")
     }
 
@@ -51,15 +44,6 @@ impl Queue {
         messages: Vec<QueueMessage>,
         deadline: Instant,
     ) -> Result<(), SendError> {
-        match self {
-            Self::Sqs(outbox) => outbox.send(messages, deadline).await,
-            Self::Memory(sent) => {
-                let mut sent = sent
-                    .lock()
-                    .map_err(|_| SendError("a test panicked".to_owned()))?;
-                sent.extend(messages);
-                Ok(())
-            }
-        }
+        self.0.send(messages, deadline).await
     }
 }

@@ -29,6 +29,7 @@ mod store;
 mod tasks;
 mod time;
 
+pub use client::{Recorder, client_settings, in_process};
 pub use error::{Code, Error};
 pub use expiry::{DeadLetter, Expiry};
 pub use file::OpenError;

@@ -7,19 +7,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::config::{BehaviorVersion, HttpClient, Region};
+use aws_sdk_sqs::config::Builder;
 use aws_sdk_sqs::types::QueueAttributeName;
 use jiff::Timestamp;
 use metrics::counter;
 use scanhook_config::Environment;
 use scanhook_config::aws::Aws;
-use scanhook_config::aws::json::{SQS, Service};
 use scanhook_config::config::Config;
 use scanhook_core::failure::ErrorReason;
 use scanhook_core::message::QueueMessage;
 use scanhook_core::record::{ScanRecord, State};
 use scanhook_core::retry::DEAD_LETTERS_KEPT;
-use scanhook_emulator::sqs::{self, Endpoint, Expiry, Peeked, Store};
+use scanhook_emulator::sqs::{self, Endpoint, Expiry, Peeked, Store, client_settings};
 use scanhook_worker::clock::Clock;
 
 use crate::ledger::SqliteLedger;
@@ -113,21 +112,21 @@ pub(crate) async fn release_abandoned(store: &Store, ledger: &SqliteLedger) -> a
     Ok(())
 }
 
-/// The external queues, or the embedded ones behind `endpoint`; and the webhook's client for them.
+/// The external queues, or the embedded ones behind `endpoint`; and the settings of the webhook's client for them.
 pub(crate) async fn open(
     external_url: Option<&str>,
     environment: &Environment,
     address: SocketAddr,
     endpoint: &Endpoint,
-) -> anyhow::Result<(Queues, Service)> {
+) -> anyhow::Result<(Queues, Builder)> {
     Ok(match external_url {
         Some(url) => (
             Queues::external(url).await?,
-            Service::new(SQS, &Aws::local(environment)),
+            (&Aws::local(environment).config("SQS").await).into(),
         ),
         None => (
             Queues::embedded(address, endpoint),
-            embedded_service(address, endpoint),
+            embedded_settings(address, endpoint),
         ),
     })
 }
@@ -144,7 +143,7 @@ impl Queues {
     pub(crate) fn embedded(address: SocketAddr, endpoint: &Endpoint) -> Self {
         let base = format!("http://{address}");
         Self {
-            client: embedded_client(&base, endpoint.http_client(&base)),
+            client: Client::from_conf(embedded_settings(address, endpoint).build()),
             url: sqs::queue_url(&base, QUEUE),
             arn: sqs::queue_arn(sqs::REGION, QUEUE),
             dead_letter_url: sqs::queue_url(&base, DEAD_LETTERS),
@@ -201,23 +200,8 @@ impl Queues {
     }
 }
 
-/// A client for an embedded endpoint, through a socket or in process. Its requests need no signature.
-pub(crate) fn embedded_client(base: &str, http_client: impl HttpClient + 'static) -> Client {
-    let config = aws_sdk_sqs::Config::builder()
-        .behavior_version(BehaviorVersion::v2026_01_12())
-        .region(Region::new(sqs::REGION))
-        .allow_no_auth()
-        .endpoint_url(base)
-        .http_client(http_client)
-        .build();
-    Client::from_conf(config)
-}
-
-/// The webhook's client for an embedded endpoint, without a socket.
-fn embedded_service(address: SocketAddr, endpoint: &Endpoint) -> Service {
-    let (base, endpoint) = (format!("http://{address}"), endpoint.clone());
-    Service::in_process(Box::new(move |target, body| {
-        let (base, endpoint) = (base.clone(), endpoint.clone());
-        Box::pin(async move { endpoint.answer(target, base, body).await })
-    }))
+/// The settings of a client of an embedded endpoint, without a socket.
+fn embedded_settings(address: SocketAddr, endpoint: &Endpoint) -> Builder {
+    let base = format!("http://{address}");
+    client_settings(&base, endpoint.http_client(&base))
 }

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
+use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
 use secrecy::SecretString;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use tokio::time::{Instant, sleep};
+use tokio::sync::OnceCell;
 
 use super::{ResolveSecretError, SecretRef};
 use crate::Environment;
-use crate::aws::Aws;
-use crate::aws::json::{CallError, SECRETS_MANAGER, SSM, Service};
+use crate::aws::{Aws, problem};
 use crate::file;
 
 /// The longest single try of a call.
@@ -20,22 +20,31 @@ const ATTEMPT: Duration = Duration::from_millis(1_500);
 /// init, and must have failed by then.
 pub(super) const LIMIT: Duration = Duration::from_secs(4);
 
-/// The pause before a second try; doubled for each further one.
+/// The longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// The longest pause before a second try; doubled for each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// As many tries as fit into [`LIMIT`].
+const ATTEMPTS: u32 = 6;
 
 /// What references lead to.
 pub(super) struct Store {
     environment: Environment,
-    ssm: Service,
-    secrets_manager: Service,
+    aws: Aws,
+    /// Both made when a reference first leads there.
+    ssm: OnceCell<aws_sdk_ssm::Client>,
+    secrets_manager: OnceCell<aws_sdk_secretsmanager::Client>,
 }
 
 impl Store {
-    pub(super) fn new(environment: &Environment, aws: &Aws) -> Self {
+    pub(super) fn new(environment: &Environment, aws: Aws) -> Self {
         Self {
             environment: Environment::clone(environment),
-            ssm: Service::new(SSM, aws),
-            secrets_manager: Service::new(SECRETS_MANAGER, aws),
+            aws,
+            ssm: OnceCell::new(),
+            secrets_manager: OnceCell::new(),
         }
     }
 
@@ -80,72 +89,49 @@ impl Store {
         }
     }
 
-    /// Source: API reference of AWS Systems Manager, `GetParameter`.
     async fn parameter(&self, name: &str) -> Result<SecretString, String> {
-        #[derive(serde::Serialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct WireRequest<'a> {
-            name: &'a str,
-            with_decryption: bool,
-        }
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct WireAnswer {
-            parameter: WireParameter,
-        }
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct WireParameter {
-            value: String,
-        }
-        let request = WireRequest {
-            name,
-            with_decryption: true,
-        };
-        let target = "AmazonSSM.GetParameter";
-        let answer: WireAnswer = ask(&self.ssm, target, &request).await?;
-        Ok(answer.parameter.value.into())
+        let ssm = self.ssm.get_or_try_init(async || {
+            let config = self.settings("SSM").await?;
+            let config = aws_sdk_ssm::config::Builder::from(&config);
+            Ok::<_, String>(aws_sdk_ssm::Client::from_conf(config.build()))
+        });
+        let call = ssm.await?.get_parameter().name(name).with_decryption(true);
+        let answer = call.send().await.map_err(|err| problem(&err))?;
+        let value = answer.parameter.and_then(|it| it.value);
+        value
+            .map(SecretString::from)
+            .ok_or_else(|| "it has no value".to_owned())
     }
 
-    /// Source: API reference of AWS Secrets Manager, `GetSecretValue`.
     async fn secret(&self, name: &str) -> Result<SecretString, String> {
-        #[derive(serde::Serialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct WireRequest<'a> {
-            secret_id: &'a str,
-        }
-        #[derive(serde::Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct WireAnswer {
-            secret_string: Option<String>,
-        }
-        let request = WireRequest { secret_id: name };
-        let target = "secretsmanager.GetSecretValue";
-        let answer: WireAnswer = ask(&self.secrets_manager, target, &request).await?;
+        let secrets_manager = self.secrets_manager.get_or_try_init(async || {
+            let config = self.settings("Secrets Manager").await?;
+            let config = aws_sdk_secretsmanager::config::Builder::from(&config);
+            Ok::<_, String>(aws_sdk_secretsmanager::Client::from_conf(config.build()))
+        });
+        let call = secrets_manager.await?.get_secret_value().secret_id(name);
+        let answer = call.send().await.map_err(|err| problem(&err))?;
         answer
             .secret_string
             .map(SecretString::from)
             .ok_or_else(|| "it holds bytes, not a text".to_owned())
     }
-}
 
-/// Calls an operation until it answers or [`LIMIT`] is over. The error is for operators.
-async fn ask<T: Serialize, R: DeserializeOwned>(
-    service: &Service,
-    target: &'static str,
-    request: &T,
-) -> Result<R, String> {
-    let deadline = Instant::now() + LIMIT;
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match service.call(target, request, left.min(ATTEMPT)).await {
-            Ok(answer) => return Ok(answer),
-            Err(CallError::Passing(_)) if Instant::now() + pause < deadline => {
-                sleep(pause).await;
-                pause *= 2;
-            }
-            Err(err) => return Err(err.to_string()),
-        }
+    async fn settings(&self, service: &'static str) -> Result<SdkConfig, String> {
+        let config = self.aws.config(service).await;
+        config.region().ok_or("AWS_REGION is not set")?;
+        config
+            .credentials_provider()
+            .ok_or("there are no AWS credentials")?;
+        let limits = TimeoutConfig::builder()
+            .connect_timeout(CONNECT)
+            .operation_attempt_timeout(ATTEMPT)
+            .operation_timeout(LIMIT)
+            .build();
+        let retries = RetryConfig::standard()
+            .with_max_attempts(ATTEMPTS)
+            .with_initial_backoff(FIRST_PAUSE);
+        let config = config.into_builder().timeout_config(limits);
+        Ok(config.retry_config(retries).build())
     }
 }

@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use scanhook_config::aws::json::Service;
 use scanhook_core::message::QueueMessage;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -40,7 +39,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The messages on their way to one SQS queue. Clones share it.
 #[derive(Clone)]
-pub struct Outbox(Arc<Shared>);
+pub(super) struct Outbox(Arc<Shared>);
 
 struct Shared {
     sqs: Sqs,
@@ -71,10 +70,9 @@ enum Occasion {
 }
 
 impl Outbox {
-    /// An empty outbox for the queue at `url`.
-    pub fn new(service: Service, url: String) -> Self {
+    pub(super) fn new(sqs: Sqs) -> Self {
         Self(Arc::new(Shared {
-            sqs: Sqs::new(service, url),
+            sqs,
             state: Mutex::default(),
         }))
     }

@@ -2,19 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use http::StatusCode;
-use scanhook_webhook::queue::Queue;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Barrier;
 
 use crate::world::{push, send, signed, sqs, started};
-
-const LIMIT: Duration = Duration::from_secs(10);
 
 /// What becomes of a connection after its first answer.
 #[derive(Clone, Copy, Debug)]
@@ -98,8 +94,7 @@ async fn read(stream: &mut TcpStream) -> Value {
 async fn a_delivery_after_a_connections_end_is_taken_as_any_other() {
     for end in [End::Closed, End::Forgotten] {
         let endpoint = Endpoint::start(end, 1).await;
-        let url = format!("{}/000000000000/scans", endpoint.address);
-        let queue = Queue::sqs(sqs(&endpoint.address), url);
+        let queue = sqs(&format!("{}/000000000000/scans", endpoint.address)).await;
         queue.warm().await.unwrap();
         let webhook = Arc::new(started(queue).await);
         for count in 2..5 {
@@ -112,17 +107,17 @@ async fn a_delivery_after_a_connections_end_is_taken_as_any_other() {
 }
 
 #[tokio::test]
-async fn however_many_kept_connections_have_ended_a_call_is_repeated_once() {
+async fn however_many_connections_there_were_one_that_has_ended_costs_one_call() {
     for end in [End::Closed, End::Forgotten] {
         let endpoint = Endpoint::start(end, 5).await;
-        let service = sqs(&endpoint.address);
-        let request = json!({});
-        let call = || service.call::<_, Value>("AmazonSQS.ListQueues", &request, LIMIT);
-        for answer in join_all((0..5).map(|_| call())).await {
-            answer.unwrap();
+        let queue = sqs(&format!("{}/000000000000/scans", endpoint.address)).await;
+        for warmed in join_all((0..5).map(|_| queue.warm())).await {
+            warmed.unwrap();
         }
         assert_eq!(endpoint.connections(), 5);
-        call().await.unwrap();
+        if queue.warm().await.is_err() {
+            queue.warm().await.unwrap();
+        }
         assert_eq!(endpoint.connections(), 6, "{end:?}");
     }
 }
@@ -130,16 +125,18 @@ async fn however_many_kept_connections_have_ended_a_call_is_repeated_once() {
 #[tokio::test]
 async fn a_fresh_connection_that_breaks_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let service = sqs(&format!("http://{}", listener.local_addr().unwrap()));
+    let address = listener.local_addr().unwrap();
+    let queue = sqs(&format!("http://{address}/000000000000/scans")).await;
     let server = tokio::spawn(async move {
         let (mut stream, _) = listener.accept().await.unwrap();
         read(&mut stream).await;
         drop(stream);
         listener
     });
-    let request = json!({});
-    let answer = service.call::<_, Value>("AmazonSQS.ListQueues", &request, LIMIT);
-    let error = answer.await.unwrap_err();
-    assert_eq!(error.to_string(), "the answer broke off");
+    let error = queue.warm().await.unwrap_err();
+    assert_eq!(
+        format!("{error:#}"),
+        "could not reach the queue: connection closed before message completed"
+    );
     drop(server.await.unwrap());
 }

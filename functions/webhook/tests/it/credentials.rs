@@ -6,10 +6,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::Request;
 use scanhook_core::auth::{Algorithm, Credential, Encoding, HmacScheme, Scheme};
+use scanhook_emulator::sqs::Recorder;
 
 use crate::world::{
-    CONFIG, SOURCES, bare, check, credential, instead, memory, push, queued, scan_of_push, secret,
-    send, signed, signed_with, started, with, without,
+    CONFIG, SOURCES, bare, check, credential, instead, push, queued, recorded_by, scan_of_push,
+    secret, send, signed, signed_with, started, with, without,
 };
 
 const SIGNATURE: &str = "x-hub-signature-256";
@@ -289,7 +290,8 @@ async fn a_form_is_verified_over_its_raw_bytes_and_read_from_its_payload_field()
 
 #[tokio::test]
 async fn every_refusal_of_a_stranger_reads_the_same() {
-    let webhook = Arc::new(started(memory()).await);
+    let recorder = Recorder::default();
+    let webhook = Arc::new(started(recorded_by(&recorder)).await);
     let full = |it: Request<bytes::Bytes>| it.map(http_body_util::Full::new);
     let reference = send(&webhook, full(bare("prod", push("prod")))).await;
     assert_eq!(reference.status, 401);
@@ -309,7 +311,7 @@ async fn every_refusal_of_a_stranger_reads_the_same() {
     ] {
         assert_eq!(send(&webhook, full(request)).await, reference);
     }
-    assert!(queued(&webhook).is_empty());
+    assert!(queued(&recorder).is_empty());
 }
 
 #[test]

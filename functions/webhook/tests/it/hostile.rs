@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 use scanhook_core::message::ScanId;
+use scanhook_emulator::sqs::Recorder;
 use serde_json::{Value, json};
 
 use crate::world::{
     DIGEST, LIMIT, SOURCES, answer, assert_is_problem, check, distribution_push, ghcr_push,
-    harbor_push, memory, push, queued, scan_of_push, send, signed, started, with,
+    harbor_push, memory, push, queued, recorded_by, scan_of_push, send, signed, started, with,
 };
 
 #[tokio::test]
@@ -250,10 +251,11 @@ async fn free_text_is_cleaned_and_cut_and_the_push_still_queued() {
         ] {
             let body = payload.to_string();
             assert!(body.len() <= LIMIT);
-            let webhook = Arc::new(started(memory()).await);
+            let recorder = Recorder::default();
+            let webhook = Arc::new(started(recorded_by(&recorder)).await);
             let request = signed(source, body).map(http_body_util::Full::new);
             assert_eq!(send(&webhook, request).await.status, 202, "{source}");
-            let sent = queued(&webhook)[0].to_json();
+            let sent = queued(&recorder)[0].to_json();
             assert!(sent.len() < 2_000);
             let message: Value = serde_json::from_str(&sent).unwrap();
             let kept = message["event"]["actor"].as_str().unwrap();
@@ -312,7 +314,8 @@ fn broken_clock() -> Timestamp {
 
 #[tokio::test]
 async fn a_panic_costs_its_delivery_an_answer_of_500_and_the_next_nothing() {
-    let mut webhook = started(memory()).await;
+    let recorder = Recorder::default();
+    let mut webhook = started(recorded_by(&recorder)).await;
     webhook.now = broken_clock;
     let webhook = Arc::new(webhook);
     let router = scanhook_webhook::router::router(webhook.clone());
@@ -324,7 +327,7 @@ async fn a_panic_costs_its_delivery_an_answer_of_500_and_the_next_nothing() {
         assert_eq!(answer.status, expected);
         if expected == 500 {
             assert_is_problem(&answer);
-            assert!(queued(&webhook).is_empty());
+            assert!(queued(&recorder).is_empty());
         }
     }
 }
@@ -332,12 +335,13 @@ async fn a_panic_costs_its_delivery_an_answer_of_500_and_the_next_nothing() {
 #[tokio::test]
 async fn a_replayed_delivery_has_ids_of_its_own() {
     // Whoever replays a delivery may change its headers; what folds the repetition is its content, in the ledger.
-    let webhook = Arc::new(started(memory()).await);
+    let recorder = Recorder::default();
+    let webhook = Arc::new(started(recorded_by(&recorder)).await);
     for id in ["one", "two"] {
         let request = with(signed("github", push("github")), "x-github-delivery", id);
         send(&webhook, request.map(http_body_util::Full::new)).await;
     }
-    let sent = queued(&webhook);
+    let sent = queued(&recorder);
     let ids: Vec<&ScanId> = sent.iter().map(|it| &it.scan_id).collect();
     assert_ne!(ids[0], ids[1]);
     assert_eq!(sent[0].image, sent[1].image);

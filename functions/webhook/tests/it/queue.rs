@@ -12,16 +12,14 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::Full;
-use scanhook_config::aws::json::Service;
 use scanhook_config::config::Config;
 use scanhook_config::secrets::Secrets;
 use scanhook_core::image::Image;
 use scanhook_core::kinds::{self, SamplePush};
 use scanhook_core::message::QueueMessage;
 use scanhook_emulator::faults::Faults;
-use scanhook_emulator::sqs::Store;
+use scanhook_emulator::sqs::{Recorder, Store};
 use scanhook_webhook::config::webhook;
-use scanhook_webhook::queue::Queue;
 use scanhook_worker::clock::Clock;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -29,8 +27,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::world::{
-    Answer, DIGEST, assert_is_problem, distribution_push, environment, memory, push, queued,
-    secret, send, serve, signed, sqs, started,
+    Answer, DIGEST, assert_is_problem, distribution_push, environment, in_process, push, queued,
+    recorded_by, secret, send, serve, signed, sqs, started,
 };
 
 const QUEUE: &str = "scans";
@@ -151,8 +149,7 @@ impl Endpoint {
 
 async fn deliver(endpoint: &str, source: &str, body: String) -> Answer {
     let url = format!("{endpoint}/000000000000/{QUEUE}");
-    let queue = Queue::sqs(sqs(endpoint), url);
-    let webhook = Arc::new(started(queue).await);
+    let webhook = Arc::new(started(sqs(&url).await).await);
     let request = signed(source, body).map(http_body_util::Full::new);
     send(&webhook, request).await
 }
@@ -279,13 +276,14 @@ async fn every_message_of_a_full_body_passes_the_checks_of_sqs() {
             event
         })
         .collect();
-    let webhook = Arc::new(started(memory()).await);
+    let recorder = Recorder::default();
+    let webhook = Arc::new(started(recorded_by(&recorder)).await);
     let body = json!({"events": events}).to_string();
     let answer = send(&webhook, signed("mirror", body).map(Full::new)).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
     // With more patience than the source's sender has: what counts is what SQS says, not when.
-    let queue = Queue::sqs(sqs(&address), format!("{address}/000000000000/{QUEUE}"));
-    let sent = queue.send(queued(&webhook), Instant::now() + Duration::from_mins(5));
+    let queue = sqs(&format!("{address}/000000000000/{QUEUE}")).await;
+    let sent = queue.send(queued(&recorder), Instant::now() + Duration::from_mins(5));
     sent.await.unwrap();
     assert_eq!(store.depth(QUEUE).await.unwrap().visible, 200);
     server.abort();
@@ -300,8 +298,8 @@ async fn a_stalled_queue_is_answered_within_each_kinds_patience() {
     let config = Config::parse(&format!("sources:\n{}", sources.concat())).unwrap();
     for kind in kinds::ALL {
         // Without a socket, for a clock that stands still.
-        let silence = Service::in_process(Box::new(|_, _| Box::pin(std::future::pending())));
-        let queue = Queue::sqs(silence, "http://127.0.0.1:9/000000000000/scans".to_owned());
+        let silence = |_, _| std::future::pending();
+        let queue = in_process(scanhook_emulator::sqs::in_process(silence));
         let secrets = Secrets::local(&environment());
         let webhook = Arc::new(webhook(&config, queue, &secrets).await.unwrap());
         let image = format!("{}/team/app:1.4.2@{DIGEST}", kind.example_registry);

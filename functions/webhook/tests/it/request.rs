@@ -12,8 +12,9 @@ use http_body::Frame;
 
 use crate::world::{
     LIMIT, SOURCES, assert_is_problem, bare, check, instead, memory, method, push, queued,
-    scan_of_push, secret, send, signed, started, with,
+    recorded_by, scan_of_push, secret, send, signed, started, with,
 };
+use scanhook_emulator::sqs::Recorder;
 
 /// A body of `chunks` times 64 KiB that counts how many of them were read, and says nothing of its length.
 struct Flood {
@@ -157,7 +158,8 @@ async fn a_content_type_is_never_a_reason_to_refuse() {
 
 #[tokio::test]
 async fn only_post_is_a_delivery() {
-    let webhook = Arc::new(started(memory()).await);
+    let recorder = Recorder::default();
+    let webhook = Arc::new(started(recorded_by(&recorder)).await);
     for name in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "TRACE", "BREW"] {
         for path in ["/webhooks/prod", "/webhooks/prod/x", "/webhooks/nobody"] {
             let mut request = method(signed("prod", push("prod")), name);
@@ -179,7 +181,7 @@ async fn only_post_is_a_delivery() {
             }
         }
     }
-    assert!(queued(&webhook).is_empty());
+    assert!(queued(&recorder).is_empty());
 }
 
 /// Asks as CloudEvents' senders do whether an origin may deliver, and tells the status and what is allowed.

@@ -12,19 +12,15 @@ use bytes::Bytes;
 use futures_util::future::join;
 use http::StatusCode;
 use http_body_util::Full;
-use scanhook_config::aws::json::Service;
 use scanhook_core::message::QueueMessage;
-use scanhook_webhook::queue::Queue;
 use scanhook_webhook::router::Webhook;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::world::{
-    Answer, assert_is_problem, distribution_push, send, serve, signed, sqs, started,
+    Answer, assert_is_problem, distribution_push, in_process, send, serve, signed, sqs, started,
 };
-
-const QUEUE: &str = "http://127.0.0.1:9/000000000000/scans";
 
 /// A request to SQS, which waits for its answer; without one it is 503.
 struct Call {
@@ -85,7 +81,7 @@ async fn webhook() -> (Arc<Webhook>, Calls) {
     let (sender, calls) = mpsc::unbounded_channel();
     let handler = post(move |body: Bytes| ask(sender.clone(), body));
     let (address, _server) = serve(Router::new().route("/", handler)).await;
-    let queue = Queue::sqs(sqs(&format!("http://{address}")), QUEUE.to_owned());
+    let queue = sqs(&format!("http://{address}/000000000000/scans")).await;
     (Arc::new(started(queue).await), calls)
 }
 
@@ -192,9 +188,9 @@ async fn the_next_batch_goes_as_soon_as_the_one_before_is_acknowledged() {
         let (sender, mut calls) = mpsc::unbounded_channel();
         let handler = move |_, body| {
             let answer = ask(sender.clone(), body);
-            Box::pin(async { http::Response::new(Bytes::from(answer.await.1)) }) as _
+            async { http::Response::new(Bytes::from(answer.await.1)) }
         };
-        let queue = Queue::sqs(Service::in_process(Box::new(handler)), QUEUE.to_owned());
+        let queue = in_process(scanhook_emulator::sqs::in_process(handler));
         let webhook = Arc::new(started(queue).await);
         let first = tokio::spawn(deliver(webhook.clone(), "first"));
         let under_way = calls.recv().await.unwrap();

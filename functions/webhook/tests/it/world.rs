@@ -3,8 +3,9 @@
 //! [`check`] sends each request as HTTP with and without a length, and as API Gateway's event with a text and with a
 //! base64 body: all four must be answered alike.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use aws_sdk_sqs::config::SharedHttpClient;
 use axum::Router;
 use axum::body::Body;
 use base64::Engine as _;
@@ -14,11 +15,11 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::BodyExt as _;
 use scanhook_config::Environment;
 use scanhook_config::aws::Aws;
-use scanhook_config::aws::json::{SQS, Service};
 use scanhook_config::config::Config;
 use scanhook_config::secrets::{SecretRef, Secrets};
 use scanhook_core::auth::{Credential, Presented};
 use scanhook_core::message::QueueMessage;
+use scanhook_emulator::sqs::{Recorder, client_settings};
 use scanhook_webhook::config::webhook;
 use scanhook_webhook::queue::Queue;
 use scanhook_webhook::router::{Webhook, router};
@@ -76,8 +77,20 @@ pub(crate) fn environment() -> Environment {
     Arc::new(|name| Some(secret(name)))
 }
 
+/// A queue that nobody looks into.
 pub(crate) fn memory() -> Queue {
-    Queue::Memory(Mutex::new(Vec::new()))
+    recorded_by(&Recorder::default())
+}
+
+pub(crate) fn recorded_by(recorder: &Recorder) -> Queue {
+    in_process(recorder.http_client())
+}
+
+/// A queue whose calls this client answers.
+pub(crate) fn in_process(http_client: SharedHttpClient) -> Queue {
+    let base = "http://127.0.0.1:9";
+    let url = format!("{base}/000000000000/scans");
+    Queue::sqs(client_settings(base, http_client), url)
 }
 
 /// The webhook of [`CONFIG`].
@@ -88,11 +101,9 @@ pub(crate) async fn started(queue: Queue) -> Webhook {
         .unwrap()
 }
 
-pub(crate) fn queued(webhook: &Webhook) -> Vec<QueueMessage> {
-    match &webhook.queue {
-        Queue::Memory(sent) => sent.lock().unwrap().clone(),
-        Queue::Sqs(_) => panic!("not a queue in memory"),
-    }
+pub(crate) fn queued(recorder: &Recorder) -> Vec<QueueMessage> {
+    let bodies = recorder.take().into_iter();
+    bodies.map(|it| QueueMessage::parse(&it).unwrap()).collect()
 }
 
 /// A credential of a source, by its position.
@@ -255,7 +266,8 @@ enum Way {
 }
 
 async fn check_one(way: Way, request: &Request<Bytes>) -> String {
-    let webhook = Arc::new(started(memory()).await);
+    let recorder = Recorder::default();
+    let webhook = Arc::new(started(recorded_by(&recorder)).await);
     let answer = match way {
         Way::Http => {
             let request = request.clone().map(http_body_util::Full::new);
@@ -264,7 +276,7 @@ async fn check_one(way: Way, request: &Request<Bytes>) -> String {
         Way::TextEvent => send_event(&webhook, request, false).await,
         Way::Base64Event => send_event(&webhook, request, true).await,
     };
-    tell(&answer, &queued(&webhook))
+    tell(&answer, &queued(&recorder))
 }
 
 /// An answer in one line, after it has been compared with what is queued and with the form of answers in `docs/reference/answers.md`.
@@ -411,8 +423,9 @@ pub(crate) async fn serve(router: Router) -> (String, JoinHandle<()>) {
     (address, server)
 }
 
-/// SQS at an endpoint on this machine.
-pub(crate) fn sqs(endpoint: &str) -> Service {
+/// The SQS queue at a URL on this machine, as a function reaches it.
+pub(crate) async fn sqs(url: &str) -> Queue {
+    let (endpoint, _) = url.split_once("/000000000000/").unwrap();
     let endpoint = endpoint.to_owned();
     let environment: Environment = Arc::new(move |name| {
         let value = match name {
@@ -423,5 +436,6 @@ pub(crate) fn sqs(endpoint: &str) -> Service {
         };
         Some(value.to_owned())
     });
-    Service::new(SQS, &Aws::function(&environment))
+    let settings = Aws::function(&environment).config("SQS").await;
+    Queue::sqs((&settings).into(), url.to_owned())
 }
