@@ -43,7 +43,7 @@ pub enum Format {
 /// where they go. Without `SCANHOOK_LOG`, the level is INFO.
 pub fn init(
     environment: &Environment,
-    service: &str,
+    service: &'static str,
     format: Format,
 ) -> Result<Option<Traces>, ParseLogFilterError> {
     let targets: Targets = match environment("SCANHOOK_LOG") {

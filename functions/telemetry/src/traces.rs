@@ -1,37 +1,46 @@
-//! Where the time of a delivery and of its scans went: the spans of this process, sent to a collector by OTLP over HTTP,
-//! in JSON, if `OTEL_EXPORTER_OTLP_ENDPOINT` names one.
+//! Where the time of a delivery and of its scans went: the spans of this process, kept by OpenTelemetry's SDK and sent to a
+//! collector in Protobuf over HTTP, if `OTEL_EXPORTER_OTLP_ENDPOINT` names one.
 //!
-//! What is collected are the `tracing` spans of scanhook's own crates, at INFO and above. An outermost one is the root of
-//! what is collected here: it belongs to the trace that [`begin`] or [`join`] named last, and is sent, with all below it,
-//! when it ends.
+//! What is collected are the `tracing` spans of scanhook's own crates, at INFO and above. The outermost is part of the trace
+//! that [`begin`] or [`join`] named last before a span below it, or its end, made OpenTelemetry start it.
 //!
 //! **Invariant**: nobody waits for a collector but [`Traces::flush`], within its limit; what can't be sent is dropped and
 //! counted, never kept without bound.
 
 mod export;
-mod otlp;
+mod ids;
 mod target;
+mod xray;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use opentelemetry::trace::{
+    Span as _, SpanContext, TraceContextExt as _, TraceFlags, TraceState, Tracer as _,
+    TracerProvider as _,
+};
+use opentelemetry::{Context, InstrumentationScope, Key, global};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use scanhook_config::Environment;
 use scanhook_core::trace::{SpanId, TraceContext, TraceId};
 use tokio::time::sleep;
 use tracing::level_filters::LevelFilter;
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Span, Subscriber};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::Context;
-use tracing_subscriber::registry::{LookupSpan, SpanRef};
-use tracing_subscriber::{Layer, Registry};
+use tracing::{Metadata, Span, Subscriber};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::registry::LookupSpan;
 
-use self::export::Exporter;
+use self::export::{Exporter, Keep};
+use self::ids::{Given, Ids};
 pub use self::target::ParseTargetError;
 use self::target::Target;
-use crate::fields::Fields;
-use scanhook_config::{Environment, now};
+
+/// What has spans here, for their reader.
+const SCOPE: &str = "scanhook";
 
 /// How often a process that is never frozen sends what it has.
 const EVERY: Duration = Duration::from_secs(1);
@@ -41,42 +50,84 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The spans of this process, on their way to a collector. Clones share them.
 #[derive(Clone)]
-pub struct Traces(Arc<Exporter>);
+pub struct Traces {
+    exporter: Arc<Exporter>,
+    provider: SdkTracerProvider,
+}
 
 impl Traces {
     /// `None` if the environment names no collector.
     pub(crate) fn from_environment(
         environment: &Environment,
-        service: &str,
+        service: &'static str,
     ) -> Result<Option<Self>, ParseTargetError> {
-        let target = Target::from_environment(environment, service)?;
-        Ok(target.map(|it| Self(Arc::new(Exporter::new(it)))))
+        let Some(target) = Target::from_environment(environment)? else {
+            return Ok(None);
+        };
+        let resource = resource(service);
+        let exporter = Arc::new(Exporter::new(target, &resource, environment)?);
+        let provider = SdkTracerProvider::builder()
+            .with_resource(resource)
+            .with_id_generator(Ids)
+            .with_span_processor(Keep(Arc::clone(&exporter)))
+            .build();
+        global::set_tracer_provider(provider.clone());
+        Ok(Some(Self { exporter, provider }))
     }
 
     pub(crate) fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(&self) -> impl Layer<S> + use<S> {
-        let own = Targets::new().with_target("scanhook", LevelFilter::INFO);
-        Collect(self.clone()).with_filter(own)
+        tracing_opentelemetry::layer()
+            .with_tracer(Given(self.provider.tracer_with_scope(scope())))
+            .with_context_activation(false)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(filter_fn(is_collected))
     }
 
     /// Sends what there is, in `limit` at most: before a function is frozen, or a process ends.
     pub async fn flush(&self, limit: Duration) {
-        self.0.flush(limit).await;
+        self.exporter.flush(limit).await;
     }
 
     /// Sends from time to time, for ever.
     pub async fn run(&self) -> Infallible {
         loop {
             sleep(EVERY).await;
-            self.0.flush(PATIENCE).await;
+            self.exporter.flush(PATIENCE).await;
         }
     }
+}
+
+fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder(SCOPE)
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .build()
+}
+
+/// What names this process: `service`, unless the environment has another name.
+fn resource(service: &'static str) -> Resource {
+    let named = Resource::builder().build();
+    let name = named.get(&Key::from_static_str("service.name"));
+    if name.is_some_and(|it| !it.as_str().starts_with("unknown_service")) {
+        return named;
+    }
+    Resource::builder().with_service_name(service).build()
+}
+
+/// Our own spans, and no events.
+fn is_collected(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span()
+        && metadata.target().starts_with("scanhook")
+        && *metadata.level() <= LevelFilter::INFO
 }
 
 /// A new trace, and a place in it.
 pub fn new_context() -> TraceContext {
     TraceContext {
         trace_id: drawn(|| TraceId::new(rand::random())),
-        span_id: new_span_id(),
+        span_id: drawn(|| SpanId::new(rand::random())),
         is_sampled: true,
     }
 }
@@ -90,132 +141,41 @@ fn drawn<T>(draw: impl Fn() -> Option<T>) -> T {
     }
 }
 
-fn new_span_id() -> SpanId {
-    drawn(|| SpanId::new(rand::random()))
-}
-
-/// Has `span` be the place that `context` names, and the lines within it tell the trace, in their field `trace_id`.
+/// Has `span` be the place that `context` names, and the lines within it show the trace, in their field `trace_id`. A place
+/// that isn't sampled is not collected, whatever the sampler is.
 pub fn begin(span: &Span, context: TraceContext) {
     span.record("trace_id", tracing::field::display(context.trace_id));
-    with_open(span, |it| {
-        it.id = context.span_id;
-        it.parent = None;
-        it.trace = Some(context);
-    });
+    let parent = if context.is_sampled {
+        Context::new().with_value(context)
+    } else {
+        Context::new().with_telemetry_suppressed()
+    };
+    // Without a collector there is nothing to change.
+    let _ = span.set_parent(parent);
 }
 
-/// Puts `span` below the place that `context` names, and has the lines within it tell the trace, in their field `trace_id`.
+/// Puts `span` below the place that `context` names, and has the lines within it show the trace, in their field `trace_id`.
 pub fn join(span: &Span, context: TraceContext) {
     span.record("trace_id", tracing::field::display(context.trace_id));
-    with_open(span, |it| {
-        it.parent = Some(context.span_id);
-        it.trace = Some(context);
-    });
+    let (trace_id, span_id) = ids::of(context);
+    let flags = TraceFlags::default().with_sampled(context.is_sampled);
+    let senders = SpanContext::new(trace_id, span_id, flags, true, TraceState::NONE);
+    let _ = span.set_parent(Context::new().with_remote_span_context(senders));
 }
 
 /// The place that `span` is, for others to join; `context`, which its root began or joined, if spans are not collected.
 pub fn place_of(span: &Span, context: TraceContext) -> TraceContext {
-    let mut place = context;
-    with_open(span, |it| place.span_id = it.id);
-    place
+    let within = span.context();
+    let own = within.span().span_context().clone();
+    let flags = u8::from(own.is_sampled());
+    let text = format!("00-{}-{}-{flags:02x}", own.trace_id(), own.span_id());
+    TraceContext::parse(&text).unwrap_or(context)
 }
 
-/// Changes what is collected of a span, if anything is.
-fn with_open(span: &Span, change: impl FnOnce(&mut Open)) {
-    span.with_subscriber(|(id, subscriber)| {
-        if let Some(registry) = subscriber.downcast_ref::<Registry>()
-            && let Some(span) = registry.span(id)
-            && let Some(open) = span.extensions_mut().get_mut()
-        {
-            change(open);
-        }
-    });
-}
-
-/// A span that has not ended.
-struct Open {
-    id: SpanId,
-    /// The place of another process that it is below of.
-    parent: Option<SpanId>,
-    /// Of a root: the trace that it belongs to.
-    trace: Option<TraceContext>,
-    began_at: Timestamp,
-    began: Instant,
-    fields: Fields,
-    /// Of a root: what has ended below it.
-    below: Vec<Ended>,
-}
-
-/// A span that has ended.
-struct Ended {
-    id: SpanId,
-    parent: Option<SpanId>,
-    name: &'static str,
-    began_at: Timestamp,
-    took: Duration,
-    fields: Fields,
-}
-
-struct Collect(Traces);
-
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Collect {
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut fields = Fields::default();
-        attributes.record(&mut fields);
-        let open = Open {
-            id: new_span_id(),
-            parent: None,
-            trace: None,
-            began_at: now(),
-            began: Instant::now(),
-            fields,
-            below: Vec::new(),
-        };
-        if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(open);
-        }
-    }
-
-    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
-        if let Some(span) = context.span(id)
-            && let Some(Open { fields, .. }) = span.extensions_mut().get_mut()
-        {
-            values.record(fields);
-        }
-    }
-
-    fn on_close(&self, id: Id, context: Context<'_, S>) {
-        let Some(span) = context.span(&id) else {
-            return;
-        };
-        let Some(open) = span.extensions_mut().remove::<Open>() else {
-            return;
-        };
-        let mut ended = Ended {
-            id: open.id,
-            parent: open.parent,
-            name: span.name(),
-            began_at: open.began_at,
-            took: open.began.elapsed(),
-            fields: open.fields,
-        };
-        if let Some(parent) = span.parent() {
-            ended.parent = parent.extensions().get().map(|it: &Open| it.id);
-            let root = parent.scope().last().unwrap_or(parent);
-            add(&root, ended);
-            return;
-        }
-        let mut spans = open.below;
-        spans.push(ended);
-        match open.trace {
-            Some(trace) if trace.is_sampled => (self.0).0.push(trace.trace_id, spans),
-            _ => {}
-        }
-    }
-}
-
-fn add<'a, S: LookupSpan<'a>>(root: &SpanRef<'a, S>, ended: Ended) {
-    if let Some(Open { below, .. }) = root.extensions_mut().get_mut() {
-        below.push(ended);
-    }
+/// Adds a part of `span`'s work that ends now and began before the trace of `span` was known.
+pub fn add_part(span: &Span, name: &'static str, began: Timestamp) {
+    let tracer = global::tracer_with_scope(scope());
+    let part = tracer.span_builder(name).with_start_time(began);
+    let mut part = part.start_with_context(&tracer, &span.context());
+    part.end_with_timestamp(scanhook_config::now().into());
 }

@@ -225,18 +225,17 @@ async fn accept(
         received_at,
     };
     // At most half of the sender's patience is for secrets that must be read again; the queue needs the rest.
+    let verifying_since = scanhook_config::now();
     let verifying = source.credentials.verify(delivery, began + budget / 2);
-    let delivery = verifying.instrument(tracing::info_span!("verify")).await?;
+    let delivery = verifying.await?;
     let trace = adopt_trace(senders_trace, unverified);
+    traces::add_part(&Span::current(), "verify", verifying_since);
     count_accepted(&source.source, &delivery);
     source.check_rate()?;
     let selected = decide(&source.source, &delivery)?;
     check_size(&selected, &source.source)?;
-    let span = tracing::info_span!(
-        "send",
-        otel.kind = "producer",
-        messages = selected.requests.len()
-    );
+    let count = i64::try_from(selected.requests.len()).unwrap_or(i64::MAX);
+    let span = tracing::info_span!("send", otel.kind = "producer", messages = count);
     let trace = traces::place_of(&span, trace);
     let messages = selected.requests.into_iter();
     let queued: Vec<_> = messages

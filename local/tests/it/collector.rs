@@ -1,10 +1,14 @@
-//! A trace collector on loopback: receives OTLP over HTTP, in JSON.
+//! A trace collector on loopback: receives OTLP over HTTP, in Protobuf.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use serde_json::Value;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::Span as Wire;
+use prost::Message as _;
 
 /// Answers every request with one status, and keeps the spans.
 pub(crate) struct Collector {
@@ -14,14 +18,13 @@ pub(crate) struct Collector {
 
 struct Taken {
     head: String,
-    body: Value,
+    body: ExportTraceServiceRequest,
 }
 
 /// A received span.
 #[derive(Debug, Clone)]
 pub(crate) struct Span {
-    /// In the form of OTLP.
-    pub(crate) json: Value,
+    pub(crate) wire: Wire,
     /// The name of its process.
     pub(crate) service: String,
 }
@@ -50,25 +53,19 @@ impl Collector {
     /// All spans of a trace received so far.
     pub(crate) fn spans(&self, trace_id: &str) -> Vec<Span> {
         let all = self.all().into_iter();
-        all.filter(|it| it.json["traceId"] == trace_id).collect()
+        all.filter(|it| it.trace_id() == trace_id).collect()
     }
 
     /// All spans received so far.
     pub(crate) fn all(&self) -> Vec<Span> {
         let requests = self.requests.lock().unwrap();
         let mut found = Vec::new();
-        for resource in requests
-            .iter()
-            .flat_map(|it| it.body["resourceSpans"].as_array().unwrap())
-        {
-            let attributes = resource["resource"]["attributes"].as_array().unwrap();
-            let name = attributes.iter().find(|it| it["key"] == "service.name");
-            let service = name.unwrap()["value"]["stringValue"].as_str().unwrap();
-            for scope in resource["scopeSpans"].as_array().unwrap() {
-                for json in scope["spans"].as_array().unwrap() {
-                    let (json, service) = (json.clone(), service.to_owned());
-                    found.push(Span { json, service });
-                }
+        for resource in requests.iter().flat_map(|it| &it.body.resource_spans) {
+            let attributes = &resource.resource.as_ref().unwrap().attributes;
+            let service = text(attributes, "service.name").unwrap();
+            for wire in resource.scope_spans.iter().flat_map(|it| &it.spans) {
+                let (wire, service) = (wire.clone(), service.clone());
+                found.push(Span { wire, service });
             }
         }
         found
@@ -76,18 +73,41 @@ impl Collector {
 }
 
 impl Span {
-    pub(crate) fn text(&self, member: &str) -> &str {
-        self.json[member].as_str().unwrap_or_default()
+    pub(crate) fn name(&self) -> &str {
+        &self.wire.name
     }
 
-    pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
-        let mut attributes = self.json["attributes"].as_array().unwrap().iter();
-        let value = &attributes.find(|it| it["key"] == name)?["value"];
-        value.as_object().unwrap().values().next()?.as_str()
+    pub(crate) fn trace_id(&self) -> String {
+        hex::encode(&self.wire.trace_id)
     }
 
-    pub(crate) fn nanoseconds(&self, member: &str) -> u64 {
-        self.text(member).parse().unwrap()
+    pub(crate) fn id(&self) -> String {
+        hex::encode(&self.wire.span_id)
+    }
+
+    /// Empty of a root.
+    pub(crate) fn parent(&self) -> String {
+        hex::encode(&self.wire.parent_span_id)
+    }
+
+    /// The reason of a failure.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        let status = self.wire.status.as_ref()?;
+        (status.code == 2).then_some(status.message.as_str())
+    }
+
+    pub(crate) fn attribute(&self, name: &str) -> Option<String> {
+        text(&self.wire.attributes, name)
+    }
+}
+
+/// The value of an attribute.
+fn text(attributes: &[KeyValue], name: &str) -> Option<String> {
+    let found = attributes.iter().find(|it| it.key == name)?;
+    match found.value.as_ref()?.value.as_ref()? {
+        Value::StringValue(text) => Some(text.clone()),
+        Value::IntValue(number) => Some(number.to_string()),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -108,9 +128,9 @@ fn answer(stream: &TcpStream, status: &str, taken: &Mutex<Vec<Taken>>) {
         });
         let mut body = vec![0; length.unwrap_or(0)];
         reader.read_exact(&mut body).unwrap();
-        let body = serde_json::from_slice(&body).unwrap();
+        let body = ExportTraceServiceRequest::decode(body.as_slice()).unwrap();
         taken.lock().unwrap().push(Taken { head, body });
-        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\n{{}}");
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n");
         if (&mut &*stream).write_all(answer.as_bytes()).is_err() {
             return;
         }

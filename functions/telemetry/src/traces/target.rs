@@ -1,19 +1,22 @@
-//! Where traces go, as OpenTelemetry's environment variables say it.
+//! Whether traces are exported: the variables that OpenTelemetry's crates don't read, or don't check.
 
-use http::{HeaderName, HeaderValue, Uri};
+use std::time::Duration;
 
+use http::Uri;
 use scanhook_config::Environment;
 
-/// A collector, and what it is told of this process.
+/// OpenTelemetry's default. Source: OpenTelemetry specification, "OTLP exporter configuration".
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A collector as far as it is not for OpenTelemetry's crates to know.
 pub(super) struct Target {
     pub(super) url: Uri,
-    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// What names this process among others.
-    pub(super) resource: Vec<(String, String)>,
+    /// The longest single request.
+    pub(super) timeout: Duration,
 }
 
-/// A variable that is not as OpenTelemetry has it, or asks for what is not had here. Its value is not told: headers hold
-/// secrets.
+/// A variable that is not as OpenTelemetry has it, or asks for what is not supported here. Its value may be a secret and is
+/// not shown.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{variable} must be {expected}")]
 pub struct ParseTargetError {
@@ -21,11 +24,19 @@ pub struct ParseTargetError {
     expected: &'static str,
 }
 
+impl ParseTargetError {
+    /// A variable that OpenTelemetry's exporter reads and refuses.
+    pub(super) const EXPORTER: Self = Self {
+        variable: "OTEL_EXPORTER_OTLP_*",
+        expected: "as OpenTelemetry's specification has it, without compression",
+    };
+}
+
 impl Target {
-    /// Source: OpenTelemetry specification, "OTLP exporter configuration" and "Environment variables".
+    /// `None` if no collector is named. Source: OpenTelemetry specification, "OTLP exporter configuration" and "Environment
+    /// variables".
     pub(super) fn from_environment(
         environment: &Environment,
-        service: &str,
     ) -> Result<Option<Self>, ParseTargetError> {
         // A variable that is set to nothing counts as unset.
         let get = |name: &str| environment(name).filter(|it| !it.is_empty());
@@ -43,7 +54,7 @@ impl Target {
             "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
             "OTEL_EXPORTER_OTLP_ENDPOINT",
         ]);
-        let Some((variable, mut url)) = endpoint else {
+        let Some((variable, url)) = endpoint else {
             return Ok(None);
         };
         let expect = |is_so: bool, variable, expected| {
@@ -56,10 +67,7 @@ impl Target {
             "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
             "OTEL_EXPORTER_OTLP_PROTOCOL",
         ]) {
-            expect(protocol == "http/json", variable, "http/json")?;
-        }
-        if variable == "OTEL_EXPORTER_OTLP_ENDPOINT" {
-            url = format!("{}/v1/traces", url.trim_end_matches('/'));
+            expect(protocol == "http/protobuf", variable, "http/protobuf")?;
         }
         let url: Option<Uri> = url.parse().ok();
         let url = url.filter(|it| {
@@ -69,70 +77,17 @@ impl Target {
             variable,
             expected: "an http or https URL",
         })?;
-        let headers = either([
-            "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
-            "OTEL_EXPORTER_OTLP_HEADERS",
+        let timeout = either([
+            "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+            "OTEL_EXPORTER_OTLP_TIMEOUT",
         ]);
-        let headers = headers.map_or(Ok(Vec::new()), |(variable, text)| {
-            headers_in(&text).ok_or(ParseTargetError {
-                variable,
-                expected: "a list of name=value, percent-encoded",
-            })
+        let timeout = timeout.map_or(Ok(TIMEOUT), |(variable, text)| {
+            let expected = "a number of milliseconds";
+            let milliseconds = text.parse().map(Duration::from_millis);
+            milliseconds.map_err(|_| ParseTargetError { variable, expected })
         })?;
-        let variable = "OTEL_RESOURCE_ATTRIBUTES";
-        let attributes = pairs(&get(variable).unwrap_or_default()).ok_or(ParseTargetError {
-            variable,
-            expected: "a list of name=value, percent-encoded",
-        })?;
-        let is_named = |it: &(String, String)| it.0 == "service.name";
-        let mut resource = attributes;
-        if let Some(name) = get("OTEL_SERVICE_NAME") {
-            resource.retain(|it| !is_named(it));
-            resource.push(("service.name".to_owned(), name));
-        } else if !resource.iter().any(is_named) {
-            resource.push(("service.name".to_owned(), service.to_owned()));
-        }
-        Ok(Some(Self {
-            url,
-            headers,
-            resource,
-        }))
+        Ok(Some(Self { url, timeout }))
     }
-}
-
-fn headers_in(text: &str) -> Option<Vec<(HeaderName, HeaderValue)>> {
-    let headers = pairs(text)?.into_iter().map(|(name, value)| {
-        let mut value = HeaderValue::try_from(value).ok()?;
-        value.set_sensitive(true);
-        Some((HeaderName::try_from(name).ok()?, value))
-    });
-    headers.collect()
-}
-
-/// Reads `a=b,c=d` with percent-encoded values. Source: W3C, "Baggage", section 3.3.1, which OpenTelemetry names.
-fn pairs(text: &str) -> Option<Vec<(String, String)>> {
-    let members = text.split(',').map(str::trim).filter(|it| !it.is_empty());
-    let pair = |member: &str| {
-        let (name, value) = member.split_once('=')?;
-        let (name, value) = (name.trim(), decode(value.trim())?);
-        (!name.is_empty()).then(|| (name.to_owned(), value))
-    };
-    members.map(pair).collect()
-}
-
-fn decode(text: &str) -> Option<String> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::with_capacity(text.len());
-    while let Some(byte) = bytes.next() {
-        decoded.push(if byte == b'%' {
-            let digit = |it: u8| char::from(it).to_digit(16);
-            let (high, low) = (digit(bytes.next()?)?, digit(bytes.next()?)?);
-            u8::try_from(high * 16 + low).ok()?
-        } else {
-            byte
-        });
-    }
-    String::from_utf8(decoded).ok()
 }
 
 #[cfg(test)]
@@ -150,7 +105,7 @@ mod tests {
             let mut variables = variables.iter();
             variables.find(|it| it.0 == name).map(|it| it.1.clone())
         });
-        Target::from_environment(&environment, "scanhook-test")
+        Target::from_environment(&environment)
     }
 
     const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318/");
@@ -168,63 +123,33 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_for_all_signals_has_the_path_of_traces_added_and_one_for_traces_has_not() {
-        let url = |variables: &[_]| read(variables).unwrap().unwrap().url.to_string();
-        assert_eq!(url(&[ENDPOINT]), "http://127.0.0.1:4318/v1/traces");
-        let traces = (
-            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
-            "https://t.example.com/x/",
-        );
-        assert_eq!(url(&[ENDPOINT, traces]), "https://t.example.com/x/");
+    fn what_is_for_traces_alone_comes_first() {
+        let target = read(&[
+            ENDPOINT,
+            (
+                "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+                "https://t.example.com/x/",
+            ),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "7000"),
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "250"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
+        ]);
+        let target = target.unwrap().unwrap();
+        assert_eq!(target.url, "https://t.example.com/x/");
+        assert_eq!(target.timeout, Duration::from_millis(250));
     }
 
     #[test]
-    fn headers_and_names_are_decoded() {
-        let headers = (
-            "OTEL_EXPORTER_OTLP_HEADERS",
-            "authorization=Bearer%20fake-token, x-tenant = a%2Cb ,",
-        );
-        let resource = (
-            "OTEL_RESOURCE_ATTRIBUTES",
-            "service.name=other,deployment.environment.name=pr%C3%B6d",
-        );
-        let target = read(&[ENDPOINT, headers, resource]).unwrap().unwrap();
-        let headers: Vec<_> = target
-            .headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
-            .collect();
-        assert_eq!(
-            headers,
-            [("authorization", "Bearer fake-token"), ("x-tenant", "a,b")]
-        );
-        assert!(target.headers.iter().all(|it| it.1.is_sensitive()));
-        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let environment = pair("deployment.environment.name", "pröd");
-        assert_eq!(
-            target.resource,
-            [pair("service.name", "other"), environment.clone()]
-        );
-        let named = ("OTEL_SERVICE_NAME", "mine");
-        let target = read(&[ENDPOINT, named, resource]).unwrap().unwrap();
-        assert_eq!(target.resource, [environment, pair("service.name", "mine")]);
-        let target = read(&[ENDPOINT]).unwrap().unwrap();
-        assert_eq!(target.resource, [pair("service.name", "scanhook-test")]);
-    }
-
-    #[test]
-    fn what_is_wrong_is_told_by_name_and_never_by_value() {
+    fn a_problem_is_shown_by_the_variables_name_and_never_by_its_value() {
         for (variable, value) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "canary:4317"),
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "canary"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://canary"),
             ("OTEL_TRACES_EXPORTER", "canary"),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
-            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "canary"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "a=%zzcanary"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "a=canary%0a"),
-            ("OTEL_RESOURCE_ATTRIBUTES", "=canary"),
+            ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "canary"),
         ] {
             let error = read(&[(variable, value), ENDPOINT]).err().unwrap();
             let text = error.to_string();

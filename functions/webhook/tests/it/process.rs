@@ -12,6 +12,8 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use http::Request;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use prost::Message as _;
 use scanhook_core::message::QueueMessage;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -193,6 +195,10 @@ struct Ran {
 
 /// Runs the program on these requests at the most talkative log level.
 async fn run(requests: &[Request<Bytes>]) -> Ran {
+    run_with(&[], requests).await
+}
+
+async fn run_with(variables: &[(&str, &str)], requests: &[Request<Bytes>]) -> Ran {
     let (answers, mut told) = mpsc::unbounded_channel();
     let events = requests.iter().map(|it| event(it, true)).collect();
     let runtime = Runtime {
@@ -238,6 +244,7 @@ async fn run(requests: &[Request<Bytes>]) -> Ran {
     ] {
         child.env(variable, secret(variable));
     }
+    child.envs(variables.iter().copied());
     let mut child = child.spawn().unwrap();
     let output = (
         tokio::spawn(read_all(child.stdout.take().unwrap())),
@@ -321,6 +328,76 @@ async fn the_line_of_a_handshake_tells_its_ids_also_when_it_is_refused() {
         assert_eq!(line["delivery"].as_str().unwrap().len(), 26);
         assert_eq!(line["trace_id"].as_str().unwrap().len(), 32);
     }
+}
+
+/// A collector, and what is sent to it.
+async fn collector() -> (String, mpsc::UnboundedReceiver<ExportTraceServiceRequest>) {
+    let (sender, requests) = mpsc::unbounded_channel();
+    let take = async move |body: Bytes| {
+        let request = ExportTraceServiceRequest::decode(body).unwrap();
+        sender.send(request).unwrap();
+    };
+    let (address, _) = serve(Router::new().route("/v1/traces", post(take))).await;
+    (format!("http://{address}"), requests)
+}
+
+#[tokio::test]
+async fn the_spans_of_a_delivery_are_with_the_collector_when_it_is_answered() {
+    let (endpoint, mut requests) = collector().await;
+    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())];
+    let ran = run_with(&variables, &[signed("prod", push("prod"))]).await;
+    let request = requests.try_recv().unwrap();
+    let scopes = request.resource_spans.iter().flat_map(|it| &it.scope_spans);
+    let spans: Vec<_> = scopes.flat_map(|it| &it.spans).collect();
+    let mut names: Vec<_> = spans.iter().map(|it| it.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["delivery", "send", "verify"]);
+    let named = |name: &str| *spans.iter().find(|it| it.name == name).unwrap();
+    let root = named("delivery");
+    assert!(root.parent_span_id.is_empty());
+    for name in ["send", "verify"] {
+        assert_eq!(named(name).parent_span_id, root.span_id, "{name}");
+        assert_eq!(named(name).trace_id, root.trace_id, "{name}");
+    }
+    let place = format!(
+        "00-{}-{}-01",
+        hex(&root.trace_id),
+        hex(&named("send").span_id)
+    );
+    assert!(ran.sent.contains(&place), "{place} is not in {}", ran.sent);
+    let logged = format!(r#""trace_id":"{}""#, hex(&root.trace_id));
+    assert!(
+        ran.output.contains(&logged),
+        "{logged} is not in {}",
+        ran.output
+    );
+}
+
+#[tokio::test]
+async fn refused_deliveries_and_those_that_the_sampler_drops_are_not_exported() {
+    let wrong = with(bare("prod", push("prod")), "authorization", "wrong");
+    let right = signed("prod", push("prod"));
+    for (sampler, request, mark) in [
+        ("always_on", wrong, None),
+        ("always_off", right, Some("-00")),
+    ] {
+        let (endpoint, mut requests) = collector().await;
+        let variables = [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_TRACES_SAMPLER", sampler),
+        ];
+        let ran = run_with(&variables, &[request]).await;
+        assert!(requests.try_recv().is_err(), "{sampler}");
+        let sent: Vec<Value> = serde_json::from_str(&ran.sent).unwrap();
+        let bodies = sent.iter().map(|it| it["MessageBody"].as_str().unwrap());
+        let places = bodies.map(|it| QueueMessage::parse(it).unwrap().traceparent.unwrap());
+        let marks: Vec<_> = places.map(|it| it.to_string().split_off(52)).collect();
+        assert_eq!(marks.first().map(String::as_str), mark);
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|it| format!("{it:02x}")).collect()
 }
 
 #[tokio::test]
