@@ -40,7 +40,7 @@ impl<'a> Attempt<'a> {
         let span = Span::current();
         span.record("scan_id", message.scan_id.as_str());
         span.record("source", message.source.as_str());
-        span.record("attempt", receive.count);
+        span.record("attempt", i64::from(receive.count));
         if let Some(context) = message.traceparent {
             traces::join(&span, context);
         }
