@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use scanhook_core::image::{Image, Registry};
@@ -401,8 +402,8 @@ pub(crate) struct ScansListArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) image: Option<String>,
     /// Only scans with this verdict
-    #[arg(long, value_enum)]
-    pub(crate) verdict: Option<VerdictWord>,
+    #[arg(long, value_parser = verdict())]
+    pub(crate) verdict: Option<RecordVerdict>,
     /// Only deliveries since a time (2026-11-21T20:00:00Z) or within a duration (90m, 2h, 7d)
     #[arg(long, value_name = "TIME")]
     pub(crate) since: Option<Since>,
@@ -479,26 +480,6 @@ pub(crate) enum Output {
     Json,
 }
 
-/// The verdicts of records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum VerdictWord {
-    Passed,
-    Failed,
-    Skipped,
-    Error,
-}
-
-impl From<VerdictWord> for RecordVerdict {
-    fn from(word: VerdictWord) -> Self {
-        match word {
-            VerdictWord::Passed => Self::Passed,
-            VerdictWord::Failed => Self::Failed,
-            VerdictWord::Skipped => Self::Skipped,
-            VerdictWord::Error => Self::Error,
-        }
-    }
-}
-
 /// A start time: an instant, or a duration before now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Since {
@@ -549,6 +530,11 @@ fn header(text: &str) -> Result<(http::HeaderName, http::HeaderValue), String> {
         .parse()
         .map_err(|_| "the header's value is not valid")?;
     Ok((name, value))
+}
+
+fn verdict() -> impl TypedValueParser<Value = RecordVerdict> {
+    PossibleValuesParser::new(["passed", "failed", "skipped", "error"])
+        .map(|word| word.parse().unwrap_or(RecordVerdict::Other(word)))
 }
 
 fn source_name(text: &str) -> Result<SourceName, String> {

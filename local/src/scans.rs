@@ -72,7 +72,7 @@ impl History for Records {
 async fn list(args: &ScansListArgs, now: Timestamp) -> anyhow::Result<Outcome> {
     let filter = ScanFilter {
         image: args.image.clone(),
-        verdict: args.verdict.map(Into::into),
+        verdict: args.verdict.clone(),
         since: args.since.map(|it| it.before(now)),
         source: args.source.clone(),
     };

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use strum::{AsRefStr, Display, IntoStaticStr};
+use strum::{AsRefStr, Display, EnumString, IntoStaticStr};
 
 use crate::event::{EventInfo, FreeText};
 use crate::failure::{ErrorReason, ScanError};
@@ -70,7 +70,7 @@ impl State {
 }
 
 /// What came of a scan, in the word that people and scripts read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, AsRefStr, Display)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, AsRefStr, Display, EnumString)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum RecordVerdict {
@@ -82,7 +82,7 @@ pub enum RecordVerdict {
     Error,
     /// A word of a newer version, which must not make its record unreadable.
     #[serde(untagged)]
-    #[strum(transparent)]
+    #[strum(default, transparent)]
     Other(String),
 }
 

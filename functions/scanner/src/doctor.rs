@@ -13,6 +13,7 @@ use std::time::Duration;
 use scanhook_config::Environment;
 use scanhook_core::image::Image;
 use serde::Serialize;
+use strum::IntoStaticStr;
 
 use crate::cli::{Cli, Confinement, Slots};
 use crate::config::ScannerSettings;
@@ -43,8 +44,9 @@ impl Images {
 }
 
 /// How a check came out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Outcome {
     /// As it should be.
     Ok,
@@ -59,12 +61,7 @@ pub enum Outcome {
 impl Outcome {
     /// The word in output.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-            Self::Failed => "failed",
-            Self::NotChecked => "not_checked",
-        }
+        self.into()
     }
 }
 

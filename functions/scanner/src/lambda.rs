@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use aws_config::SdkConfig;
 use scanhook_config::Environment;
 use scanhook_config::aws::Aws;
 use scanhook_config::config::Config;
@@ -17,7 +16,6 @@ use scanhook_registry::{RegistryDeps, Sdk, system_dns};
 use crate::cli::{Confinement, Slots};
 use crate::dynamodb::{self, DynamoDbLedger};
 use crate::ledger::{Ledger, NoLedger};
-use crate::program::find_program;
 use crate::queue::ATTEMPT;
 use crate::scanner::{Parts, Scanner};
 
@@ -40,43 +38,24 @@ pub async fn open(
     }
     let secrets = Secrets::new(environment, Aws::function(environment));
     let sdk = scanhook_config::aws::sdk_config(ATTEMPT).await;
-    let function = Arc::new(Function {
-        parts: Parts {
-            environment: Arc::clone(environment),
-            secrets: secrets.clone(),
-            sqs: aws_sdk_sqs::Client::new(&sdk),
-            queue_url,
-            dead_letter_url,
-            tool: &sysdig::TOOL,
-            program: find_program(&sysdig::TOOL, program, environment)?,
-            // Lambda has its secrets in the environment and in memory.
-            confinement: Confinement::of_this_program(Vec::new()).await,
-            // Lambda gives each environment one batch at a time, and a batch is scanned one by one.
-            slots: Slots::open(scratch, 1)?,
-        },
-        sdk,
-        table,
+    let parts = Arc::new(Parts {
+        environment: Arc::clone(environment),
+        secrets: secrets.clone(),
+        sqs: aws_sdk_sqs::Client::new(&sdk),
+        queue_url,
+        dead_letter_url,
+        tool: &sysdig::TOOL,
+        program: program.to_owned(),
+        // Lambda has its secrets in the environment and in memory.
+        confinement: Confinement::of_this_program(Vec::new()).await,
+        // Lambda gives each environment one batch at a time, and a batch is scanned one by one.
+        slots: Slots::open(scratch, 1)?,
     });
-    function.parts.confinement.log_refused();
-    let build = move |config| Arc::clone(&function).scanner(config);
-    let opened = Live::open(location, secrets, build).await;
-    opened.map_err(anyhow::Error::msg)
-}
-
-struct Function {
-    parts: Parts,
-    sdk: SdkConfig,
-    table: Option<String>,
-}
-
-impl Function {
-    async fn scanner(self: Arc<Self>, config: Config) -> anyhow::Result<Scanner> {
-        let keep = config.ledger_keep;
-        let ledger: Arc<dyn Ledger> = match self.table.clone() {
-            Some(table) => {
-                let patience = dynamodb::PATIENCE;
-                Arc::new(DynamoDbLedger::new(&self.sdk, table, keep, patience))
-            }
+    parts.confinement.log_refused();
+    let build = move |config: Config| {
+        let (parts, keep) = (Arc::clone(&parts), config.ledger_keep);
+        let ledger: Arc<dyn Ledger> = match table.clone() {
+            Some(table) => Arc::new(DynamoDbLedger::new(&sdk, table, keep, dynamodb::PATIENCE)),
             None => Arc::new(NoLedger),
         };
         let deps = RegistryDeps {
@@ -84,6 +63,8 @@ impl Function {
             sdk: Sdk::default(),
             now: Arc::new(scanhook_config::now),
         };
-        Scanner::open(&self.parts, Arc::new(config), ledger, deps).await
-    }
+        async move { Scanner::open(&parts, Arc::new(config), ledger, deps).await }
+    };
+    let opened = Live::open(location, secrets, build).await;
+    opened.map_err(anyhow::Error::msg)
 }

@@ -14,6 +14,7 @@ use scanhook_registry::{Registries, RegistryDeps};
 use crate::cli::{Cli, Confinement, Inherited, Slots};
 use crate::config::ScannerSettings;
 use crate::ledger::Ledger;
+use crate::program::find_program;
 use crate::queue::Queue;
 
 /// Everything that records are worked on with.
@@ -75,7 +76,7 @@ impl Scanner {
             ledger,
             cli: Cli {
                 tool: parts.tool,
-                program: parts.program.clone(),
+                program: find_program(parts.tool, &parts.program, environment)?,
                 inherited: Inherited::of(environment),
                 confinement: parts.confinement.clone(),
             },

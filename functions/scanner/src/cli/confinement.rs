@@ -4,10 +4,13 @@
 
 use std::path::{Path, PathBuf};
 
+use strum::IntoStaticStr;
+
 use super::processes;
 
 /// Something the platform may refuse.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Measure {
     /// Our memory and environment are closed to other processes of our user.
     Private,
@@ -25,12 +28,7 @@ impl Measure {
 
     /// Its word in output.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Private => "private",
-            Self::Orphans => "orphans",
-            Self::Files => "files",
-            Self::Signals => "signals",
-        }
+        self.into()
     }
 
     /// What may happen without it, in the words of a sentence that begins with "an image that takes over the CLI".

@@ -4,14 +4,16 @@ use scanhook_core::failure::ErrorReason;
 use scanhook_core::tools::Exit;
 use scanhook_core::verdict::Identity;
 use serde::Serialize;
+use strum::IntoStaticStr;
 
 use super::trials::{Observed, Trial, Tried};
 
 const DOCUMENT: &str = include_str!("../../../../docs/assumptions.md");
 
 /// What is known of an assumption.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Finding {
     /// It was seen to hold.
     Verified,
@@ -24,11 +26,7 @@ pub enum Finding {
 impl Finding {
     /// The word in output.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Verified => "verified",
-            Self::Refuted => "refuted",
-            Self::NotChecked => "not_checked",
-        }
+        self.into()
     }
 }
 

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use scanhook_core::failure::ErrorReason;
 use scanhook_core::record::{RecordReason, RecordVerdict};
+use scanhook_scanner::scanner::MARGIN;
 use serde_json::json;
 
 use crate::ledger::{Health, Held};
-use crate::world::{
-    MARGIN, Setup, World, message, message_for, received, scan_id_of, script, stand_in,
-};
+use crate::world::{Setup, World, message, message_for, received, scan_id_of, script, stand_in};
 
 fn failed_ids(response: &aws_lambda_events::sqs::SqsBatchResponse) -> Vec<&str> {
     let failures = response.batch_item_failures.iter();

@@ -3,10 +3,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use scanhook_scanner::scanner::MARGIN;
 use serde_json::json;
 
 use crate::registry::{Answer, Asked, Content, FakeRegistry, answer_json, image, status, with};
-use crate::world::{DIGEST, MARGIN, PASSWORD, REGISTRY, Setup, World, message_for};
+use crate::world::{DIGEST, PASSWORD, REGISTRY, Setup, World, message_for};
 
 const PASSED: &str = "passed [0, 2, 2, 1, 1] confirmed";
 

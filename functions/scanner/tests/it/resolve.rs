@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use scanhook_scanner::scanner::MARGIN;
 use serde_json::{Value, json};
 
 use crate::registry::{CONFIG, Content, FakeRegistry, IMAGE, LAYER, artifact, image, index};
-use crate::world::{DIGEST, MARGIN, REGISTRY, Setup, World, message_for, received};
+use crate::world::{DIGEST, REGISTRY, Setup, World, message_for, received};
 
 const PASSED: &str = "passed [0, 2, 2, 1, 1] confirmed";
 

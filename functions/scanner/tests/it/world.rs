@@ -24,12 +24,10 @@ use scanhook_core::tools::sysdig::TOOL;
 use scanhook_core::tools::{Backend, Run, ScanInputs};
 use scanhook_emulator::faults::Faults;
 use scanhook_emulator::sqs::{self, Peeked, Store};
-use scanhook_registry::{Dns, Registries, RegistryDeps, Sdk};
+use scanhook_registry::{Dns, RegistryDeps, Sdk};
 use scanhook_scanner::batch;
-use scanhook_scanner::cli::{Cli, Confinement, FreeSpace, Inherited, Slots};
-use scanhook_scanner::config::ScannerSettings;
-use scanhook_scanner::queue::Queue;
-use scanhook_scanner::scanner::Scanner;
+use scanhook_scanner::cli::{Confinement, FreeSpace, Slots};
+use scanhook_scanner::scanner::{Parts, Scanner};
 use scanhook_worker::clock::{Clock, ManualClock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -51,9 +49,6 @@ const MANIFEST: &str = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.im
 
 /// How long an invocation lasts.
 pub(crate) const INVOCATION: Duration = Duration::from_mins(15);
-
-/// The scanner's margin.
-pub(crate) const MARGIN: Duration = Duration::from_secs(15);
 
 pub(crate) struct World {
     pub(crate) clock: ManualClock,
@@ -150,7 +145,6 @@ impl World {
         let policy = json!({ "deadLetterTargetArn": sqs::queue_arn(sqs::REGION, "dlq"), "maxReceiveCount": 10 });
         let attributes = [("RedrivePolicy", policy.to_string())];
         let queue_url = create_queue(&client, "scans", &attributes).await;
-        let queue = Queue::open(client.clone(), queue_url.clone(), dead_letter_url, 10);
         let ledger = MemoryLedger::default();
         let token = directory.path().join("token");
         std::fs::write(&token, TOKEN).unwrap();
@@ -165,40 +159,31 @@ impl World {
             },
         };
         let slots = Slots::open(&directory.path().join("scratch"), 1).unwrap();
-        let secrets = Secrets::local(&environment);
-        let settings = ScannerSettings::load(&secrets, Arc::clone(&config));
-        let registries = Registries::load(&secrets, &environment, config, deps);
-        let scanner = Scanner {
-            settings: settings.await.unwrap(),
-            registries: registries.await.unwrap(),
-            queue: queue.await.unwrap(),
-            ledger: Arc::new(ledger.clone()),
-            cli: Cli {
-                tool: &TOOL,
-                program: setup.program.to_owned(),
-                inherited: Inherited(vec![("PATH", "/usr/bin:/bin".into())]),
-                confinement: if setup.is_unconfined {
-                    Confinement::default()
-                } else {
-                    confinement().await
-                },
+        let parts = Parts {
+            secrets: Secrets::local(&environment),
+            environment,
+            sqs: client.clone(),
+            queue_url: queue_url.clone(),
+            dead_letter_url,
+            tool: &TOOL,
+            program: setup.program.to_owned(),
+            confinement: if setup.is_unconfined {
+                Confinement::default()
+            } else {
+                confinement().await
             },
             slots: match setup.free_space {
                 Some(free_space) => slots.with_free_space(free_space),
                 None => slots,
             },
-            margin: MARGIN,
-            now: {
-                let clock = clock.clone();
-                Arc::new(move || clock.now())
-            },
         };
+        let scanner = Scanner::open(&parts, config, Arc::new(ledger.clone()), deps).await;
         Self {
             clock,
             store,
             client,
             ledger,
-            scanner: Arc::new(scanner),
+            scanner: Arc::new(scanner.unwrap()),
             directory,
             queue_url,
             server,
@@ -484,6 +469,7 @@ fn environment(variables: &[(&str, String)]) -> Environment {
         .map(|(name, value)| ((*name).to_owned(), value.clone()))
         .collect();
     variables.insert("PASSWORD".to_owned(), PASSWORD.to_owned());
+    variables.insert("PATH".to_owned(), "/usr/bin:/bin".to_owned());
     Arc::new(move |name| variables.get(name).cloned())
 }
 
