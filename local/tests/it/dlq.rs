@@ -36,8 +36,8 @@ fn list(place: &Place, arguments: &[&str]) -> Value {
 }
 
 fn ids(listed: &Value) -> Vec<String> {
-    let letters = listed["letters"].as_array().unwrap().iter();
-    letters
+    let dead_letters = listed["letters"].as_array().unwrap().iter();
+    dead_letters
         .map(|it| it["id"].as_str().unwrap().to_owned())
         .collect()
 }
@@ -157,9 +157,11 @@ fn foreign_text_is_marked_on_the_terminal_and_exact_in_json() {
     assert_eq!(changed.unwrap(), 1);
 
     let listed = list(&place, &[]);
-    let mut letters = listed["letters"].as_array().unwrap().iter();
-    let letter = letters.find(|it| it["reason"] == reason.as_str()).unwrap();
-    let id = letter["id"].as_str().unwrap();
+    let mut dead_letters = listed["letters"].as_array().unwrap().iter();
+    let dead_letter = dead_letters
+        .find(|it| it["reason"] == reason.as_str())
+        .unwrap();
+    let id = dead_letter["id"].as_str().unwrap();
     let hidden = |it: char| UNSEEN.contains(it) && !it.is_ascii_graphic();
     for (arguments, is_json) in [
         (&["dlq", "list"] as &[&str], false),
@@ -293,20 +295,20 @@ fn a_dead_letter_with_a_later_verdict_is_not_scanned_again() {
     let serve = place.serve(&[]);
     let id = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));
     let record = place.settled(&id);
-    let message = json!({
+    let scan = json!({
         "version": 1, "scan_id": id, "source": "harbor",
         "image": {"registry": "harbor.example.com", "repository": "prod/pass", "tag": "1", "digest": null},
         "event": {"id": null, "type": "push", "actor": null, "occurred_at": null, "received_at": record["received_at"]},
     });
     let attribute = |value: &str| json!({"DataType": "String", "StringValue": value});
-    let letter = json!({
-        "QueueUrl": "/000000000000/scanhook-dlq", "MessageBody": message.to_string(),
+    let message = json!({
+        "QueueUrl": "/000000000000/scanhook-dlq", "MessageBody": scan.to_string(),
         "MessageAttributes": {
             "scanhook.reason": attribute("network"),
             "scanhook.failed_at": attribute("2020-01-01T00:00:00Z"),
         },
     });
-    serve.sqs("SendMessage", &letter.to_string());
+    serve.sqs("SendMessage", &message.to_string());
     let listed = list(&place, &[]);
     assert_eq!(listed["letters"][0]["scanned_since"], true);
     let redriven = done(&place.run(&[
@@ -480,7 +482,7 @@ fn an_interrupted_move_is_cancelled_and_a_killed_commands_move_is_waited_for() {
 }
 
 #[test]
-fn a_look_at_large_letters_takes_bounded_memory() {
+fn listing_large_dead_letters_takes_bounded_memory() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     // Tabs have twice the size in JSON.
@@ -495,11 +497,11 @@ fn a_look_at_large_letters_takes_bounded_memory() {
     let grown = serve.memory("VmHWM") - before;
     assert!(
         grown < 32 << 10,
-        "the server took {grown} KiB more for 40 MiB of letters"
+        "the server took {grown} KiB more for 40 MiB of dead letters"
     );
 }
 
-/// How often each scan is in a queue.
+/// The number of messages of each scan in a queue.
 fn scans_in(serve: &Serve, queue: &str) -> BTreeMap<String, usize> {
     let (mut scans, mut after) = (BTreeMap::new(), String::new());
     loop {
@@ -520,15 +522,15 @@ fn scans_in(serve: &Serve, queue: &str) -> BTreeMap<String, usize> {
     }
 }
 
-/// So many messages can a killed process leave in both queues.
+/// The most messages that a killed process can leave in both queues.
 const IN_BOTH: usize = 40;
 
 #[test]
-fn a_redrive_that_is_interrupted_loses_nothing_and_doubles_only_what_a_kill_cut_short() {
+fn an_interrupted_redrive_loses_nothing_and_only_a_kill_doubles_messages() {
     let place = Place::new();
     let serve = place.serve(&["--no-scan"]);
     let attribute = |value: &str| json!({"DataType": "String", "StringValue": value});
-    let letter = |team: usize, number: usize| {
+    let message = |team: usize, number: usize| {
         let body = json!({
             "version": 1, "scan_id": format!("01TEAM{team}N{number:03}"), "source": format!("team-{team}"),
             "image": {"registry": "harbor.example.com", "repository": "prod/pass", "tag": "1", "digest": null},
@@ -548,7 +550,7 @@ fn a_redrive_that_is_interrupted_loses_nothing_and_doubles_only_what_a_kill_cut_
     ];
     for team in 0..moments.len() {
         for number in 0..60 {
-            serve.sqs("SendMessage", &letter(team, number).to_string());
+            serve.sqs("SendMessage", &message(team, number).to_string());
         }
     }
     let mut twice = 0;

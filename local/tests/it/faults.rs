@@ -1,9 +1,9 @@
-//! `scanhook serve --fault`: what can't be done is refused, and nothing that was acknowledged is lost.
+//! `scanhook serve --fault`: invalid faults are refused, and no acknowledged delivery is lost.
 
 use crate::world::{Place, wait_for};
 
 #[test]
-fn what_no_server_can_do_wrong_on_purpose_is_refused() {
+fn an_invalid_fault_is_refused() {
     let place = Place::new();
     for (arguments, words) in [
         (&["--fault=disk-full=1%"][..], "there is no fault disk-full"),
@@ -31,7 +31,7 @@ fn what_no_server_can_do_wrong_on_purpose_is_refused() {
 }
 
 #[test]
-fn what_is_taken_while_the_queue_throttles_is_queued_once() {
+fn a_delivery_accepted_while_the_queue_throttles_is_queued_once() {
     let place = Place::new();
     let faults = "--fault=sqs-throttle=30%,sqs-latency=20ms";
     let serve = place.serve(&["--no-scan", faults, "--seed=7"]);
@@ -45,14 +45,14 @@ fn what_is_taken_while_the_queue_throttles_is_queued_once() {
         statuses.iter().all(|it| [202, 503].contains(it)),
         "{statuses:?}"
     );
-    let taken = statuses.iter().filter(|it| **it == 202).count();
-    assert!(taken > 10, "most are taken at a later try: {statuses:?}");
+    let accepted = statuses.iter().filter(|it| **it == 202).count();
+    assert!(accepted > 10, "retries succeed: {statuses:?}");
     serve.stop();
-    assert_eq!(place.messages("scanhook").len(), taken);
+    assert_eq!(place.messages("scanhook").len(), accepted);
 }
 
 #[test]
-fn what_a_crashed_scanner_had_begun_is_scanned_after_the_next_start() {
+fn an_image_whose_scanner_crashed_is_scanned_after_the_next_start() {
     let place = Place::new();
     let serve = place.serve(&["--fault=scanner-crash=100%", "--seed=1"]);
     let scan_id = serve.queue(&place.delivery("harbor", "harbor.example.com/prod/pass:1"));
