@@ -107,9 +107,10 @@ impl Crate {
                     way(&siblings, start, start, &mut BTreeSet::new()).unwrap_or_default();
                 if way.iter().min() == Some(start) {
                     way.insert(0, start.clone());
-                    way.iter_mut()
-                        .for_each(|it| *it = [&parent[..], &[it.clone()]].concat().join("::"));
-                    cycles.push(way.join(" → "));
+                    let names = way
+                        .iter()
+                        .map(|it| [&parent[..], std::slice::from_ref(it)].concat().join("::"));
+                    cycles.push(names.collect::<Vec<_>>().join(" → "));
                 }
             }
         }
