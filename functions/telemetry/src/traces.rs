@@ -14,7 +14,7 @@ mod xray;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 use opentelemetry::trace::{
@@ -25,6 +25,7 @@ use opentelemetry::{Context, InstrumentationScope, Key, global};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use scanhook_config::Environment;
+use scanhook_core::time::until;
 use scanhook_core::trace::{SpanId, TraceContext, TraceId};
 use tokio::time::sleep;
 use tracing::level_filters::LevelFilter;
@@ -175,7 +176,14 @@ pub fn place_of(span: &Span, context: TraceContext) -> TraceContext {
 /// Adds a part of `span`'s work that ends now and began before the trace of `span` was known.
 pub fn add_part(span: &Span, name: &'static str, began: Timestamp) {
     let tracer = global::tracer_with_scope(scope());
-    let part = tracer.span_builder(name).with_start_time(began);
+    let part = tracer
+        .span_builder(name)
+        .with_start_time(system_time(began));
     let mut part = part.start_with_context(&tracer, &span.context());
-    part.end_with_timestamp(scanhook_config::now().into());
+    part.end_with_timestamp(system_time(scanhook_config::now()));
+}
+
+/// The instant as a `SystemTime`, which ends at 1970.
+fn system_time(instant: Timestamp) -> SystemTime {
+    SystemTime::UNIX_EPOCH + until(instant, Timestamp::UNIX_EPOCH)
 }

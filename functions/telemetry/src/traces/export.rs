@@ -210,7 +210,7 @@ impl HttpClient for Sender {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let request = match &self.signer {
             Some(signer) => signer
-                .sign(request, scanhook_config::now().into())
+                .sign(request, super::system_time(scanhook_config::now()))
                 .ok_or("the request can't be signed")?,
             None => request,
         };

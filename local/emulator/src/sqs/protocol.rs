@@ -81,7 +81,7 @@ impl Endpoint {
 
     /// Answers a request. `target` is its header `x-amz-target`; `base` is the address at which the caller reaches the
     /// endpoint.
-    pub(super) async fn answer(&self, target: &str, base: String, body: Bytes) -> Response<Bytes> {
+    pub async fn answer(&self, target: &str, base: String, body: Bytes) -> Response<Bytes> {
         self.answer_traced(target, base, None, body).await
     }
 
