@@ -37,7 +37,7 @@ struct Seen {
 async fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let [address, path, body, connections, seconds, ids] = arguments.as_slice() else {
-        panic!("load ADDRESS PATH full|short CONNECTIONS SECONDS IDS");
+        panic!("load ADDRESS PATH full|middle|short CONNECTIONS SECONDS IDS");
     };
     let secret = std::env::var("SECRET").unwrap();
     let deliveries: &[Vec<u8>] = (0..DELIVERIES)
@@ -75,11 +75,22 @@ async fn main() {
     println!("{summary}");
 }
 
+/// The JSON object, made so long by a member that nobody reads.
+fn padded(object: Vec<u8>, length: usize) -> Vec<u8> {
+    let padding = "x".repeat(length - object.len() - r#""padding":"","#.len());
+    [
+        format!(r#"{{"padding":"{padding}","#).as_bytes(),
+        &object[1..],
+    ]
+    .concat()
+}
+
 fn payload(body: &str, number: usize) -> Vec<u8> {
     match body {
         "full" => payloads::ghcr_of(number),
+        "middle" => padded(payloads::short_ghcr_of(number), 4096),
         "short" => payloads::short_ghcr_of(number),
-        _ => panic!("{body} is neither full nor short"),
+        _ => panic!("{body} is none of full, middle and short"),
     }
 }
 
