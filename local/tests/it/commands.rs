@@ -242,7 +242,7 @@ fn check_shows_how_to_set_up_each_source() {
         "https://scan.example.com/webhooks/harbor\n",
         "https://scan.example.com/webhooks/hub/<the secret>\n",
         "  signs   nothing; it sends its auth header as you typed it\n",
-        "  repeats waits 3 s and tries 3 times in all, after any answer but 2xx\n",
+        "  repeats waits 3 s and tries 3 times in all, after any answer other than 2xx\n",
         "scanhook.yaml is valid: all secrets resolved, sources: 5\n",
     ] {
         assert!(ran.stdout.contains(words), "{words}: {}", ran.stdout);

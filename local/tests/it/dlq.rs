@@ -404,7 +404,11 @@ fn a_queue_that_is_not_a_dead_letter_queue_is_refused_without_any_queue() {
     );
     let careless = place.run(&["dlq", "delete", "--yes"]);
     assert_eq!(careless.code, Some(2), "{}", careless.stdout);
-    assert!(careless.stderr.contains("or --all"), "{}", careless.stderr);
+    assert!(
+        careless.stderr.contains("or use --all"),
+        "{}",
+        careless.stderr
+    );
 }
 
 /// Lists dead letters while the answer of one receive has this fate.

@@ -218,7 +218,7 @@ fn images_queued_without_a_scanner_are_scanned_after_a_later_start() {
     let list = place.run(&["scans", "list"]);
     assert_eq!(
         (list.code, list.stderr.as_str()),
-        (Some(0), "no such scans\n")
+        (Some(0), "no scans found\n")
     );
     taking.stop();
     assert_eq!(place.messages("scanhook").len(), 1);

@@ -375,7 +375,7 @@ impl Serve {
     /// The address of `--health-listen`, from its notice.
     pub(crate) fn health_address(&self) -> SocketAddr {
         wait_for("the address for probes", || {
-            between(&self.stderr(), "answers probes at http://", "/healthz")
+            between(&self.stderr(), "probes are answered at http://", "/healthz")
         })
     }
 

@@ -395,7 +395,7 @@ async fn an_image_is_held_against_the_policies_of_all_and_of_its_source() {
 
 #[tokio::test]
 async fn a_cli_that_can_not_be_started_is_an_error_and_no_verdict() {
-    let world = World::with("30s", &script("absent")).await;
+    let world = World::with("30s", &script("../../Cargo.toml")).await;
     assert_eq!(
         world.outcome(&message("pass"), 1).await,
         "retried: internal"
