@@ -46,6 +46,9 @@ fn run(before: &[&str], mode: &str, count: u64) -> String {
 }
 
 /// The number that follows a word in a text.
+///
+/// # Panics
+/// If there is none.
 pub fn number_after(text: &str, word: &str) -> u64 {
     let (_, rest) = text.split_once(word).unwrap_or_else(|| panic!("{text}"));
     rest.split_whitespace().next().unwrap().parse().unwrap()

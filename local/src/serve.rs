@@ -28,7 +28,7 @@ use crate::host::data_dir::DataDir;
 use crate::host::front::Front;
 use crate::host::operations::{Depths, Operations, Part};
 use crate::host::queues::{
-    self, DEAD_LETTERS, QUEUE, ensure_queues, open_store, release_abandoned,
+    self, DEAD_LETTERS, QUEUE, Queues, ensure_queues, open_store, release_abandoned,
 };
 use crate::host::scanning::{cli_program, function_timeout, mapping, scanner};
 use crate::host::signals::StopSignals;
@@ -168,21 +168,11 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let (queues, settings) =
         queues::open(external_url, &environment, sqs_address, &endpoint).await?;
     let stopping = Stopping::default();
-    let depths = match &options.queue_url {
-        Some(_) => Depths::sqs(&queues),
-        None => Depths::Embedded(store.clone(), [QUEUE, DEAD_LETTERS]),
-    };
     let breaker = Breaker::new();
-    let queue_part = match &options.queue_url {
-        Some(_) => Part::queue(queues.client.clone(), queues.url.clone()),
-        None => Part::store(&store, &data_dir),
-    };
-    let backend = options
-        .scanner_cli
-        .as_ref()
-        .map(|_| Part::backend(&breaker));
-    let parts = parts(queue_part, Part::ledger(&ledger, &data_dir), backend);
-    let operations = Operations::new(&config, parts, depths);
+    let embedded = options.queue_url.is_none().then_some(&store);
+    let backend = options.scanner_cli.as_ref();
+    let backend = backend.map(|_| Part::backend(&breaker));
+    let operations = operations(&config, &queues, embedded, &ledger, &data_dir, backend);
     let mut tasks = JoinSet::new();
     let endpoint_stopping = stopping.endpoint.clone().cancelled_owned();
     let endpoint = AbortOnDropHandle::new(tokio::spawn(
@@ -202,7 +192,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
             options.dns,
         )
         .await?;
-        if options.queue_url.is_none() {
+        if embedded.is_some() {
             release_abandoned(&store, &ledger).await?;
         }
         let mapping = mapping(&config, &queues, DRAIN, scanner, plan)?;
@@ -218,7 +208,7 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     let page = Page {
         deliveries,
         ledger: ledger.clone(),
-        store: options.queue_url.is_none().then(|| store.clone()),
+        store: embedded.cloned(),
         is_open: options.open_page,
     };
     let gateway = gateway::in_front_of(Arc::clone(&webhook)).layer(watch);
@@ -247,11 +237,29 @@ async fn start_with(options: Options, plan: Plan) -> anyhow::Result<Server> {
     })
 }
 
-/// The parts of readiness. Sysdig's backend is dispensable: without it, deliveries are still accepted and wait in the queue.
-fn parts(queue: Part, ledger: Part, backend: Option<Part>) -> Vec<Part> {
-    let essential = [Part::configuration(), queue, ledger];
-    let backend = backend.map(Part::dispensable);
-    essential.into_iter().chain(backend).collect()
+/// What operators see. Sysdig's backend is dispensable: without it, deliveries are still accepted and wait in the queue.
+fn operations(
+    config: &Config,
+    queues: &Queues,
+    embedded: Option<&Store>,
+    ledger: &SqliteLedger,
+    data_dir: &DataDir,
+    backend: Option<Part>,
+) -> Arc<Operations> {
+    let (queue, depths) = match embedded {
+        Some(store) => (
+            Part::store(store, data_dir),
+            Depths::Embedded(store.clone(), [QUEUE, DEAD_LETTERS]),
+        ),
+        None => (
+            Part::queue(queues.client.clone(), queues.url.clone()),
+            Depths::sqs(queues),
+        ),
+    };
+    let essential = [Part::configuration(), queue, Part::ledger(ledger, data_dir)];
+    let dispensable = backend.map(Part::dispensable);
+    let parts = essential.into_iter().chain(dispensable).collect();
+    Operations::new(config, parts, depths)
 }
 
 impl Server {

@@ -2,7 +2,7 @@
 """The figures, by Prometheus' own tool: `promtool` (Debian's package `prometheus`) checks what `serve` and `work` show, the alert rules,
 each alert by a unit test (`alerts.yaml`), and the dashboard's queries.
 
-CloudWatch's format is tested in `functions/settings/src/metrics.rs`, what is counted in `functions/*/tests/it/metrics.rs`.
+CloudWatch's format is tested in `functions/telemetry/src/metrics.rs`, what is counted in `functions/*/tests/it/metrics.rs`.
 """
 
 from __future__ import annotations

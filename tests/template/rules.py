@@ -54,7 +54,7 @@ def messages_stay_hidden_six_times_as_long_as_a_scan_may_take(model: Model) -> N
     window = mapping.get("MaximumBatchingWindowInSeconds", 0)
     visibility = model.properties("Queue")["VisibilityTimeout"]
     true(f"{visibility} s is less than 6 × {timeout} s + {window} s", visibility >= 6 * timeout + window)
-    longest = source.number("functions/scanner/src/config.rs", r"LONGEST_INVOCATION: Duration = Duration::from_mins\((\d+)\)")
+    longest = source.number("functions/scanner/src/invocation.rs", r"LONGEST_INVOCATION: Duration = Duration::from_mins\((\d+)\)")
     same("the scanner's time-out", timeout, longest * 60)
     true("API Gateway gives up before the webhook does", model.properties("WebhookFunction")["Timeout"] < 30)
 
@@ -72,7 +72,7 @@ def dead_letters_outlive_messages_and_their_reasons_outlive_them(model: Model) -
 
 def the_queue_gives_up_after_as_many_receives_as_the_configuration_says(model: Model) -> None:
     policy = model.properties("Queue")["RedrivePolicy"]
-    ours = source.number("functions/config/src/config.rs", r"wire\.attempts\.unwrap_or\((\d+)\)")
+    ours = source.number("functions/config/src/config.rs", r"wire\.attempts\.map_or\((\d+),")
     same("maxReceiveCount", default(model.written, policy["maxReceiveCount"]), ours)
     true("AWS advises 5 and more", model.written["Parameters"]["Attempts"]["MinValue"] >= 5)
     same("where it gives up to", policy["deadLetterTargetArn"], {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]})

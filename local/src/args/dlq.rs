@@ -82,7 +82,7 @@ pub(crate) struct DlqQueueArgs {
     pub(crate) hide: Option<Duration>,
 }
 
-/// Which dead letters. Values of one filter are ORed; filters are ANDed.
+/// Which dead letters. Values of one filter are combined by OR, filters by AND.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Which dead letters")]
 pub(crate) struct DlqFilterArgs {

@@ -49,14 +49,14 @@ impl DeadLetterMessage {
             .or_else(|| ScanId::try_from(attribute("scanhook.scan_id")?.to_owned()).ok());
         let failed_at = attribute("scanhook.failed_at").and_then(|it| it.parse().ok());
         Self {
-            scan_id,
-            failed_at,
             message_id,
             body,
             scan,
             attributes,
             moved_from,
             sent_at,
+            scan_id,
+            failed_at,
         }
     }
 

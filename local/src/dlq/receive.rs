@@ -92,9 +92,9 @@ async fn receive_all(
     let mut idle_limit = IdleLimit::default();
     let mut is_announced = false;
     while !stop.is_cancelled() {
-        let received = receiver.receive(WIDTH, BATCH).await?;
+        let batch = receiver.receive(WIDTH, BATCH).await?;
         let before = messages.len();
-        let new = received.into_iter().filter(|it| it.is_new);
+        let new = batch.into_iter().filter(|it| it.is_new);
         messages.extend(new.map(|it| detail.apply(it.message)));
         progress.set_position(messages.len() as u64);
         let has_new = messages.len() > before;

@@ -61,7 +61,7 @@ suite! {
 
 #[cfg(feature = "dynamodb-tests")]
 mod table {
-    //! Tables as `docs/architecture.md` tells templates to create them, on the server that `SCANHOOK_TEST_DYNAMODB` names.
+    //! Tables as `docs/reference/ledger.md` describes them, on the server that `SCANHOOK_TEST_DYNAMODB` names.
 
     use aws_sdk_dynamodb::Client;
     use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
@@ -70,6 +70,7 @@ mod table {
         Projection, ProjectionType, ScalarAttributeType, TimeToLiveSpecification,
     };
     use scanhook_scanner::dynamodb::DynamoDbLedger;
+    use scanhook_scanner::ledger::Ledger as _;
     use std::time::Duration;
 
     fn config() -> aws_config::SdkConfig {
@@ -140,7 +141,7 @@ mod table {
             super::KEEP,
             Duration::from_mins(1),
         );
-        ledger.ping().await.unwrap();
+        ledger.ping().await.unwrap().unwrap();
         ledger
     }
 }

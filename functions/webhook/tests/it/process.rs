@@ -352,20 +352,20 @@ async fn the_spans_of_a_delivery_are_with_the_collector_when_it_is_answered() {
     let mut names: Vec<_> = spans.iter().map(|it| it.name.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["delivery", "send", "verify"]);
-    let named = |name: &str| *spans.iter().find(|it| it.name == name).unwrap();
-    let root = named("delivery");
+    let span = |name: &str| *spans.iter().find(|it| it.name == name).unwrap();
+    let root = span("delivery");
     assert!(root.parent_span_id.is_empty());
     for name in ["send", "verify"] {
-        assert_eq!(named(name).parent_span_id, root.span_id, "{name}");
-        assert_eq!(named(name).trace_id, root.trace_id, "{name}");
+        assert_eq!(span(name).parent_span_id, root.span_id, "{name}");
+        assert_eq!(span(name).trace_id, root.trace_id, "{name}");
     }
     let place = format!(
         "00-{}-{}-01",
-        hex(&root.trace_id),
-        hex(&named("send").span_id)
+        hex::encode(&root.trace_id),
+        hex::encode(&span("send").span_id)
     );
     assert!(ran.sent.contains(&place), "{place} is not in {}", ran.sent);
-    let logged = format!(r#""trace_id":"{}""#, hex(&root.trace_id));
+    let logged = format!(r#""trace_id":"{}""#, hex::encode(&root.trace_id));
     assert!(
         ran.output.contains(&logged),
         "{logged} is not in {}",
@@ -394,10 +394,6 @@ async fn refused_deliveries_and_those_that_the_sampler_drops_are_not_exported() 
         let marks: Vec<_> = places.map(|it| it.to_string().split_off(52)).collect();
         assert_eq!(marks.first().map(String::as_str), mark);
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|it| format!("{it:02x}")).collect()
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ where
         let body = request.body().bytes().map(Bytes::copy_from_slice);
         let answer = handler(target.to_owned(), body.unwrap_or_default());
         HttpConnectorFuture::new(async move {
-            response(answer.await).map_err(|err| ConnectorError::other(err.into(), None))
+            response(answer.await).map_err(|err| ConnectorError::other(err, None))
         })
     })))
 }
