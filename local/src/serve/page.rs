@@ -172,7 +172,7 @@ impl Page {
             ));
         }
         facts.push(("running", count(State::InProgress, false)));
-        facts.push(("worker gone", count(State::InProgress, true)));
+        facts.push(("orphaned", count(State::InProgress, true)));
         facts.push(("to be tried again", count(State::Retrying, false)));
         facts
     }

@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -23,14 +24,14 @@ sources:
     auth: [{ type: token, secret: "env:HARBOR" }]
 registries: { "*.example.com": { insecure: true } }
 scanner: { api_url: "http://127.0.0.1:1", api_token: "env:SYSDIG" }
-retry: { attempts: 2, base: 1s, cap: 1s }
+retry: { attempts: 2, base: 1s, cap: 10m }
 "#;
 
 /// The names on one page.
 const PAGE: usize = 2;
 
-/// Other answers, by a part of the request's path.
-type Faults = Arc<Mutex<BTreeMap<&'static str, &'static str>>>;
+/// Other answers, by a part of the request's path, and how often each was given.
+type Faults = Arc<Mutex<BTreeMap<&'static str, (&'static str, usize)>>>;
 
 /// A registry with a paged catalog and paged tag lists. `latest` is the same content as `5`.
 struct Registry {
@@ -55,7 +56,12 @@ impl Registry {
 
     /// From now on, answers requests for this path with this status line and these headers.
     fn fail(&self, path: &'static str, answer: &'static str) {
-        self.faults.lock().unwrap().insert(path, answer);
+        self.faults.lock().unwrap().insert(path, (answer, 0));
+    }
+
+    /// Whether the answer for this path was given.
+    fn was_asked(&self, path: &str) -> bool {
+        self.faults.lock().unwrap()[path].1 > 0
     }
 
     fn mend(&self) {
@@ -92,10 +98,13 @@ fn answer(mut stream: &TcpStream, faults: &Faults) {
     let url = first.split(' ').nth(1).unwrap_or_default();
     let (_, target) = url.split_once("/v2/").unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let faults = faults.lock().unwrap();
-    let fault = faults.iter().find(|(part, _)| target.contains(**part));
+    let mut faults = faults.lock().unwrap();
+    let fault = faults.iter_mut().find(|(part, _)| target.contains(**part));
     let (head, body) = match (fault, path.split_once("/manifests/")) {
-        (Some((_, answer)), _) => ((*answer).to_owned(), String::new()),
+        (Some((_, (answer, times))), _) => {
+            *times += 1;
+            ((*answer).to_owned(), String::new())
+        }
         (None, Some((repository, tag))) => {
             let tag = if tag == "latest" { "5" } else { tag };
             let digest = digest_of_tag(repository, tag);
@@ -350,38 +359,28 @@ fn an_interrupted_run_resumes_and_queues_nothing_twice() {
 }
 
 #[test]
-fn a_run_waits_for_the_pause_of_a_registry_and_an_interruption_ends_it() {
+fn a_run_waits_for_the_pause_of_a_registry_unless_it_is_too_long_or_interrupted() {
     let registry = Registry::start();
     let place = served(&registry);
-    registry.fail(
-        "prod/unsupported/manifests/1",
-        "429 Too Many\r\nretry-after: 200",
-    );
     let journal = place.data_dir().join("backfill-harbor.jsonl");
-    let mut child = begin(&place);
-    wait_for("the first repository", || {
-        let lines = fs::read_to_string(&journal).ok()?;
-        (lines.lines().count() == 5).then_some(())
-    });
-    assert_eq!(child.try_wait().unwrap(), None);
-    assert_eq!(interrupt(&mut child, Signal::INT), Some(1));
-    registry.fail(
-        "prod/unsupported/manifests/1",
-        "429 Too Many\r\nretry-after: 2000",
-    );
+    let limited = "prod/unsupported/manifests/1";
+    registry.fail(limited, "429 Too Many\r\nretry-after: 2000");
     let ran = backfill(&place, &[]);
-    assert_eq!(counts(&ran, 1)[5], 0);
-    assert_eq!(
-        serde_json::from_str::<Value>(&ran.stdout).unwrap()["interrupted"],
-        true
-    );
-    assert!(
-        ran.stdout.contains("harbor.example.com/prod/unsupported:1"),
-        "{}",
-        ran.stdout
-    );
+    assert_eq!(counts(&ran, 1), json!([3, 10, 3, 0, 1, 5]));
+    assert!(ran.stdout.contains("asks for a pause"), "{}", ran.stdout);
+
+    registry.fail(limited, "429 Too Many\r\nretry-after: 200");
+    let mut child = begin(&place);
+    wait_for("the question", || registry.was_asked(limited).then_some(()));
+    assert_eq!(interrupt(&mut child, Signal::INT), Some(1));
+
+    registry.fail(limited, "429 Too Many\r\nretry-after: 1");
+    let mut child = begin(&place);
+    wait_for("the question", || registry.was_asked(limited).then_some(()));
     registry.mend();
-    assert_eq!(counts(&backfill(&place, &[]), 0)[5], 1);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let lines = fs::read_to_string(&journal).unwrap();
+    assert_eq!(lines.lines().count(), 6);
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn an_orphaned_scan_does_not_count_as_running() {
     place.cli_on(&hanging);
     let shown = page(&serve, "/", LOCAL).body;
     for part in [
-        "<dt>running</dt><dd>1</dd></div><div><dt>worker gone</dt><dd>0</dd>",
+        "<dt>running</dt><dd>1</dd></div><div><dt>orphaned</dt><dd>0</dd>",
         "<td>in_progress until 20",
     ] {
         assert!(shown.contains(part), "{part} is not in {shown}");
@@ -88,7 +88,7 @@ fn an_orphaned_scan_does_not_count_as_running() {
     let serve = place.serve(&["--no-scan"]);
     let shown = page(&serve, "/", LOCAL).body;
     for part in [
-        "<dt>running</dt><dd>0</dd></div><div><dt>worker gone</dt><dd>1</dd>",
+        "<dt>running</dt><dd>0</dd></div><div><dt>orphaned</dt><dd>1</dd>",
         "<td class=\"error\">in_progress: orphaned since 2026-01-01 00:00:00</td>",
     ] {
         assert!(shown.contains(part), "{part} is not in {shown}");

@@ -68,7 +68,7 @@ pub(super) fn page(
                                 a.refresh href="?still" { "Stop" } " " span { "reloads every 5 seconds" }
                             }
                             Refresh::Never => {
-                                a.refresh href="./" { "Go on" } " " span { "stands still" }
+                                a.refresh href="./" { "Resume" } " " span { "paused" }
                             }
                         }
                     }
