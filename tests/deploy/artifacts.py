@@ -27,7 +27,7 @@ ZIP = TARGET / "lambda/webhook/bootstrap.zip"
 
 LONGEST_START = 0.020
 """Seconds from the start of the process to its first call of the runtime API, in the median. Measured: 3 ms (docs/performance.md)."""
-LARGEST = 12_000_000
+LARGEST = 17_000_000
 """Bytes of the stripped binary."""
 STARTS = 21
 
@@ -46,7 +46,7 @@ def prove(proof: Proof, shop: Workshop) -> None:
     webhook = shop.directory / "bootstrap"
     webhook.chmod(0o755)
     size = webhook.stat().st_size
-    proof.true(f"{size / 1e6:.2f} MB, zipped {ZIP.stat().st_size / 1e6:.2f} MB; 12 MB wanted", size <= LARGEST)
+    proof.true(f"{size / 1e6:.2f} MB, zipped {ZIP.stat().st_size / 1e6:.2f} MB; at most 17 MB wanted", size <= LARGEST)
     for name, binary in (("webhook", webhook), ("scanner", TARGET / "lambda/scanner/bootstrap")):
         runs_on_amazon_linux(proof, name, binary)
     server = start_server(shop, CONFIG, "--no-scan", env=base_environment(**TOKENS, **API_TOKEN))

@@ -84,7 +84,7 @@ fn plain(runs: usize, webhook: &str, hello: &str) {
     // Other load on the machine lengthens most starts of both programs. The first decile has the least of it.
     let ratio = |percent| milliseconds(&times[0], percent) / milliseconds(&times[1], percent);
     println!(
-        "ratio      {:>17.2} {:>12.2}\n\nat most 2.10; size at most 12 MB; {runs} starts of each, in turn",
+        "ratio      {:>17.2} {:>12.2}\n\nat most 2.10; size at most 17 MB; {runs} starts of each, in turn",
         ratio(10),
         ratio(50)
     );
