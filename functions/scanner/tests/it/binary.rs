@@ -1,6 +1,10 @@
 //! The function's executable, started by hand.
 
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
+
+/// Held while the function runs: all of them have one scratch directory.
+static SCRATCH: Mutex<()> = Mutex::new(());
 
 fn start(variables: &[(&str, &str)]) -> Output {
     #[expect(
@@ -9,6 +13,7 @@ fn start(variables: &[(&str, &str)]) -> Output {
     )]
     let mut command = Command::new(env!("CARGO_BIN_EXE_scanner"));
     command.env_clear().envs(variables.iter().copied());
+    let _alone = SCRATCH.lock().unwrap_or_else(PoisonError::into_inner);
     command.output().unwrap()
 }
 
