@@ -20,8 +20,18 @@ use crate::traces::Traces;
 use scanhook_config::{Environment, now};
 
 /// Libraries that print headers, bodies or credentials below INFO. They are never more talkative than that.
-const CAPPED: [&str; 9] = [
-    "aws_", "lambda_", "hyper", "h2", "rustls", "reqwest", "tower", "axum", "runtime",
+const CAPPED: [&str; 11] = [
+    "aws_",
+    "lambda_",
+    "hyper",
+    "h2",
+    "rustls",
+    "reqwest",
+    "tower",
+    "axum",
+    "runtime",
+    "opentelemetry",
+    "tracing_opentelemetry",
 ];
 
 /// `SCANHOOK_LOG` is neither a level nor a list of `target=level`.

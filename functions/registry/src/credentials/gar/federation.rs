@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use aws_config::SdkConfig;
 use aws_credential_types::provider::ProvideCredentials as _;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SigningSettings, sign};
 use aws_sigv4::sign::v4::SigningParams;
 use jiff::Timestamp;
@@ -101,7 +102,11 @@ async fn subject(
     let keys = provider
         .provide_credentials()
         .await
-        .map_err(|_| missing())?;
+        .map_err(|err| match err {
+            CredentialsError::CredentialsNotLoaded(_) => missing(),
+            // Whoever gives them does not answer now.
+            _ => LoginError::network("AWS gives no credentials to show to Google"),
+        })?;
     let template = &wire.credential_source.regional_cred_verification_url;
     let url = template.replace("{region}", region);
     let call = signed(&url, &wire.audience, region, keys, now);
